@@ -1,0 +1,245 @@
+"""Images as arrays: what a path, a PIL image or an array means here, and which files a list of names stands for."""
+
+from __future__ import annotations
+
+import glob
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+
+from arrcoc_sam.errors import ImageReadError, ImageTooLargeError, InputError, ShapeError, describe, explain
+
+__all__ = ["IMAGE_SUFFIXES", "ImageInput", "find_images", "load_image"]
+
+ImageInput: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
+"""What :func:`load_image` takes: a path, a PIL image, or an H×W×3 uint8 array."""
+
+# fmt: off
+IMAGE_SUFFIXES = frozenset({
+    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
+    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+})
+# fmt: on
+"""Endings, in lower case, by which a file in a folder counts as an image."""
+
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSED: dict[int, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_limit_lock = threading.Lock()
+
+
+def load_image(image: ImageInput, *, max_pixels: int = 100_000_000) -> UInt8[np.ndarray, "H W 3"]:
+    """An image as an RGB array, upright.
+
+    EXIF orientation is applied; grey, palette, CMYK and the like become RGB; an alpha channel is dropped, as
+    ``convert("RGB")`` does; 16-bit grey is scaled to 8 bit by 1/257 (and not clipped, as ``convert`` would); of an
+    animation the first frame is read.
+
+    Args:
+        image: A path; a PIL image; or a uint8 array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA.
+        max_pixels: Height × width above which an image is refused, judged by the file's header before it is decoded.
+
+    Returns:
+        (H, W, 3) uint8 RGB. An array that already is that comes back without a copy.
+
+    Raises:
+        ImageReadError: The file is missing, a folder, empty, truncated, or no image that Pillow reads.
+        ImageTooLargeError: More pixels than ``max_pixels``.
+        ShapeError: An array of another rank or number of channels.
+        InputError: An array of another dtype, or something else altogether.
+
+    Example:
+        >>> load_image(np.zeros((4, 6), dtype=np.uint8)).shape
+        (4, 6, 3)
+    """
+    if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
+        raise InputError(explain(f"max_pixels={max_pixels!r}", "a whole number of pixels, at least 1"))
+    given: object = image
+    if isinstance(given, np.ndarray):
+        return _from_array(given, max_pixels)
+    if isinstance(given, Image.Image):
+        return _from_pil(given, "the PIL image", max_pixels)
+    if isinstance(given, (str, os.PathLike)):
+        return _from_file(Path(given).expanduser(), max_pixels)
+    mend = "for a C×H×W tensor: image.permute(1, 2, 0).cpu().numpy()" if hasattr(image, "permute") else None
+    raise InputError(explain(f"image is {describe(image)}", "a path, a PIL image or an H×W×3 uint8 array", mend))
+
+
+def find_images(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, recursive: bool = False
+) -> list[Path]:
+    """The image files that names, folders and globs stand for, sorted, each once.
+
+    A file that is named outright is taken whatever its ending (:func:`load_image` will say if it is no image); from
+    folders and globs only files with an ending of :data:`IMAGE_SUFFIXES` are, and no hidden ones.
+
+    Args:
+        paths: One or several files, folders or globs (``**`` reaches into subfolders).
+        recursive: Whether folders are searched with their subfolders.
+
+    Returns:
+        The paths as given (not made absolute), sorted; of several names of one file the first in order.
+
+    Raises:
+        ImageReadError: A name that does not exist, a folder or glob without an image.
+        InputError: No name at all.
+    """
+    names = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    if not names:
+        raise InputError(explain("no path", "at least one image file, folder or glob"))
+    found: dict[Path, Path] = {}
+    for path in sorted(path for name in names for path in _files_of(name, recursive)):
+        found.setdefault(path.resolve(), path)
+    return sorted(found.values())
+
+
+def _files_of(name: object, recursive: bool) -> list[Path]:
+    """The files that one name stands for."""
+    if not isinstance(name, (str, os.PathLike)):
+        raise InputError(explain(f"a path is {describe(name)}", "a file, folder or glob"))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        images = [p for p in (path.rglob("*") if recursive else path.iterdir()) if _counts(p, path)]
+        if not images:
+            mend = None if recursive else f"for images in subfolders name the glob '{path}/**/*'"
+            raise ImageReadError(explain(f"no image in the folder {path}", _ENDINGS, mend))
+        return images
+    if path.exists():
+        return [path]
+    if glob.has_magic(str(path)):
+        images = [Path(p) for p in glob.glob(str(path), recursive=True) if _counts(Path(p))]  # noqa: PTH207
+        if not images:
+            raise ImageReadError(explain(f"no image matches {path}", _ENDINGS))
+        return images
+    raise ImageReadError(explain(f"{path} does not exist", "an image file, a folder or a glob", "check the path"))
+
+
+_ENDINGS = f"at least one file that ends in one of {' '.join(sorted(IMAGE_SUFFIXES))}"
+
+
+def _counts(path: Path, root: Path | None = None) -> bool:
+    """Whether a file of a folder or a glob is an image by its name; hidden ones, below the root, are not."""
+    parts = path.relative_to(root).parts if root is not None else (path.name,)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not any(p.startswith(".") for p in parts) and path.is_file()
+
+
+def _from_array(array: np.ndarray, max_pixels: int) -> UInt8[np.ndarray, "H W 3"]:
+    if array.dtype != np.uint8:
+        mend = None
+        if np.issubdtype(array.dtype, np.floating):
+            mend = "for values in [0, 1]: (image * 255).round().astype(np.uint8)"
+        elif array.dtype == np.uint16:
+            mend = "for the full 16-bit range: (image // 257).astype(np.uint8)"
+        raise InputError(explain(f"image is {describe(array)}", "uint8 values from 0 to 255", mend))
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or 0 in array.shape:
+        mend = (
+            "move the channels last: image.transpose(1, 2, 0)" if array.ndim == 3 and len(array) in (1, 3, 4) else None
+        )
+        if array.ndim == 4:
+            mend = "pass a batch as a list of images"
+        raise ShapeError(explain(f"image is {describe(array)}", "(H, W, 3), H and W at least 1", mend))
+    _check_size(array.shape[1], array.shape[0], "the array", max_pixels)
+    if array.ndim == 2 or array.shape[2] == 1:
+        return np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
+    return np.ascontiguousarray(array[:, :, :3])
+
+
+def _from_file(path: Path, max_pixels: int) -> UInt8[np.ndarray, "H W 3"]:
+    # stat before open: a folder, an empty file and a missing one each deserve their own words
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError as error:
+        raise ImageReadError(explain(f"{path} does not exist", "an image file", "check the path")) from error
+    except (OSError, ValueError) as error:
+        raise ImageReadError(explain(f"{path} can't be read: {error}", "an image file")) from error
+    if path.is_dir():
+        raise ImageReadError(explain(f"{path} is a folder", "an image file", "name a file in it"))
+    if size == 0:
+        raise ImageReadError(explain(f"{path} is empty (0 bytes)", "an image file", "fetch or copy it again"))
+    try:
+        with _no_pixel_limit():
+            opened = Image.open(path)
+    except UnidentifiedImageError as error:
+        raise ImageReadError(explain(f"{path} is no image that Pillow reads", "JPEG, PNG, WebP, TIFF, …")) from error
+    except Exception as error:  # decoders raise SyntaxError, struct.error, ValueError and more on damaged headers
+        raise ImageReadError(explain(f"{path} can't be read: {error}", "an image file")) from error
+    with opened:
+        return _from_pil(opened, str(path), max_pixels)
+
+
+def _from_pil(image: Image.Image, name: str, max_pixels: int) -> UInt8[np.ndarray, "H W 3"]:
+    _check_size(image.width, image.height, name, max_pixels)
+    try:
+        image.load()
+        upright = _upright(image)
+    except Exception as error:  # as above, for damaged data
+        raise ImageReadError(
+            explain(f"{name} can't be decoded: {error}", "a whole image file", "fetch or copy it again")
+        ) from error
+    if upright.mode.startswith("I"):
+        return _from_integers(np.asarray(upright), name)
+    if upright.mode == "F":
+        raise ImageReadError(explain(f"{name} holds floats", "8 or 16 bits a channel", "scale it to 0-255 and save it"))
+    if "transparency" in upright.info and upright.mode == "P":
+        upright = upright.convert("RGBA")  # straight to RGB Pillow warns about palettes with several alphas
+    return np.array(upright.convert("RGB"))
+
+
+def _from_integers(values: np.ndarray, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    """Grey of 16 bits, in any of Pillow's integer modes, as RGB of 8."""
+    if values.min() < 0 or values.max() > 65535:
+        raise ImageReadError(
+            explain(f"{name} holds integers beyond 16 bits", "8 or 16 bits a channel", "scale it to 0-255 and save it")
+        )
+    grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation: Any = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # damaged metadata is no reason to refuse the picture
+        return image
+    method = _TRANSPOSED.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
+def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise ImageReadError(explain(f"{name} is {width} x {height}", "at least 1 x 1 pixels"))
+    if width * height > max_pixels:
+        raise ImageTooLargeError(
+            explain(
+                f"{name} is {width} x {height} = {width * height / 1e6:.1f} megapixels",
+                f"at most max_pixels = {max_pixels / 1e6:.1f} megapixels",
+                "scale it down, or raise max_pixels",
+            )
+        )
+
+
+@contextmanager
+def _no_pixel_limit() -> Iterator[None]:
+    """Pillow's own size check, off while a header is read: ours comes right after, with its own words.
+
+    Pillow keeps the limit in a global, hence the lock; decoding itself runs outside it.
+    """
+    with _limit_lock:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
