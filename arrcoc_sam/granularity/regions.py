@@ -1,0 +1,169 @@
+"""Three nested levels on a token grid, as disjoint shells.
+
+Every metric asks where attention lies relative to whole ⊇ part ⊇ subpart. Disjoint shells (what a level has and the
+next one within has not) answer that without cancellation: a level is the sum of the shells from it inwards, and a
+shell is empty exactly when its sum is 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from arrcoc_sam.errors import InputError, ShapeError, describe, explain
+from arrcoc_sam.levels import MIN_CELLS, clip_levels, measurable_levels, shell_masks
+from arrcoc_sam.masks import area_average
+
+__all__ = ["EMPTY_SHARE", "Regions", "accumulator", "checked_masks", "levels_from_shells", "shells_of"]
+
+EMPTY_SHARE = 1e-6
+"""A background below this share of the frame is empty: float32 leaves that much of 1 − Σ shells for a whole of 1."""
+
+
+def accumulator(device: torch.device) -> torch.dtype:
+    """The dtype that sums are accumulated in: float64, or float32 on Apple's GPUs, which have nothing wider."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def checked_masks(masks: Shaped[Tensor, "K 3 H W"]) -> Bool[Tensor, "K 3 H W"] | Float[Tensor, "K 3 H W"]:
+    """The masks as they are, or the error that says what is wrong with them.
+
+    Raises:
+        ShapeError: Not (K, 3, H, W).
+        InputError: Neither bool nor floating.
+    """
+    if masks.ndim != 4 or masks.shape[1] != 3 or 0 in masks.shape:
+        raise ShapeError(
+            explain(
+                f"masks is {describe(masks)}",
+                "(K, 3, H, W): whole, part, subpart of K prompts",
+                "add the axis of the prompts: masks[None]" if masks.ndim == 3 else None,
+            )
+        )
+    if masks.dtype != torch.bool and not masks.is_floating_point():
+        raise InputError(explain(f"masks is {describe(masks)}", "bool, or floats in [0, 1]", "threshold it: masks > 0"))
+    return masks
+
+
+def shells_of(
+    masks: Bool[Tensor, "K 3 H W"] | Float[Tensor, "K 3 H W"], distinct: Bool[Tensor, "K 3"] | None = None
+) -> Bool[Tensor, "K 3 H W"] | Float[Tensor, "K 3 H W"]:
+    """Disjoint shells of levels that are first clipped to be true sets, P := P∩W, S := S∩P.
+
+    Args:
+        masks: Whole, part, subpart, bool, or soft in [0, 1] (they intersect by their minimum).
+        distinct: Which levels count, all by default; shells run between consecutive ones, the others' are empty.
+
+    Returns:
+        Shells of the same dtype; they sum to the whole.
+
+    Example:
+        >>> whole, part, subpart = torch.tensor([[[1, 1, 1, 0]], [[0, 1, 1, 1]], [[0, 0, 1, 0]]], dtype=torch.bool)
+        >>> shells_of(torch.stack([whole, part, subpart])[None]).int().flatten(2)
+        tensor([[[1, 0, 0, 0],
+                 [0, 1, 0, 0],
+                 [0, 0, 1, 0]]], dtype=torch.int32)
+    """
+    levels = clip_levels(masks) if masks.dtype == torch.bool else masks.cummin(dim=1).values
+    if distinct is None:
+        distinct = torch.ones(masks.shape[:2], dtype=torch.bool, device=masks.device)
+    elif distinct.shape != masks.shape[:2] or distinct.dtype != torch.bool:
+        raise ShapeError(explain(f"distinct is {describe(distinct)}", f"bool, {tuple(masks.shape[:2])}"))
+    return shell_masks(levels, distinct.to(masks.device))
+
+
+def levels_from_shells(shells: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
+    """Sums over whole, part, subpart from sums over their disjoint shells (the last axis)."""
+    return shells.flip(-1).cumsum(-1).flip(-1)
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Three nested levels of K prompts on a grid, as disjoint shells averaged by area.
+
+    Attributes:
+        shells: Share of each cell in the shell of whole, part, subpart, (K, 3, h, w), in [0, 1].
+        valid: Share of each cell that the image covers, (h, w): the weight of the cell in every mean.
+        distinct: Levels that are more than a repetition of the one above, (K, 3). The others have an empty shell and
+            are NaN in every metric.
+        cell_hw: Height and width of a cell; only their ratio matters, and only to distances.
+    """
+
+    shells: Float[Tensor, "K 3 h w"]
+    valid: Float[Tensor, "h w"]
+    distinct: Bool[Tensor, "K 3"]
+    cell_hw: tuple[float, float] = (1.0, 1.0)
+
+    @classmethod
+    def from_masks(
+        cls,
+        masks: Bool[Tensor, "K 3 H W"] | Float[Tensor, "K 3 H W"],
+        grid_hw: tuple[int, int],
+        *,
+        valid: Float[Tensor, "h w"] | None = None,
+        distinct: Bool[Tensor, "K 3"] | None = None,
+    ) -> Regions:
+        """Masks that cover the same frame as the grid, clipped to true sets and then averaged by area.
+
+        Args:
+            masks: Whole, part, subpart at any resolution.
+            grid_hw: Rows and columns of the grid.
+            valid: Cell weights; 1 everywhere when not given.
+            distinct: Which levels count; all when not given.
+
+        Raises:
+            ShapeError: Shapes that do not agree.
+            InputError: Masks that are neither bool nor floating.
+        """
+        masks = checked_masks(masks)
+        if valid is not None and valid.shape != grid_hw:
+            raise ShapeError(explain(f"valid has shape {tuple(valid.shape)}", f"the grid's {grid_hw}"))
+        shells = shells_of(masks, distinct)
+        if tuple(masks.shape[-2:]) == grid_hw:
+            averaged = shells.to(torch.promote_types(shells.dtype, torch.float32))
+        else:
+            averaged = area_average(shells, grid_hw)
+        ones = torch.ones(masks.shape[:2], dtype=torch.bool, device=masks.device)
+        return cls(
+            shells=averaged,
+            valid=averaged.new_ones(grid_hw) if valid is None else valid.to(averaged),
+            distinct=ones if distinct is None else distinct.to(masks.device),
+            cell_hw=(masks.shape[-2] / grid_hw[0], masks.shape[-1] / grid_hw[1]),
+        )
+
+    def __len__(self) -> int:
+        """K."""
+        return len(self.shells)
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """Rows and columns of the grid."""
+        return int(self.shells.shape[-2]), int(self.shells.shape[-1])
+
+    @property
+    def levels(self) -> Float[Tensor, "K 3 h w"]:
+        """Share of each cell in whole, part, subpart; a level that is not distinct is a copy of the next one within."""
+        return self.shells.flip(1).cumsum(1).flip(1).clamp(max=1.0)
+
+    def measurable(
+        self, valid: Bool[Tensor, " K"] | None = None, *, min_cells: float = MIN_CELLS
+    ) -> Bool[Tensor, " K"]:
+        """Whether levels can be told apart on this grid, (K,).
+
+        As :func:`arrcoc_sam.levels.measurable_levels`, and the whole must leave some background to stand out from.
+
+        Args:
+            valid: Which triples are valid at image resolution; all by default.
+            min_cells: The least area of the innermost distinct level, in cells.
+        """
+        levels = self.levels
+        if valid is None:
+            valid = torch.ones_like(self.distinct[:, 0])
+        found = measurable_levels(
+            levels, self.distinct, valid.to(levels.device), cell_weights=self.valid, min_cells=min_cells
+        )
+        background = ((1 - levels[:, 0]) * self.valid).sum((-2, -1)) > EMPTY_SHARE * self.valid.sum()
+        return found & background & self.distinct.any(1)
