@@ -8,22 +8,19 @@ not x. All of it is float64, so that a point goes there and back within 1e-9 px.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
+from arrcoc_sam.averaging import overlap_matrix, separable_average
 from arrcoc_sam.errors import InputError, ShapeError, describe, explain
-from arrcoc_sam.masks import as_masks, overlap_matrix, separable_average
+from arrcoc_sam.inputs import Coordinates, as_coordinates, as_masks, as_size
 
-__all__ = ["Coordinates", "ImageTransform"]
-
-Coordinates: TypeAlias = Tensor | np.ndarray | Sequence[float] | Sequence[Sequence[float]]
-"""Points or boxes as a caller has them: a tensor, an array or nested lists; the last axis is 2 or 4 long."""
+__all__ = ["ImageTransform"]
 
 
 @dataclass(frozen=True)
@@ -56,8 +53,8 @@ class ImageTransform:
     content_xyxy: tuple[float, float, float, float] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "original_hw", _size(self.original_hw, "original_hw"))
-        object.__setattr__(self, "frame_hw", _size(self.frame_hw, "frame_hw"))
+        object.__setattr__(self, "original_hw", as_size(self.original_hw, "original_hw"))
+        object.__setattr__(self, "frame_hw", as_size(self.frame_hw, "frame_hw"))
         scale, offset = tuple(map(float, self.scale_xy)), tuple(map(float, self.offset_xy))
         if len(scale) != 2 or len(offset) != 2 or not all(map(math.isfinite, scale + offset)) or min(scale) <= 0:
             raise InputError(
@@ -106,8 +103,8 @@ class ImageTransform:
             Kirillov et al. 2023, Segment Anything; ``ResizeLongestSide`` of segment-anything. Deviation: a side that
             rounds to 0 is 1 px here, where segment-anything fails.
         """
-        height, width = _size(original_hw, "original_hw")
-        (side, _) = _size((size, size), "size")
+        height, width = as_size(original_hw, "original_hw")
+        (side, _) = as_size((size, size), "size")
         scale = side / max(height, width)
         new_h, new_w = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
         return cls((height, width), (side, side), (new_w / width, new_h / height), (0.0, 0.0))
@@ -115,7 +112,7 @@ class ImageTransform:
     @classmethod
     def squash(cls, original_hw: tuple[int, int], frame_hw: tuple[int, int]) -> ImageTransform:
         """Resize both sides to those of the frame, whatever the aspect ratio."""
-        (height, width), (new_h, new_w) = _size(original_hw, "original_hw"), _size(frame_hw, "frame_hw")
+        (height, width), (new_h, new_w) = as_size(original_hw, "original_hw"), as_size(frame_hw, "frame_hw")
         return cls((height, width), (new_h, new_w), (new_w / width, new_h / height), (0.0, 0.0))
 
     @classmethod
@@ -145,14 +142,14 @@ class ImageTransform:
         """
         if rounding not in ("round", "floor"):
             raise InputError(explain(f"rounding={rounding!r}", "'round' or 'floor'"))
-        height, width = _size(original_hw, "original_hw")
+        height, width = as_size(original_hw, "original_hw")
         if isinstance(resize, int):
-            (short, _) = _size((resize, resize), "resize")
+            (short, _) = as_size((resize, resize), "resize")
             longest = int(short * max(height, width) / min(height, width))
             new_h, new_w = (short, longest) if height <= width else (longest, short)
         else:
-            new_h, new_w = _size(resize, "resize")
-        crop_h, crop_w = _size((crop, crop) if isinstance(crop, int) else crop, "crop")
+            new_h, new_w = as_size(resize, "resize")
+        crop_h, crop_w = as_size((crop, crop) if isinstance(crop, int) else crop, "crop")
         offset = (-_centre(new_w, crop_w, rounding), -_centre(new_h, crop_h, rounding))
         return cls((height, width), (crop_h, crop_w), (new_w / width, new_h / height), offset)
 
@@ -170,7 +167,7 @@ class ImageTransform:
         Raises:
             InputError: The box is empty, reaches outside the image, or is not made of whole numbers.
         """
-        height, width = _size(original_hw, "original_hw")
+        height, width = as_size(original_hw, "original_hw")
         x0, y0, x1, y1 = box_xyxy
         if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height) or any(v != int(v) for v in box_xyxy):
             raise InputError(
@@ -196,8 +193,8 @@ class ImageTransform:
         Returns:
             The transform.
         """
-        height, width = _size(original_hw, "original_hw")
-        patch_h, patch_w = _size((patch, patch) if isinstance(patch, int) else patch, "patch")
+        height, width = as_size(original_hw, "original_hw")
+        patch_h, patch_w = as_size((patch, patch) if isinstance(patch, int) else patch, "patch")
         if how == "pad":
             frame = (math.ceil(height / patch_h) * patch_h, math.ceil(width / patch_w) * patch_w)
             return cls((height, width), frame, (1.0, 1.0), (0.0, 0.0))
@@ -268,22 +265,22 @@ class ImageTransform:
         Raises:
             ShapeError: The last axis is not 2 long.
         """
-        points = _coordinates(points_xy, 2, "points_xy")
+        points = as_coordinates(points_xy, 2, "points_xy")
         return (points + 0.5) * points.new_tensor(self.scale_xy) + points.new_tensor(self.offset_xy) - 0.5
 
     def points_to_original(self, points_xy: Coordinates) -> Float64[Tensor, "*N 2"]:
         """Carry points from the frame back to the original image; the inverse of :meth:`points_to_frame`."""
-        points = _coordinates(points_xy, 2, "points_xy")
+        points = as_coordinates(points_xy, 2, "points_xy")
         return (points + 0.5 - points.new_tensor(self.offset_xy)) / points.new_tensor(self.scale_xy) - 0.5
 
     def boxes_to_frame(self, boxes_xyxy: Coordinates) -> Float64[Tensor, "*N 4"]:
         """Carry boxes (…, 4), XYXY in pixel indices, from the original to the frame, corner by corner, unclipped."""
-        boxes = _coordinates(boxes_xyxy, 4, "boxes_xyxy")
+        boxes = as_coordinates(boxes_xyxy, 4, "boxes_xyxy")
         return self.points_to_frame(boxes.reshape(*boxes.shape[:-1], 2, 2)).reshape(boxes.shape)
 
     def boxes_to_original(self, boxes_xyxy: Coordinates) -> Float64[Tensor, "*N 4"]:
         """Carry boxes (…, 4), XYXY in pixel indices, from the frame back to the original, unclipped."""
-        boxes = _coordinates(boxes_xyxy, 4, "boxes_xyxy")
+        boxes = as_coordinates(boxes_xyxy, 4, "boxes_xyxy")
         return self.points_to_original(boxes.reshape(*boxes.shape[:-1], 2, 2)).reshape(boxes.shape)
 
     # --- masks and grids ----------------------------------------------------------------------------------------
@@ -360,8 +357,8 @@ class ImageTransform:
         Raises:
             InputError: A point lies outside the image or in a part of it that the frame does not show.
         """
-        grid_h, grid_w = _size(grid_hw, "grid_hw")
-        points = _coordinates(points_xy, 2, "points_xy")
+        grid_h, grid_w = as_size(grid_hw, "grid_hw")
+        points = as_coordinates(points_xy, 2, "points_xy")
         edge = self.points_to_frame(points) + 0.5
         x0, y0, x1, y1 = self._content
         slack = 1e-9 * max(self.frame_hw)
@@ -384,7 +381,7 @@ class ImageTransform:
 
     def _overlaps(self, grid_hw: tuple[int, int]) -> tuple[Float64[Tensor, "h H"], Float64[Tensor, "w W"]]:
         """Shares of the cells' rows and columns on the original's, with what the frame does not show left out."""
-        grid_h, grid_w = _size(grid_hw, "grid_hw")
+        grid_h, grid_w = as_size(grid_hw, "grid_hw")
         matrices = []
         for axis, cells in ((1, grid_h), (0, grid_w)):
             scale, offset = self.scale_xy[axis], self.offset_xy[axis]
@@ -423,30 +420,11 @@ class ImageTransform:
         return weights, (centres >= low) & (centres <= high)
 
 
-def _size(size_hw: Sequence[int], name: str) -> tuple[int, int]:
-    """A size (height, width) of whole numbers of at least 1, or the error."""
-    sides = tuple(size_hw) if isinstance(size_hw, (tuple, list, torch.Size)) else ()
-    if len(sides) != 2 or any(isinstance(s, bool) or int(s) != s or s < 1 for s in sides):
-        raise InputError(explain(f"{name}={size_hw!r}", "(height, width) in whole pixels, each at least 1"))
-    return int(sides[0]), int(sides[1])
-
-
 def _centre(side: int, crop: int, rounding: str) -> float:
     """Where a centred crop begins along one side; negative where it has to be padded."""
     if rounding == "floor":
         return float((side - crop) // 2)
     return float(round((side - crop) / 2)) if side >= crop else -float((crop - side) // 2)
-
-
-def _coordinates(values: Coordinates, length: int, name: str) -> Float64[Tensor, "*N last"]:
-    """Coordinates as float64 on their own device."""
-    try:
-        array = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values, dtype=np.float64))
-    except (TypeError, ValueError) as error:
-        raise InputError(explain(f"{name} is {describe(values)}", f"numbers of shape (…, {length})")) from error
-    if array.ndim < 1 or array.shape[-1] != length:
-        raise ShapeError(explain(f"{name} is {describe(array)}", f"(…, {length})"))
-    return array.to(torch.float64)
 
 
 def _normalised(shares: Float64[Tensor, "cells pixels"]) -> Float64[Tensor, "cells pixels"]:

@@ -1,0 +1,155 @@
+"""Exact area averages: how masks get onto a coarser grid without losing area.
+
+A cell of the grid takes from every pixel in proportion to their overlap. In two dimensions that is two small
+matrices, one for the rows and one for the columns.
+
+Reference:
+    Adaptive average pooling, the usual shortcut, changes areas by factors of 0.8 to 1.56 from 50 to 14 cells, for its
+    windows overlap.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+
+from arrcoc_sam.errors import InputError, explain
+from arrcoc_sam.inputs import as_masks, as_size
+
+__all__ = ["area_average", "overlap_matrix", "separable_average"]
+
+# Elements worked on at a time: on the CPU 4 MB of floats, so that they stay in the caches.
+_CHUNK_CPU = 1 << 20
+_CHUNK_GPU = 1 << 26
+
+
+def overlap_matrix(
+    num_in: int,
+    num_out: int,
+    *,
+    start: float = 0.0,
+    stop: float | None = None,
+    valid: tuple[float, float] | None = None,
+) -> Float64[Tensor, "cells pixels"]:
+    """The share of every cell that every pixel covers, along one axis.
+
+    The pixels are the intervals [i, i + 1]; the cells divide [start, stop] evenly. Rows sum to the share of the cell
+    that lies on valid pixels: 1 for a cell within, 0 for one beside them. Shares under 1e-9 are rounding, and are 0.
+
+    Args:
+        num_in: Number of pixels.
+        num_out: Number of cells.
+        start: Where the first cell begins, in pixels; may be negative.
+        stop: Where the last cell ends; ``num_in`` by default.
+        valid: The interval of pixels that count; all of them by default.
+
+    Returns:
+        The matrix (num_out, num_in), float64, in [0, 1].
+
+    Raises:
+        InputError: No pixel, no cell, or an empty interval.
+
+    Example:
+        >>> overlap_matrix(3, 2) * 3
+        tensor([[2., 1., 0.],
+                [0., 1., 2.]], dtype=torch.float64)
+    """
+    end = float(num_in) if stop is None else float(stop)
+    if num_in < 1 or num_out < 1 or not end > start:
+        came = f"num_in={num_in}, num_out={num_out}, start={start}, stop={end}"
+        raise InputError(explain(came, "at least one pixel and one cell, and start < stop"))
+    low_valid, high_valid = (0.0, float(num_in)) if valid is None else valid
+    # Edges by one multiplication each, not by adding up steps: the last edge is `end` exactly.
+    edges = start + (end - start) * (torch.arange(num_out + 1, dtype=torch.float64) / num_out)
+    edges = edges.clamp(max(low_valid, 0.0), min(high_valid, float(num_in)))
+    pixels = torch.arange(num_in, dtype=torch.float64)
+    low = torch.maximum(edges[:-1, None], pixels)
+    high = torch.minimum(edges[1:, None], pixels + 1)
+    shares = (high - low).clamp_min(0) * (num_out / (end - start))
+    return torch.where(shares > 1e-9, shares, 0.0)
+
+
+def separable_average(
+    masks: Bool[Tensor, "*N H W"] | Float[Tensor, "*N H W"],
+    rows: Float[Tensor, "h H"],
+    columns: Float[Tensor, "w W"],
+) -> Float[Tensor, "*N h w"]:
+    """``rows @ masks @ columns.T`` for masks of any dtype, without a float copy of all of them.
+
+    Works through the masks in chunks that stay in the processor's caches. Rows of a bool mask that have the same
+    weights (all those within one cell) are first added as bytes, which leaves little to multiply: ten times as fast
+    as converting every pixel. Differentiable in soft masks.
+
+    Args:
+        masks: (…, H, W), bool or float.
+        rows: Weights of the rows, (h, H).
+        columns: Weights of the columns, (w, W).
+
+    Returns:
+        (…, h, w) float32; float64 for float64 masks.
+    """
+    dtype = torch.float64 if masks.dtype == torch.float64 else torch.float32
+    *batch, height, width = masks.shape
+    flat = masks.reshape(-1, height, width)
+    runs = _runs_of_equal_columns(rows) if masks.dtype == torch.bool else []
+    added = 0 < len(runs) <= height // 3
+    if added:
+        rows = rows[:, [first for first, _ in runs]]
+    rows = rows.to(device=masks.device, dtype=dtype)
+    columns = columns.to(device=masks.device, dtype=dtype).T.contiguous()
+    budget = _CHUNK_CPU if masks.device.type == "cpu" else _CHUNK_GPU
+    group = max(1, budget // (rows.shape[1] * width))
+    block = max(1, budget // width)  # rows at a time; only masks larger than the budget have more than one block
+    averages = []
+    for start in range(0, len(flat), group):
+        some = flat[start : start + group]
+        if added:
+            # one byte holds a count of at most 255, which is how long the runs are
+            some = torch.stack([some.view(torch.uint8)[:, a:b].sum(1, dtype=torch.uint8) for a, b in runs], dim=1)
+        average = rows[:, :block] @ (some[:, :block].to(dtype) @ columns)
+        for top in range(block, rows.shape[1], block):
+            average = average + rows[:, top : top + block] @ (some[:, top : top + block].to(dtype) @ columns)
+        averages.append(average)
+    if not averages:
+        averages = [torch.zeros((0, len(rows), columns.shape[1]), dtype=dtype, device=masks.device)]
+    return torch.cat(averages).reshape(*batch, len(rows), columns.shape[1])
+
+
+def _runs_of_equal_columns(matrix: Float[Tensor, "h H"]) -> list[tuple[int, int]]:
+    """Half-open runs of neighbouring equal columns, at most 255 long each."""
+    changes = (matrix[:, 1:] != matrix[:, :-1]).any(0).nonzero().flatten() + 1
+    edges = [0, *changes.tolist(), matrix.shape[1]]
+    return [(a, min(a + 255, end)) for begin, end in pairwise(edges) for a in range(begin, end, 255)]
+
+
+def area_average(
+    masks: Bool[Tensor, "*N H W"] | Float[Tensor, "*N H W"] | np.ndarray, grid_hw: tuple[int, int]
+) -> Float[Tensor, "*N h w"]:
+    """Average masks over the cells of a grid by exact fractional overlap, so that their area is kept.
+
+    Each cell is the mean of the mask over it, a pixel on the border of two cells counting for both in proportion.
+    The mean over the cells equals the mean over the pixels for any sizes, which adaptive pooling does not give
+    (its windows overlap). A grid finer than the mask is filled by the same rule.
+
+    Args:
+        masks: (…, H, W), bool or soft.
+        grid_hw: Rows and columns of the grid.
+
+    Returns:
+        (…, h, w) in [0, 1], float32 (float64 for float64 masks), on the masks' device.
+
+    Raises:
+        InputError: Masks of another dtype, or an empty grid.
+        ShapeError: Fewer than two axes.
+
+    Example:
+        >>> area_average(torch.tensor([[True, True, False]]), (1, 2))
+        tensor([[1.0000, 0.3333]])
+    """
+    given = as_masks(masks, soft=True)
+    (height, width), (grid_h, grid_w) = given.shape[-2:], as_size(grid_hw, "grid_hw")
+    return separable_average(given, overlap_matrix(height, grid_h), overlap_matrix(width, grid_w))

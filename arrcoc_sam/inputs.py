@@ -1,0 +1,98 @@
+"""What callers pass as masks, coordinates and sizes, as tensors; or the error that says what is wrong with it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+
+from arrcoc_sam.errors import InputError, ShapeError, describe, explain
+
+__all__ = ["Coordinates", "as_coordinates", "as_masks", "as_size"]
+
+Coordinates: TypeAlias = Tensor | np.ndarray | Sequence[float] | Sequence[Sequence[float]]
+"""Points or boxes as a caller has them: a tensor, an array or nested lists; the last axis is 2 or 4 long."""
+
+
+def as_masks(
+    masks: Tensor | np.ndarray, *, name: str = "masks", soft: bool = False, min_rank: int = 2
+) -> Bool[Tensor, "*N H W"] | Float[Tensor, "*N H W"]:
+    """Masks as a tensor, without a copy where possible.
+
+    Args:
+        masks: Bool masks (…, H, W); with ``soft`` also floats in [0, 1].
+        name: The argument's name in the error message.
+        soft: Whether float masks are accepted.
+        min_rank: The least number of axes, H and W included.
+
+    Returns:
+        The masks as a tensor, bool or floating point, on their device.
+
+    Raises:
+        ShapeError: Fewer axes than ``min_rank``, or H or W is 0.
+        InputError: Another dtype, or neither a tensor nor an array.
+
+    Example:
+        >>> as_masks(np.ones((2, 3), dtype=bool)).shape
+        torch.Size([2, 3])
+    """
+    expected = "bool masks" + (" or soft masks of floats in [0, 1]" if soft else "") + " of shape (…, H, W)"
+    given: object = masks
+    if isinstance(given, np.ndarray):
+        if given.dtype != np.bool_ and not (soft and given.dtype in (np.float16, np.float32, np.float64)):
+            raise InputError(explain(f"{name} is {describe(given)}", expected, f"threshold it, for example {name} > 0"))
+        # from_numpy takes neither negative strides nor, without a warning, read-only memory
+        given = torch.from_numpy(
+            given if given.flags.writeable and min(given.strides, default=0) >= 0 else given.copy()
+        )
+    if not isinstance(given, Tensor):
+        raise InputError(explain(f"{name} is {describe(given)}", expected, "pass a tensor or a numpy array"))
+    if given.dtype != torch.bool and not (soft and given.is_floating_point()):
+        raise InputError(explain(f"{name} is {describe(given)}", expected, f"threshold it, for example {name} > 0"))
+    if given.ndim < min_rank or 0 in given.shape[-2:]:
+        raise ShapeError(explain(f"{name} is {describe(given)}", f"at least {min_rank} axes, the last two (H, W) >= 1"))
+    return given
+
+
+def as_coordinates(values: Coordinates, length: int, name: str) -> Float64[Tensor, "*N last"]:
+    """Points or boxes as float64, on their own device.
+
+    Args:
+        values: Numbers of shape (…, length).
+        length: 2 for points, 4 for boxes.
+        name: The argument's name in the error message.
+
+    Returns:
+        (…, length) float64.
+
+    Raises:
+        ShapeError: The last axis is not ``length`` long.
+        InputError: Not numbers, or ragged.
+    """
+    try:
+        array = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise InputError(explain(f"{name} is {describe(values)}", f"numbers of shape (…, {length})")) from error
+    if array.ndim < 1 or array.shape[-1] != length:
+        raise ShapeError(explain(f"{name} is {describe(array)}", f"(…, {length})"))
+    return array.to(torch.float64)
+
+
+def as_size(size_hw: Sequence[int], name: str) -> tuple[int, int]:
+    """A size (height, width) as two ints of at least 1.
+
+    Raises:
+        InputError: Not two whole numbers, or one below 1.
+    """
+    try:
+        height, width = (operator.index(side) for side in size_hw)
+    except (TypeError, ValueError) as error:
+        raise InputError(explain(f"{name}={size_hw!r}", "(height, width) in whole pixels")) from error
+    if height < 1 or width < 1:
+        raise InputError(explain(f"{name}={size_hw!r}", "(height, width) of at least 1 each"))
+    return height, width

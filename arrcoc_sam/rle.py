@@ -1,0 +1,149 @@
+"""Run lengths of masks in COCO's compressed form, as JSON-ready dictionaries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from arrcoc_sam.errors import DataError, MixedSizesError, ShapeError, describe, explain
+from arrcoc_sam.inputs import as_masks
+
+__all__ = ["RLE", "decode_rle", "encode_rle", "rle_areas"]
+
+RLE: TypeAlias = dict[str, Any]
+"""``{"size": [height, width], "counts": str}``, the string being COCO's compressed run lengths, column by column."""
+
+
+def encode_rle(masks: Bool[Tensor, "*K H W"] | np.ndarray) -> Any:
+    """COCO's compressed run lengths of masks.
+
+    Args:
+        masks: One mask (H, W) or several (K, H, W), bool.
+
+    Returns:
+        One dictionary (:data:`RLE`) for one mask, a list of K for several: ``size`` [H, W] and ``counts`` as a str,
+        so that it goes into JSON as it is.
+
+    Raises:
+        ShapeError: Other than two or three axes.
+        InputError: Another dtype.
+
+    Example:
+        >>> encode_rle(torch.tensor([[False, True], [False, True]]))
+        {'size': [2, 2], 'counts': '22'}
+    """
+    given = as_masks(masks)
+    if given.ndim > 3:
+        raise ShapeError(explain(f"masks is {describe(given)}", "(H, W) or (K, H, W)", "flatten the leading axes"))
+    # column-major (H, W, K) without a second copy: the transpose of a contiguous (K, W, H) array
+    columns = np.ascontiguousarray(given.reshape(-1, *given.shape[-2:]).mT.cpu().numpy().view(np.uint8))
+    encoded: list[dict[str, Any]] = coco_mask.encode(columns.T) if len(columns) else []  # type: ignore[no-untyped-call]
+    records = [{"size": [int(s) for s in e["size"]], "counts": e["counts"].decode("ascii")} for e in encoded]
+    return records[0] if given.ndim == 2 else records
+
+
+def decode_rle(
+    rle: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+) -> Bool[Tensor, "*K H W"]:
+    """Masks of COCO run lengths, compressed (str or bytes) or not (a list of counts).
+
+    The counts are checked before anything is drawn: pycocotools' own decoder trusts them.
+
+    Args:
+        rle: One dictionary with ``size`` and ``counts``, or several of one size.
+
+    Returns:
+        (H, W) bool for one, (K, H, W) for several.
+
+    Raises:
+        DataError: A key is missing, the size is not two whole numbers, the string is not one that COCO's coding
+            yields, or the counts do not add up to height × width.
+        MixedSizesError: The sizes of several differ.
+        ShapeError: An empty list, whose size nobody knows.
+    """
+    if isinstance(rle, Mapping):
+        (height, width), runs = _checked(rle)
+        values = np.zeros(len(runs), dtype=bool)
+        values[1::2] = True
+        return torch.from_numpy(np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T))
+    if len(rle) == 0:
+        raise ShapeError(explain("an empty list of run lengths", "at least one"))
+    masks = [decode_rle(each) for each in rle]
+    sizes = {tuple(mask.shape) for mask in masks}
+    if len(sizes) > 1:
+        raise MixedSizesError(explain(f"run lengths of sizes {sorted(sizes)}", "one size", "decode them one at a time"))
+    return torch.stack(masks)
+
+
+def rle_areas(rle: Sequence[Mapping[str, Any]]) -> Int64[Tensor, " K"]:
+    """The number of pixels of each mask, without decoding it.
+
+    Args:
+        rle: Dictionaries with ``size`` and ``counts``.
+
+    Returns:
+        (K,) int64.
+
+    Raises:
+        DataError: As for :func:`decode_rle`.
+    """
+    return torch.tensor([int(_checked(each)[1][1::2].sum()) for each in rle], dtype=torch.int64)
+
+
+def _checked(rle: Mapping[str, Any]) -> tuple[tuple[int, int], np.ndarray]:
+    """Size and runs of one mask, which begin with a run of background and add up to the size."""
+    if not isinstance(rle, Mapping) or "size" not in rle or "counts" not in rle:
+        raise DataError(explain(f"a run-length mask is {describe(rle)}", "a dictionary with 'size' and 'counts'"))
+    size, counts = rle["size"], rle["counts"]
+    try:
+        height, width = (int(side) for side in size)
+    except (TypeError, ValueError) as error:
+        raise DataError(explain(f"the size of a run-length mask is {size!r}", "[height, width]")) from error
+    if height < 1 or width < 1:
+        raise DataError(explain(f"the size of a run-length mask is {size!r}", "[height, width] of at least 1 each"))
+    if isinstance(counts, (str, bytes)):
+        runs = _parse(counts.encode("utf-8") if isinstance(counts, str) else counts)
+    else:
+        try:
+            runs = np.asarray(counts, dtype=np.int64).reshape(-1)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise DataError(explain(f"the counts are {describe(counts)}", "a string or a list of counts")) from error
+    if (runs < 0).any():
+        raise DataError(explain("the counts of a run-length mask have negative runs", "runs of at least 0 pixels"))
+    if int(runs.sum()) != height * width:
+        raise DataError(
+            explain(
+                f"the counts of a run-length mask add up to {int(runs.sum())}",
+                f"{height} x {width} = {height * width} pixels",
+                "check that size is [height, width] and that the string is complete",
+            )
+        )
+    return (height, width), runs
+
+
+def _parse(text: bytes) -> np.ndarray:
+    """The runs in COCO's string.
+
+    Each character holds five bits, low ones first, and whether more follow; the last one's top bit is the sign. From
+    the fourth number on the difference to the one before last is stored.
+    """
+    codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    if len(codes) == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        raise DataError(explain("the counts of a run-length mask are no COCO string", "characters from '0' to 'o'"))
+    ends = np.flatnonzero((codes & 32) == 0)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    lengths = ends - starts + 1
+    if lengths.max() > 12:
+        raise DataError(explain("the counts of a run-length mask are no COCO string", "numbers of at most 60 bits"))
+    shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
+    numbers = np.add.reduceat((codes & 31) << shifts, starts)
+    numbers -= np.where(codes[ends] & 16, np.int64(1) << (5 * lengths), 0)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers
