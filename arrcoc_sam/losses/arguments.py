@@ -1,0 +1,112 @@
+"""What the losses accept, checked before any work: each error names the argument, what came, and the mend.
+
+Only shapes, dtypes, devices and plain numbers are looked at, never the values of tensors: that would wait for the GPU
+in every training step.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from arrcoc_sam.errors import InputError, ShapeError, UnknownNameError, describe, explain
+
+__all__ = [
+    "BACKENDS",
+    "REDUCTIONS",
+    "Backend",
+    "FocalDiceOptions",
+    "Reduction",
+    "check_choice",
+    "check_focal_dice",
+    "check_logits",
+    "check_masks",
+    "check_number",
+    "check_same_device",
+]
+
+Reduction: TypeAlias = Literal["none", "mean", "sum"]
+Backend: TypeAlias = Literal["auto", "eager", "compiled", "triton"]
+REDUCTIONS: Final = ("none", "mean", "sum")
+BACKENDS: Final = ("auto", "eager", "compiled", "triton")
+
+_MASK_DTYPES: Final = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+class FocalDiceOptions(NamedTuple):
+    """The numbers of the mixed loss, checked; see :func:`arrcoc_sam.losses.functional.focal_dice_loss`."""
+
+    focal_weight: float
+    dice_weight: float
+    alpha: float | None
+    gamma: float
+    smooth: float
+    backend: Backend
+
+
+def check_focal_dice(
+    *,
+    focal_weight: float = 1.0,
+    dice_weight: float = 1.0,
+    alpha: float | None = None,
+    gamma: float = 2.0,
+    smooth: float = 1.0,
+    backend: Backend = "eager",
+) -> FocalDiceOptions:
+    """The options as one value, or the error that says which of them is out of its range."""
+    check_number(focal_weight, "focal_weight")
+    check_number(dice_weight, "dice_weight")
+    check_number(gamma, "gamma")
+    check_number(smooth, "smooth")
+    if alpha is not None:
+        check_number(alpha, "alpha", high=1.0, mend="pass alpha=None for no class weight")
+    check_choice(backend, "backend", BACKENDS)
+    return FocalDiceOptions(focal_weight, dice_weight, alpha, gamma, smooth, backend)
+
+
+def check_number(value: float, name: str, *, high: float = math.inf, mend: str | None = None) -> None:
+    """A finite Python number in [0, high]."""
+    expected = "a finite number >= 0" if high == math.inf else f"a number in [0, {high:g}]"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputError(explain(f"{name} is {describe(value)}", expected, mend))
+    if not (0 <= value <= high and value < math.inf):
+        raise InputError(explain(f"{name} is {value}", expected, mend))
+
+
+def check_choice(value: str, name: str, choices: tuple[str, ...]) -> None:
+    """One of a few names."""
+    if value not in choices:
+        raise UnknownNameError(explain(f"{name} is {describe(value)}", "one of " + ", ".join(map(repr, choices))))
+
+
+def check_logits(logits: Tensor, name: str = "logits", *, axes: str = "(…, H, W)", rank: int | None = None) -> None:
+    """A floating-point tensor of at least two axes, or exactly ``rank``, the last two not empty."""
+    if not isinstance(logits, Tensor):
+        raise InputError(explain(f"{name} is {describe(logits)}", f"a tensor {axes}", "convert it: torch.as_tensor"))
+    if not logits.is_floating_point():
+        raise InputError(explain(f"{name} is {describe(logits)}", "floating-point numbers", f"pass {name}.float()"))
+    if logits.ndim < 2 or (rank is not None and logits.ndim != rank) or 0 in logits.shape[-2:]:
+        raise ShapeError(explain(f"{name} is {describe(logits)}", f"{axes} with H and W >= 1"))
+
+
+def check_masks(targets: Tensor, shape: tuple[int, ...], name: str = "targets", *, of: str = "logits") -> None:
+    """Masks, hard or soft, of a given shape."""
+    if not isinstance(targets, Tensor):
+        raise InputError(explain(f"{name} is {describe(targets)}", "a tensor", "convert it: torch.as_tensor"))
+    if not targets.is_floating_point() and targets.dtype not in _MASK_DTYPES:
+        raise InputError(explain(f"{name} is {describe(targets)}", "bool, integers 0 and 1, or floats in [0, 1]"))
+    if tuple(targets.shape) != shape:
+        mend = None
+        if targets.ndim >= 2 and tuple(targets.shape[-2:]) != shape[-2:]:
+            mend = "bring both to one size, for example with arrcoc_sam.masks.area_average"
+        raise ShapeError(explain(f"{name} has shape {tuple(targets.shape)}", f"{shape}, as {of} has it", mend))
+
+
+def check_same_device(first: Tensor, second: Tensor, names: tuple[str, str]) -> None:
+    """Two tensors on one device."""
+    if first.device != second.device:
+        came = f"{names[0]} is on {first.device}, {names[1]} on {second.device}"
+        raise InputError(explain(came, "both on one device", f"{names[1]}.to({names[0]}.device)"))
