@@ -10,6 +10,8 @@ as torch's own sum of bools.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
@@ -151,8 +153,9 @@ def pairwise_intersection(
         raise ShapeError(explain(came, "(…, M, H, W) and (…, N, H, W) of one size", "bring them to one size first"))
     *batch, height, width = first.shape[:-3] + first.shape[-2:]
     pixels = height * width
-    left = first.reshape(-1, first.shape[-3], pixels).view(torch.uint8)
-    right = second.reshape(-1, second.shape[-3], pixels).view(torch.uint8)
+    stacks = math.prod(batch)  # not -1, which torch refuses to work out when a stack is empty
+    left = first.reshape(stacks, first.shape[-3], pixels).view(torch.uint8)
+    right = second.reshape(stacks, second.shape[-3], pixels).view(torch.uint8)
     counts = torch.zeros(len(left), left.shape[1], right.shape[1], dtype=torch.int64, device=left.device)
     budget = _CHUNK_CPU if left.device.type == "cpu" else _CHUNK_GPU
     step = max(1, min(pixels, 1 << 24, budget // max(1, left.shape[1] + right.shape[1])))
