@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from arrcoc_sam.errors import InputError, ShapeError, describe, explain
-from arrcoc_sam.levels import MIN_CELLS, clip_levels, measurable_levels, shell_masks
+from arrcoc_sam.levels import MIN_CELLS, clip_levels, measurable_shells, shell_masks
 from arrcoc_sam.masks import area_average
 
 __all__ = ["EMPTY_SHARE", "Regions", "accumulator", "checked_masks", "levels_from_shells", "shells_of"]
@@ -67,12 +67,11 @@ def shells_of(
                  [0, 1, 0, 0],
                  [0, 0, 1, 0]]], dtype=torch.int32)
     """
-    levels = clip_levels(masks) if masks.dtype == torch.bool else masks.cummin(dim=1).values
     if distinct is None:
         distinct = torch.ones(masks.shape[:2], dtype=torch.bool, device=masks.device)
     elif distinct.shape != masks.shape[:2] or distinct.dtype != torch.bool:
         raise ShapeError(explain(f"distinct is {describe(distinct)}", f"bool, {tuple(masks.shape[:2])}"))
-    return shell_masks(levels, distinct.to(masks.device))
+    return shell_masks(clip_levels(masks), distinct.to(masks.device))
 
 
 def levels_from_shells(shells: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
@@ -151,19 +150,11 @@ class Regions:
     def measurable(
         self, valid: Bool[Tensor, " K"] | None = None, *, min_cells: float = MIN_CELLS
     ) -> Bool[Tensor, " K"]:
-        """Whether levels can be told apart on this grid, (K,).
-
-        As :func:`arrcoc_sam.levels.measurable_levels`, and the whole must leave some background to stand out from.
+        """Whether levels can be told apart on this grid, (K,): :func:`arrcoc_sam.levels.measurable_shells`.
 
         Args:
             valid: Which triples are valid at image resolution; all by default.
             min_cells: The least area of the innermost distinct level, in cells.
         """
-        levels = self.levels
-        if valid is None:
-            valid = torch.ones_like(self.distinct[:, 0])
-        found = measurable_levels(
-            levels, self.distinct, valid.to(levels.device), cell_weights=self.valid, min_cells=min_cells
-        )
-        background = ((1 - levels[:, 0]) * self.valid).sum((-2, -1)) > EMPTY_SHARE * self.valid.sum()
-        return found & background & self.distinct.any(1)
+        valid = torch.ones_like(self.distinct[:, 0]) if valid is None else valid.to(self.shells.device)
+        return measurable_shells(self.shells, self.distinct, valid, cell_weights=self.valid, min_cells=min_cells)

@@ -1,0 +1,183 @@
+"""From a statistic and its null to a verdict: calibrated scores, p-values, false discoveries, abstention.
+
+Shapes: levels are the last axis (3), the tests (maps, heads) are the axes before it, and draws of a null come first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from arrcoc_sam.errors import InputError, ShapeError, describe, explain
+
+__all__ = [
+    "DEGENERATE_SPREAD",
+    "Calibration",
+    "benjamini_hochberg",
+    "bootstrap_counts",
+    "bootstrap_gap",
+    "calibrate",
+    "split_halves",
+]
+
+DEGENERATE_SPREAD = 1e-6
+"""A null whose sd is below this share of max(|mean|, 1) is a constant: there is nothing to compare with."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A statistic seen against its null.
+
+    Attributes:
+        z: (value − null mean) / null sd, (…, 3); NaN where the null is constant or undefined.
+        p_level: One-sided permutation p of each level, adjusted for the three by max-T, (…, 3); 1 where z is NaN.
+        p_any: p of the largest level, (…): whether any level at all stands out.
+        null_mean: Mean of the null, (…, 3).
+        null_sd: Standard deviation of the null, (…, 3).
+        num_draws: Size of the null.
+    """
+
+    z: Float[Tensor, "*tests 3"]
+    p_level: Float[Tensor, "*tests 3"]
+    p_any: Float[Tensor, "*tests"]
+    null_mean: Float[Tensor, "*tests 3"]
+    null_sd: Float[Tensor, "*tests 3"]
+    num_draws: int
+
+
+def calibrate(observed: Float[Tensor, "*tests 3"], null: Float[Tensor, "draws *tests 3"]) -> Calibration:
+    """Compare a statistic with draws of its null, jointly over the three levels.
+
+    z uses the null's mean and sd. The p-values are those of a permutation test of the maximum over levels: levels are
+    standardised within the set of all draws and the observed value, the maximum over levels is taken in each, and p is
+    the share of the set whose maximum is at least the observed one (so p ≥ 1 / (draws + 1)).
+
+    Args:
+        observed: The statistic of the matched pairs.
+        null: The same statistic of draws under the null.
+
+    Returns:
+        The comparison, in the wider of float64 and the input's dtype.
+
+    Raises:
+        ShapeError: Shapes that do not agree.
+        InputError: Fewer than 2 draws.
+
+    Reference:
+        P. H. Westfall, S. S. Young: Resampling-Based Multiple Testing, 1993 (single-step max-T).
+
+    Example:
+        >>> observed = torch.tensor([9.0, 1.0, 0.0])
+        >>> null = torch.arange(99.0)[:, None].expand(99, 3) / 33
+        >>> [round(v, 2) for v in calibrate(observed, null).p_level.tolist()]
+        [0.01, 0.66, 1.0]
+    """
+    if null.shape[1:] != observed.shape or observed.shape[-1:] != (3,):
+        raise ShapeError(explain(f"null is {describe(null)}", f"(draws, {', '.join(map(str, observed.shape))})"))
+    if len(null) < 2:
+        raise InputError(explain(f"{len(null)} draws of the null", "at least 2"))
+    mean, sd = null.mean(0), null.std(0)
+    constant = ~(sd >= DEGENERATE_SPREAD * mean.abs().clamp(min=1)) | ~observed.isfinite()  # NaN is constant too
+    z = ((observed - mean) / sd).masked_fill(constant, torch.nan)
+
+    together = torch.cat([null, observed[None]])
+    standard = (together - together.mean(0)) / together.std(0, correction=0)
+    standard = standard.masked_fill(constant, -torch.inf)
+    highest = standard.amax(-1)
+    count = len(together)
+    p_level = torch.stack([(highest >= standard[-1, ..., level]).sum(0) / count for level in range(3)], dim=-1)
+    p_level = torch.where(constant, 1.0, p_level).to(z)
+    p_any = (highest >= highest[-1]).sum(0) / count
+    return Calibration(
+        z=z,
+        p_level=p_level,
+        p_any=torch.where(constant.all(-1), 1.0, p_any).to(z),
+        null_mean=mean,
+        null_sd=sd,
+        num_draws=len(null),
+    )
+
+
+def benjamini_hochberg(p_values: Float[Tensor, "*tests"]) -> Float[Tensor, "*tests"]:
+    """Adjusted p-values (q): rejecting q ≤ f keeps the false discovery rate at f.
+
+    Reference:
+        Y. Benjamini, Y. Hochberg: Controlling the False Discovery Rate, JRSS B 57, 1995.
+
+    Example:
+        >>> benjamini_hochberg(torch.tensor([0.01, 0.04, 0.03, 0.5]))
+        tensor([0.0400, 0.0533, 0.0533, 0.5000])
+    """
+    from scipy.stats import false_discovery_control
+
+    if p_values.numel() == 0:
+        return p_values.clone()
+    flat = p_values.detach().cpu().double().numpy().ravel()
+    adjusted: np.ndarray = false_discovery_control(flat, method="bh")
+    return torch.from_numpy(adjusted).to(p_values).reshape(p_values.shape)
+
+
+def split_halves(
+    num: int, *, generator: torch.Generator | None = None
+) -> tuple[Int64[Tensor, " selection"], Int64[Tensor, " report"]]:
+    """Images dealt at random to a half that chooses and a half that reports, each in ascending order."""
+    order = torch.randperm(num, generator=generator)
+    return order[: num // 2].sort().values, order[num // 2 :].sort().values
+
+
+def bootstrap_counts(
+    num: int, num_draws: int, *, generator: torch.Generator | None = None
+) -> Float[Tensor, "draws num"]:
+    """How often each of ``num`` images occurs in each resample of as many, with replacement."""
+    drawn = torch.randint(num, (num_draws, num), generator=generator)
+    counts = torch.zeros(num_draws, num, dtype=torch.float64)
+    return counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+
+
+def bootstrap_gap(
+    scores: Float[Tensor, "n tests 3"],
+    top: Int64[Tensor, " tests"],
+    counts: Float[Tensor, "draws n"],
+    *,
+    confidence: float = 0.95,
+) -> tuple[Float[Tensor, " tests"], Float[Tensor, "tests 2"], Bool[Tensor, " tests"]]:
+    """How far the level that was chosen elsewhere lies above the best of the others, with its bootstrap interval.
+
+    Whole images are resampled, so that several prompts of one image stay together. The identity of the top level is
+    given and stays fixed: chosen anew in every resample, the gap could never be below 0, and nobody would abstain.
+
+    Args:
+        scores: Each image's contribution to z, (value − expected) / null sd of the mean, NaN where it has no such
+            level; z of a sample is the mean over its images.
+        top: The level chosen on other images, per test.
+        counts: Resamples, from :func:`bootstrap_counts`.
+        confidence: Coverage of the two-sided percentile interval.
+
+    Returns:
+        The gap z_top − max(z_others), its interval, and whether the interval lies above 0. Levels without any score
+        are not among the others; NaN and False where the top has none, or there is no other.
+    """
+    num, tests = len(scores), scores.shape[1]
+    present = scores.isfinite()
+    flat = torch.where(present, scores, 0.0).to(counts.dtype).reshape(num, -1)
+    weights = present.reshape(num, -1).to(counts.dtype)
+
+    def gaps(weighting: Float[Tensor, "draws n"]) -> Float[Tensor, "draws tests"]:
+        z = ((weighting @ flat) / (weighting @ weights)).reshape(-1, tests, 3)
+        own = z.gather(2, top.expand(len(z), -1)[..., None])[..., 0]
+        others = z.scatter(2, top.expand(len(z), -1)[..., None], -torch.inf)
+        return own - others.nan_to_num(nan=-torch.inf).amax(2)
+
+    tail = (1 - confidence) / 2
+    gap = gaps(torch.ones_like(counts[:1]))[0]
+    defined = gap.isfinite()
+    # A resample may miss every image that has a level; such draws say nothing.
+    drawn = gaps(counts)
+    drawn = torch.where(drawn.isfinite(), drawn, torch.nan)
+    quantiles = torch.tensor([tail, 1 - tail], dtype=drawn.dtype)
+    interval = drawn.nanquantile(quantiles, dim=0).T.masked_fill(~defined[:, None], torch.nan)
+    return gap.masked_fill(~defined, torch.nan), interval, interval[:, 0] > 0
