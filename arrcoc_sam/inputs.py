@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from arrcoc_sam.errors import InputError, ShapeError, describe, explain
 
 __all__ = ["Coordinates", "as_coordinates", "as_masks", "as_size"]
 
-Coordinates: TypeAlias = Tensor | np.ndarray | Sequence[float] | Sequence[Sequence[float]]
+Coordinates: TypeAlias = Tensor | np.ndarray | Sequence[Any]
 """Points or boxes as a caller has them: a tensor, an array or nested lists; the last axis is 2 or 4 long."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ PROMPT_KINDS = ("mask", "point", "box", "mask+point", "mask+box", "mask+point+bo
 """What of a mask can become a prompt."""
 
 
+@runtime_checkable
 class PromptFrame(Protocol):
     """What is asked of a segmenter, to make prompts for it."""
 

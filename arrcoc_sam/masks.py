@@ -92,7 +92,9 @@ def mask_boxes(masks: Bool[Tensor, "*N H W"] | np.ndarray) -> Float64[Tensor, "*
     return boxes.masked_fill(some[..., None] == 0, torch.nan)
 
 
-def mask_iou(a: Bool[Tensor, "*N H W"] | np.ndarray, b: Bool[Tensor, "*N H W"] | np.ndarray) -> Float32[Tensor, "*N"]:
+def mask_iou(
+    a: Bool[Tensor, "*#N H W"] | np.ndarray, b: Bool[Tensor, "*#N H W"] | np.ndarray
+) -> Float32[Tensor, "*broadcast"]:
     """Intersection over union of masks, one by one.
 
     Args:
@@ -111,8 +113,8 @@ def mask_iou(a: Bool[Tensor, "*N H W"] | np.ndarray, b: Bool[Tensor, "*N H W"] |
 
 
 def containment(
-    inner: Bool[Tensor, "*N H W"] | np.ndarray, outer: Bool[Tensor, "*N H W"] | np.ndarray
-) -> Float32[Tensor, "*N"]:
+    inner: Bool[Tensor, "*#N H W"] | np.ndarray, outer: Bool[Tensor, "*#N H W"] | np.ndarray
+) -> Float32[Tensor, "*broadcast"]:
     """The share of each inner mask that lies inside the outer one, one by one.
 
     Args:

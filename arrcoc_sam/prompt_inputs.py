@@ -1,4 +1,4 @@
-"""What callers pass to :class:`arrcoc_sam.prompts.Prompts`, as tensors; or the error that says what is wrong with it."""
+"""What callers pass to :class:`arrcoc_sam.prompts.Prompts`, as tensors, or the error that says what is wrong."""
 
 from __future__ import annotations
 

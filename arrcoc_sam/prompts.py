@@ -48,7 +48,7 @@ class PromptSignature(NamedTuple):
     has_mask: bool
 
 
-@dataclass(frozen=True, init=False, eq=False)
+@dataclass(frozen=True, init=False, eq=False, repr=False)
 class Prompts:
     """K prompts, each of points, a box, a mask, or several of these, on any of the encoded images.
 
@@ -63,8 +63,10 @@ class Prompts:
 
     Example:
         >>> prompts = Prompts(points_xy=[[[20, 10]], [[5, 5]]], labels=[[1], [1]])
-        >>> len(prompts), prompts.image_index
-        (2, tensor([0, 0]))
+        >>> prompts
+        Prompts(points_xy (2, 1, 2), labels (2, 1), image_index (2,), on cpu)
+        >>> prompts[1].points_xy.tolist(), prompts.signatures()[1]
+        ([[[5.0, 5.0]]], PromptSignature(num_points=1, has_box=False, has_mask=False))
     """
 
     points_xy: Float64[Tensor, "K P 2"] | None
@@ -209,6 +211,11 @@ class Prompts:
     def __len__(self) -> int:
         return len(self.image_index)
 
+    def __repr__(self) -> str:
+        names = zip([field.name for field in fields(self)], self._values(), strict=True)
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in names if value is not None)
+        return f"Prompts({shapes}, on {self.device})"
+
     @property
     def device(self) -> torch.device:
         """Where the prompts lie."""
@@ -291,7 +298,9 @@ def _hw(values: Tensor) -> tuple[int, int]:
     return values.shape[-2], values.shape[-1]
 
 
-def _filled(batch: Prompts, values: Tensor | None, shape: tuple[int, ...], absent: float, dtype: torch.dtype) -> Tensor:
+def _filled(
+    batch: Prompts, values: Tensor | None, shape: tuple[int, ...], absent: float | int, dtype: torch.dtype
+) -> Tensor:
     """A batch's values at the given shape, filled up with what means absent."""
     full = torch.full((len(batch), *shape), absent, dtype=dtype, device=batch.device)
     if values is not None:
