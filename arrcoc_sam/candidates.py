@@ -1,0 +1,319 @@
+"""MaskCandidates: what a decoder answers to K prompts, and the way from its low-resolution logits to masks.
+
+Logits stay at the decoder's resolution until a mask is asked for; long runs stream with ``iter_masks``. From here
+candidates go on to :mod:`arrcoc_sam.hierarchy` and :mod:`arrcoc_sam.selection`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from arrcoc_sam.errors import HierarchyError, InputError, MixedSizesError, ShapeError, describe, explain
+from arrcoc_sam.geometry import ImageTransform
+from arrcoc_sam.hierarchy import MaskHierarchy
+from arrcoc_sam.inputs import as_size
+from arrcoc_sam.levels import DISTINCT_IOU, LEVELS, NESTED_SHARE
+from arrcoc_sam.masks import stability_score
+from arrcoc_sam.selection import Selection, check_strategy, ensemble_masks, select_masks
+
+__all__ = ["MaskCandidates", "ensemble", "select", "upscale"]
+
+# Floats that a step of upscaling may hold, on the CPU and elsewhere.
+_STEP_CPU = 1 << 24
+_STEP_GPU = 1 << 27
+
+
+def upscale(
+    logits: Float[Tensor, "K M h w"], transform: ImageTransform, *, size_hw: tuple[int, int] | None = None
+) -> Float[Tensor, "K M H W"]:
+    """Low-resolution logits at image resolution, as segment-anything does it: two bilinear steps.
+
+    The first goes to the model's frame, whose padding is then cut off; the second to the original size
+    (``align_corners=False``, no antialiasing). Differentiable.
+
+    Args:
+        logits: (K, M, h, w) over the whole frame of the model, padding included.
+        transform: The map from the image to that frame.
+        size_hw: The size to go to; the original one by default.
+
+    Returns:
+        (K, M, H, W), of the logits' dtype. Thresholds belong on this, not on the logits before.
+
+    Reference:
+        ``Sam.postprocess_masks`` of segment-anything.
+    """
+    height, width = transform.resized_hw
+    frame = F.interpolate(logits, transform.frame_hw, mode="bilinear", align_corners=False)
+    frame = frame[..., :height, :width]
+    return F.interpolate(frame, size_hw or transform.original_hw, mode="bilinear", align_corners=False)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskCandidates:
+    """M candidate masks for each of K prompts, which may be about different images.
+
+    Attributes:
+        logits: (K, M, h, w) low-resolution logits over the model's whole frame, padding included.
+        predicted_iou: (K, M) raw, as the model gives it: SAM 1's runs below 0 and above 1.
+        token_index: (M,) int64, the decoder's mask token behind each candidate: 0 for the single mask, 1-3 for the
+            three of an ambiguous prompt. Their order says nothing about levels.
+        image_index: (K,) int64, which image each prompt is about.
+        transforms: For each image, the map to the model's frame.
+        object_score: (K,), above 0 where the object is visible; None of models that have no such head.
+    """
+
+    logits: Float[Tensor, "K M h w"]
+    predicted_iou: Float[Tensor, "K M"]
+    token_index: Int[Tensor, " M"]
+    image_index: Int[Tensor, " K"]
+    transforms: tuple[ImageTransform, ...]
+    object_score: Float[Tensor, " K"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.logits.ndim != 4:
+            raise ShapeError(explain(f"logits is {describe(self.logits)}", "(K, M, h, w)"))
+        num_prompts, num_masks = self.logits.shape[:2]
+        expected = {
+            "predicted_iou": (num_prompts, num_masks),
+            "token_index": (num_masks,),
+            "image_index": (num_prompts,),
+        }
+        for name, shape in expected.items():
+            if tuple(getattr(self, name).shape) != shape:
+                raise ShapeError(
+                    explain(f"{name} is {describe(getattr(self, name))}", f"shape {shape}, as logits has it")
+                )
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> MaskCandidates:
+        """The candidates of some prompts; an integer keeps the axis K, of length 1."""
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"prompt {index} of {len(self)}")
+            index = slice(index % len(self), index % len(self) + 1)
+        return replace(
+            self,
+            logits=self.logits[index],
+            predicted_iou=self.predicted_iou[index],
+            image_index=self.image_index[index],
+            object_score=None if self.object_score is None else self.object_score[index],
+        )
+
+    def __iter__(self) -> Iterator[MaskCandidates]:
+        return (self[index] for index in range(len(self)))
+
+    def for_image(self, image: int) -> MaskCandidates:
+        """The candidates of the prompts about one image, in their order.
+
+        Raises:
+            InputError: There is no such image.
+        """
+        if not 0 <= image < len(self.transforms):
+            raise InputError(explain(f"image {image} of {len(self.transforms)}", f"0 to {len(self.transforms) - 1}"))
+        return self[self.image_index == image]
+
+    def for_tokens(self, tokens: Sequence[int]) -> MaskCandidates:
+        """The candidates of some of the decoder's tokens, in the order given.
+
+        Raises:
+            InputError: A token that was not decoded.
+        """
+        came = self.token_index.tolist()
+        missing = [token for token in tokens if token not in came]
+        if missing:
+            raise InputError(
+                explain(f"tokens {missing} of candidates of tokens {came}", None, 'decode with multimask="all"')
+            )
+        columns = [came.index(token) for token in tokens]
+        return replace(
+            self,
+            logits=self.logits[:, columns],
+            predicted_iou=self.predicted_iou[:, columns],
+            token_index=self.token_index[columns],
+        )
+
+    @property
+    def sizes_hw(self) -> Int[Tensor, "K 2"]:
+        """Height and width of each prompt's original image."""
+        sizes = torch.tensor([transform.original_hw for transform in self.transforms]).reshape(-1, 2)
+        return sizes.to(self.image_index.device)[self.image_index]
+
+    @cached_property
+    def stability(self) -> Float[Tensor, "K M"]:
+        """Stability of each mask: area(logits > 1) / area(logits > -1), in [0, 1]; NaN where both are 0.
+
+        Counted at low resolution, without the padding. (segment-anything's automatic mode counts the same thing on
+        upscaled masks.)
+        """
+        size = self.logits.shape[-2:]
+        stability = self.predicted_iou.new_empty(self.predicted_iou.shape, dtype=torch.float32)
+        for rows, transform in self._by_transform():
+            shown = (transform.grid_valid((size[0], size[1])) >= 0.5).to(self.logits.device)
+            stability[rows] = stability_score(self.logits[rows].detach().masked_fill(~shown, -torch.inf))
+        return stability
+
+    @torch.no_grad()
+    def masks(self, size: tuple[int, int] | None = None, threshold: float = 0.0) -> Bool[Tensor, "K M H W"]:
+        """All masks at once; see :func:`upscale`.
+
+        Args:
+            size: (H, W) of the result; by default the original size that the prompts have in common.
+            threshold: Of the logits.
+
+        Returns:
+            (K, M, H, W) bool.
+
+        Raises:
+            MixedSizesError: Without ``size``, of images of several sizes.
+        """
+        size_hw = self._common_size() if size is None else as_size(size, "size")
+        masks = torch.empty((*self.logits.shape[:2], *size_hw), dtype=torch.bool, device=self.logits.device)
+        for rows, transform in self._by_transform():
+            for step in torch.split(rows, self._step(transform, size_hw)):
+                masks[step] = upscale(self.logits[step], transform, size_hw=size_hw) > threshold
+        return masks
+
+    def iter_masks(
+        self, *, chunk_size: int = 16, threshold: float = 0.0
+    ) -> Iterator[tuple[int, Bool[Tensor, "M H W"]]]:
+        """The masks of one prompt after another, each at its own original size; only a chunk is in memory.
+
+        Args:
+            chunk_size: Prompts that are upscaled together.
+            threshold: Of the logits.
+
+        Yields:
+            The prompt's index and its (M, H, W) bool masks.
+
+        Raises:
+            InputError: A chunk size under 1.
+        """
+        if chunk_size < 1:
+            raise InputError(explain(f"chunk_size={chunk_size}", "at least 1"))
+        return self._chunks(chunk_size, threshold)
+
+    def hierarchy(
+        self, *, threshold: float = 0.0, distinct_iou: float = DISTINCT_IOU, nested_share: float = NESTED_SHARE
+    ) -> MaskHierarchy:
+        """Whole, part and subpart of each prompt, from tokens 1-3, at the original size.
+
+        Args:
+            threshold: Of the logits.
+            distinct_iou: The largest IoU with the level above at which a level counts as distinct.
+            nested_share: The least share inside the level above at which a level counts as nested.
+
+        Raises:
+            HierarchyError: Tokens 1-3 were not all decoded.
+            MixedSizesError: Images of several sizes.
+        """
+        three = self._multimask_tokens("to read whole, part and subpart")
+        return MaskHierarchy.from_masks(
+            three.masks(threshold=threshold),
+            three.predicted_iou,
+            three.token_index,
+            distinct_iou=distinct_iou,
+            nested_share=nested_share,
+        )
+
+    def to(self, device: torch.device | str) -> MaskCandidates:
+        """The candidates on another device."""
+        return replace(
+            self,
+            logits=self.logits.to(device),
+            predicted_iou=self.predicted_iou.to(device),
+            token_index=self.token_index.to(device),
+            image_index=self.image_index.to(device),
+            object_score=None if self.object_score is None else self.object_score.to(device),
+        )
+
+    def _chunks(self, chunk_size: int, threshold: float) -> Iterator[tuple[int, Bool[Tensor, "M H W"]]]:
+        for start in range(0, len(self), chunk_size):
+            chunk = self[start : start + chunk_size]
+            masks: dict[int, Tensor] = {}
+            for rows, transform in chunk._by_transform():
+                at_one_size = chunk[rows].masks(transform.original_hw, threshold)
+                masks.update(zip(rows.tolist(), at_one_size, strict=True))
+            for row in range(len(chunk)):
+                yield start + row, masks.pop(row)
+
+    def _by_transform(self) -> Iterator[tuple[Int[Tensor, " k"], ImageTransform]]:
+        """Prompts whose images go the same way into the model's frame."""
+        images: dict[ImageTransform, list[int]] = {}
+        for image, transform in enumerate(self.transforms):
+            images.setdefault(transform, []).append(image)
+        for transform, alike in images.items():
+            rows = torch.isin(self.image_index, torch.tensor(alike, device=self.image_index.device)).nonzero()[:, 0]
+            if len(rows):
+                yield rows, transform
+
+    def _common_size(self) -> tuple[int, int]:
+        used = sorted(set(self.image_index.tolist())) or range(len(self.transforms))
+        sizes = sorted({self.transforms[image].original_hw for image in used})
+        if len(sizes) != 1:
+            raise MixedSizesError(
+                explain(
+                    f"the prompts are about images of {len(sizes)} sizes {sizes[:4]}",
+                    "one size for one array",
+                    "stream them with iter_masks(), take one image with for_image(), or name a size",
+                )
+            )
+        return sizes[0]
+
+    def _step(self, transform: ImageTransform, size_hw: tuple[int, int]) -> int:
+        """How many prompts to upscale at a time."""
+        pixels = max(transform.frame_hw[0] * transform.frame_hw[1], size_hw[0] * size_hw[1])
+        budget = _STEP_CPU if self.logits.device.type == "cpu" else _STEP_GPU
+        return max(1, budget // (max(1, self.logits.shape[1]) * pixels))
+
+    def _multimask_tokens(self, purpose: str) -> MaskCandidates:
+        tokens = [token for token in self.token_index.tolist() if token > 0]
+        if len(tokens) < len(LEVELS):
+            came = f"candidates of tokens {self.token_index.tolist()}"
+            raise HierarchyError(explain(came, f"tokens 1, 2 and 3 {purpose}", "decode with multimask=True"))
+        return self.for_tokens(tokens)
+
+
+def select(candidates: MaskCandidates, strategy: str, *, threshold: float = 0.0, **arguments: Any) -> Selection:
+    """Pick one mask a prompt; :func:`arrcoc_sam.selection.select_masks` lists the strategies.
+
+    Args:
+        candidates: What a decoder answered. "whole", "part" and "subpart" look at tokens 1-3 only, the other
+            strategies at all that were decoded.
+        strategy: A name of ``STRATEGIES``.
+        threshold: Of the logits.
+        **arguments: What the strategy needs: ``target=``, ``box_xyxy=`` or ``ratio=``.
+
+    Returns:
+        Masks at the original size; ``index`` counts candidates as they are in ``candidates``.
+
+    Raises:
+        MixedSizesError: Images of several sizes.
+        InputError: As :func:`arrcoc_sam.selection.select_masks`, and its other errors.
+    """
+    if strategy == "stability":
+        arguments = {**arguments, "stability": candidates.stability}
+    check_strategy(strategy, arguments)  # before anything is upscaled
+    among = candidates._multimask_tokens(f"for {strategy!r}") if strategy in LEVELS else candidates
+    selection = select_masks(among.masks(threshold=threshold), among.predicted_iou, strategy, **arguments)
+    tokens = among.token_index[selection.index]
+    return replace(selection, index=(candidates.token_index == tokens[:, None]).int().argmax(-1))
+
+
+def ensemble(candidates: MaskCandidates, method: str, *, threshold: float = 0.0) -> Bool[Tensor, "K H W"]:
+    """Merge each prompt's candidates into one mask; :func:`arrcoc_sam.selection.ensemble_masks` lists the methods.
+
+    Raises:
+        MixedSizesError: Images of several sizes.
+        UnknownNameError: No such method.
+    """
+    return ensemble_masks(candidates.masks(threshold=threshold), candidates.predicted_iou, method)
