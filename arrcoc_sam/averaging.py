@@ -11,6 +11,7 @@ Reference:
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.inputs import as_masks, as_size
 
-__all__ = ["area_average", "overlap_matrix", "separable_average"]
+__all__ = ["area_average", "overlap_matrix", "sampling_matrix", "separable_average"]
 
 # Elements worked on at a time: on the CPU 4 MB of floats, so that they stay in the caches.
 _CHUNK_CPU = 1 << 20
@@ -71,6 +72,39 @@ def overlap_matrix(
     high = torch.minimum(edges[1:, None], pixels + 1)
     shares = (high - low).clamp_min(0) * (num_out / (end - start))
     return torch.where(shares > 1e-9, shares, 0.0)
+
+
+def sampling_matrix(
+    positions: Float64[Tensor, " points"],
+    num_cells: int,
+    *,
+    mode: Literal["nearest", "bilinear"],
+    within: tuple[int, int] | None = None,
+) -> Float64[Tensor, "points cells"]:
+    """The weight of every cell in the value at each point, along one axis.
+
+    Args:
+        positions: Where to read, in cells: cell i is the interval [i, i + 1].
+        num_cells: Number of cells.
+        mode: "nearest" reads the cell that the point lies in; "bilinear" interpolates between the cells' centres.
+        within: First and last cell that may be read; points beyond read the nearest of these. All by default.
+
+    Returns:
+        The matrix (points, num_cells), float64; rows sum to 1.
+
+    Example:
+        >>> sampling_matrix(torch.tensor([0.5, 1.25], dtype=torch.float64), 2, mode="bilinear")
+        tensor([[1.0000, 0.0000],
+                [0.2500, 0.7500]], dtype=torch.float64)
+    """
+    first, last = (0, num_cells - 1) if within is None else within
+    position = positions.floor() if mode == "nearest" else positions - 0.5
+    position = position.clamp(first, last)
+    below = position.floor()
+    share = (position - below)[:, None]
+    cell = below.long()[:, None]
+    weights = torch.zeros(len(positions), num_cells, dtype=torch.float64)
+    return weights.scatter_add_(1, cell, 1 - share).scatter_add_(1, (cell + 1).clamp_max(last), share)
 
 
 def separable_average(

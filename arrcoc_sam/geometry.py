@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
-from arrcoc_sam.averaging import overlap_matrix, separable_average
+from arrcoc_sam.averaging import overlap_matrix, sampling_matrix, separable_average
 from arrcoc_sam.errors import InputError, ShapeError, describe, explain
 from arrcoc_sam.inputs import Coordinates, as_coordinates, as_masks, as_size
 
@@ -50,7 +50,7 @@ class ImageTransform:
     frame_hw: tuple[int, int]
     scale_xy: tuple[float, float]
     offset_xy: tuple[float, float]
-    content_xyxy: tuple[float, float, float, float] | None = None
+    content_xyxy: tuple[float, float, float, float] = (-math.inf, -math.inf, math.inf, math.inf)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "original_hw", as_size(self.original_hw, "original_hw"))
@@ -63,12 +63,12 @@ class ImageTransform:
         object.__setattr__(self, "scale_xy", scale)
         object.__setattr__(self, "offset_xy", offset)
         (height, width), (frame_h, frame_w) = self.original_hw, self.frame_hw
-        given = (0.0, 0.0, frame_w, frame_h) if self.content_xyxy is None else self.content_xyxy
+        left, top, right, bottom = map(float, self.content_xyxy)
         content = (
-            max(float(given[0]), offset[0], 0.0),
-            max(float(given[1]), offset[1], 0.0),
-            min(float(given[2]), offset[0] + scale[0] * width, float(frame_w)),
-            min(float(given[3]), offset[1] + scale[1] * height, float(frame_h)),
+            max(left, offset[0], 0.0),
+            max(top, offset[1], 0.0),
+            min(right, offset[0] + scale[0] * width, float(frame_w)),
+            min(bottom, offset[1] + scale[1] * height, float(frame_h)),
         )
         if not (content[0] < content[2] and content[1] < content[3]):
             raise InputError(
@@ -225,9 +225,9 @@ class ImageTransform:
                 )
             )
         (scale_x, scale_y), (offset_x, offset_y) = other.scale_xy, other.offset_xy
-        x0, y0, x1, y1 = self._content
+        x0, y0, x1, y1 = self.content_xyxy
         shown = (x0 * scale_x + offset_x, y0 * scale_y + offset_y, x1 * scale_x + offset_x, y1 * scale_y + offset_y)
-        theirs = other._content
+        theirs = other.content_xyxy
         return ImageTransform(
             self.original_hw,
             other.frame_hw,
@@ -244,11 +244,6 @@ class ImageTransform:
         return max(1, round(self.original_hw[0] * self.scale_xy[1])), max(
             1, round(self.original_hw[1] * self.scale_xy[0])
         )
-
-    @property
-    def _content(self) -> tuple[float, float, float, float]:
-        assert self.content_xyxy is not None
-        return self.content_xyxy
 
     # --- points and boxes ---------------------------------------------------------------------------------------
 
@@ -338,8 +333,8 @@ class ImageTransform:
         if mode not in ("nearest", "bilinear"):
             raise InputError(explain(f"mode={mode!r}", "'nearest' or 'bilinear'"))
         num_rows, num_columns = values.shape[-2:]
-        rows, rows_shown = self._interpolation(1, num_rows, mode)
-        columns, columns_shown = self._interpolation(0, num_columns, mode)
+        rows, rows_shown = self._sampling(1, num_rows, mode)
+        columns, columns_shown = self._sampling(0, num_columns, mode)
         drawn = rows.to(values) @ values @ columns.to(values).T
         shown = (rows_shown[:, None] & columns_shown).to(values.device)
         return torch.where(shown, drawn, drawn.new_tensor(fill))
@@ -360,7 +355,7 @@ class ImageTransform:
         grid_h, grid_w = as_size(grid_hw, "grid_hw")
         points = as_coordinates(points_xy, 2, "points_xy")
         edge = self.points_to_frame(points) + 0.5
-        x0, y0, x1, y1 = self._content
+        x0, y0, x1, y1 = self.content_xyxy
         slack = 1e-9 * max(self.frame_hw)
         inside = (edge >= edge.new_tensor((x0 - slack, y0 - slack))) & (
             edge <= edge.new_tensor((x1 + slack, y1 + slack))
@@ -392,31 +387,21 @@ class ImageTransform:
                     cells,
                     start=-offset / scale,
                     stop=(frame - offset) / scale,
-                    valid=((self._content[axis] - offset) / scale, (self._content[axis + 2] - offset) / scale),
+                    valid=((self.content_xyxy[axis] - offset) / scale, (self.content_xyxy[axis + 2] - offset) / scale),
                 )
             )
         return matrices[0], matrices[1]
 
-    def _interpolation(
-        self, axis: int, num_cells: int, mode: str
+    def _sampling(
+        self, axis: int, num_cells: int, mode: Literal["nearest", "bilinear"]
     ) -> tuple[Float64[Tensor, "pixels cells"], Bool[Tensor, " pixels"]]:
         """Weights of the cells at the original's pixel centres along x (0) or y (1), and which of these are shown."""
         frame, pixels = self.frame_hw[1 - axis], self.original_hw[1 - axis]
         centres = (torch.arange(pixels, dtype=torch.float64) + 0.5) * self.scale_xy[axis] + self.offset_xy[axis]
-        low, high = self._content[axis], self._content[axis + 2]
-        per_cell = frame / num_cells
-        first = min(num_cells - 1, int(low / per_cell + 1e-9))
-        last = max(first, min(num_cells - 1, math.ceil(high / per_cell - 1e-9) - 1))
-        if mode == "nearest":
-            below = (centres / per_cell).floor().clamp(first, last).long()
-            above, share = below, torch.zeros_like(centres)
-        else:
-            position = (centres / per_cell - 0.5).clamp(first, last)
-            below = position.floor().long()
-            above, share = (below + 1).clamp_max(last), position - below
-        weights = torch.zeros(pixels, num_cells, dtype=torch.float64)
-        weights.scatter_add_(1, below[:, None], (1 - share)[:, None])
-        weights.scatter_add_(1, above[:, None], share[:, None])
+        low, high = self.content_xyxy[axis], self.content_xyxy[axis + 2]
+        first = int(low * num_cells / frame + 1e-9)
+        last = max(first, math.ceil(high * num_cells / frame - 1e-9) - 1)
+        weights = sampling_matrix(centres * (num_cells / frame), num_cells, mode=mode, within=(first, last))
         return weights, (centres >= low) & (centres <= high)
 
 

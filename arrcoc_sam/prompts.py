@@ -6,10 +6,9 @@ Offered here too: the point grids and clicks of :mod:`arrcoc_sam.clicks`, the ma
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -271,19 +270,19 @@ class Prompts:
 
     def __getitem__(self, index: int | slice | Sequence[int] | Sequence[bool] | Tensor | np.ndarray) -> Prompts:
         """Some of the prompts, always as a batch: an int gives a batch of one."""
-        if isinstance(index, (int, np.integer)) and not isinstance(index, bool):
-            place = operator.index(index)
-            if not -len(self) <= place < len(self):
-                raise IndexError(f"prompt {place} of {len(self)}")
-            return self[place : place + 1] if place != -1 else self[place:]
-        chosen: Any = index
-        if not isinstance(index, slice):
+        chosen: slice | Tensor
+        if isinstance(index, slice):
+            chosen = index
+        else:
             chosen = torch.as_tensor(index, device=self.device)
-            chosen = chosen.long() if chosen.numel() == 0 and chosen.dtype != torch.bool else chosen
-            if chosen.ndim != 1 or chosen.is_floating_point():
+            if chosen.ndim > 1 or (chosen.is_floating_point() and chosen.numel()):
                 raise InputError(explain(f"an index is {describe(index)}", "an int, a slice, a list of ints or bools"))
-            if chosen.dtype == torch.bool and len(chosen) != len(self):
-                raise ShapeError(explain(f"a bool index of {len(chosen)}", f"{len(self)}, one for each prompt"))
+            if chosen.dtype != torch.bool:
+                chosen = chosen.long()
+            elif chosen.shape != (len(self),):
+                raise ShapeError(explain(f"a bool index is {describe(chosen)}", f"({len(self)},), one for each prompt"))
+            if chosen.ndim == 0:
+                chosen = chosen[None]
         return self._unchecked(*(None if value is None else value[chosen] for value in self._values()))
 
     def __iter__(self) -> Iterator[Prompts]:
