@@ -100,7 +100,7 @@ class GranularityAnalyzer:
         if hierarchy is None:
             hierarchy = self._hierarchy(pixels, points)
         _check_hierarchy(hierarchy, image_hw, points)
-        maps = self.source(pixels, points).detach()
+        maps = self.source(image, points).detach()
         _check_maps(maps, image_hw, len(hierarchy))
         for other in reference or ():
             _check_reference(other, maps)
@@ -150,7 +150,7 @@ class GranularityAnalyzer:
             pixels = load_image(image)
             scale = torch.tensor([pixels.shape[1] / image_hw[1], pixels.shape[0] / image_hw[0]], dtype=torch.float64)
             # Pixel indices count from the first pixel's centre, half a pixel from the edge that scaling leaves alone.
-            found.append(self.source(pixels, None if points is None else (points + 0.5) * scale - 0.5).detach())
+            found.append(self.source(image, None if points is None else (points + 0.5) * scale - 0.5).detach())
         return found
 
     def _hierarchy(self, pixels: UInt8[np.ndarray, "H W 3"], points: Float64[Tensor, "K 2"] | None) -> MaskHierarchy:
@@ -161,7 +161,8 @@ class GranularityAnalyzer:
         with torch.no_grad():
             embedding = self.segmenter.encode(pixels)
             labels = torch.ones(len(points), 1, dtype=torch.int64)
-            return self.segmenter.decode(embedding, Prompts(points_xy=points[:, None], labels=labels)).hierarchy()
+            candidates = self.segmenter.decode(embedding, Prompts(points_xy=points[:, None], labels=labels))
+        return candidates.hierarchy()
 
 
 def regions_of(hierarchy: MaskHierarchy, maps: AttentionMaps) -> Regions:

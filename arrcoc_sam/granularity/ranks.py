@@ -1,0 +1,144 @@
+"""Attention as an order of cells, ties included: what the rank metrics stand on.
+
+A map is sorted once; everything after is a cumulative sum or a matrix product over all levels. Cells are weighted by
+the share that the image covers, and levels may be soft: a cell that belongs to a level by M counts as M of a positive
+and 1 − M of a negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from arrcoc_sam.granularity.arguments import Attention, Distinct, Masks, Values
+from arrcoc_sam.granularity.regions import Regions, accumulator, checked_masks, shells_of
+
+__all__ = ["RankKernel", "Ranking", "grid_ranked", "image_ranked", "midranks"]
+
+# Elements of (maps, levels, cells) that one gather may make.
+_CHUNK = 1 << 24
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """N maps over G weighted cells, sorted in descending order, with their groups of ties.
+
+    Attributes:
+        order: The cells of each map from the largest density down, (N, G).
+        first: At each place of the order, where its group of ties begins, (N, G).
+        last: … and where it ends, inclusive, (N, G).
+        weights: Weight of each cell, > 0, (G,).
+        reached: Weight up to each place of the order, inclusive, (N, G).
+        undefined: Maps without any mass, (N,).
+    """
+
+    order: Int64[Tensor, "N G"]
+    first: Int64[Tensor, "N G"]
+    last: Int64[Tensor, "N G"]
+    weights: Float[Tensor, " G"]
+    reached: Float[Tensor, "N G"]
+    undefined: Bool[Tensor, " N"]
+
+    @classmethod
+    def of(cls, density: Float[Tensor, "N G"], weights: Float[Tensor, " G"]) -> Ranking:
+        """Sort maps over cells of these weights."""
+        ranked, order = density.sort(dim=1, descending=True, stable=True)
+        places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+        begins = torch.ones_like(ranked, dtype=torch.bool)
+        begins[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
+        ends = begins.roll(-1, dims=1)  # the place before a beginning, and the last one, where the first wraps around
+        return cls(
+            order=order,
+            first=torch.where(begins, places, 0).cummax(1).values,
+            last=torch.where(ends, places, order.shape[1]).flip(1).cummin(1).values.flip(1),
+            weights=weights,
+            reached=weights[order].cumsum(1),
+            undefined=(density == 0).all(1),
+        )
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.order)
+
+    @property
+    def up_to(self) -> Float[Tensor, "N G"]:
+        """Weight of all cells at least as large as the one at each place, its ties included."""
+        return self.reached.gather(1, self.last)
+
+    @property
+    def above(self) -> Float[Tensor, "N G"]:
+        """Weight of all cells larger than the one at each place."""
+        return before(self.reached, self.first)
+
+    def midranks(levels: Float[Tensor, "M G"], weights: Float[Tensor, " G"]) -> Float[Tensor, "M G"]:
+    """Weighted ranks of each level's cells, ties sharing the middle. A set of whole cells ranks them as it is.
+
+    Shares that differ by less than a millionth tie: float32 averages of full cells differ by that much.
+    """
+    if bool(((levels == 0) | (levels == 1)).all()):
+        return levels
+    return Ranking.of((levels * 1e6).round(), weights).midranks()
+
+
+RankKernel: TypeAlias = Callable[[Ranking, Float[Tensor, "M G"]], Float[Tensor, "N M"]]
+"""A rank metric of N maps against M levels; it need not mind levels that are empty or not distinct."""
+
+
+def grid_ranked(kernels: Sequence[RankKernel], attention: Attention, regions: Regions) -> list[Values]:
+    """Rank metrics over the cells of a grid.
+
+    Args:
+        kernels: The metrics.
+        attention: Mass per cell, of N maps, or of N maps for each prompt.
+        regions: Levels on the same grid.
+
+    Returns:
+        (N, K, 3) a kernel, float64, NaN where a level is empty or not distinct or a map has no mass.
+    """
+    dtype = accumulator(attention.device)
+    weights = regions.valid.flatten().to(dtype)
+    covered = weights > 0
+    weights = weights[covered]
+    density = attention.to(dtype).flatten(-2)[..., covered] / weights
+    levels = regions.levels.to(dtype).flatten(-2)[..., covered]
+    num_prompts = len(levels)
+    if attention.ndim == 3:
+        ranking = Ranking.of(density, weights)
+        found = [kernel(ranking, levels.flatten(0, 1)).reshape(-1, num_prompts, 3) for kernel in kernels]
+        undefined = ranking.undefined[:, None]
+    else:
+        rankings = [Ranking.of(density[:, k], weights) for k in range(num_prompts)]
+        found = [
+            torch.stack([kernel(ranking, levels[k]) for k, ranking in enumerate(rankings)], dim=1) for kernel in kernels
+        ]
+        undefined = torch.stack([ranking.undefined for ranking in rankings], dim=1)
+    undefined = undefined[..., None] | ~regions.distinct | ~(levels > 0).any(-1)
+    return [values.masked_fill(undefined, torch.nan) for values in found]
+
+
+def image_ranked(kernel: RankKernel, attention: Attention, masks: Masks, distinct: Distinct) -> Values:
+    """A rank metric over pixels. Ranks are not linear, so here the maps are upsampled, one at a time."""
+    masks = checked_masks(masks)
+    dtype = accumulator(attention.device)
+    size_hw = (int(masks.shape[-2]), int(masks.shape[-1]))
+    weights = torch.ones(size_hw[0] * size_hw[1], dtype=dtype, device=attention.device)
+    rows = []
+    for maps in attention:
+        maps = maps.to(dtype)[None] if maps.ndim == 2 else maps.to(dtype)
+        pixels = torch.nn.functional.interpolate(maps[None], size=size_hw, mode="bilinear", align_corners=False)[0]
+        rankings = [Ranking.of(row[None], weights) for row in pixels.flatten(1)]
+        row = []
+        for k in range(len(masks)):
+            flags = None if distinct is None else distinct[k : k + 1]
+            levels = shells_of(masks[k : k + 1], flags)[0].to(dtype).flatten(1).flip(0).cumsum(0).flip(0)
+            ranking = rankings[k % len(rankings)]
+            found = kernel(ranking, levels)
+            undefined = ranking.undefined[:, None] | (levels == 0).all(1)
+            row.append(found.masked_fill(undefined if flags is None else undefined | ~flags, torch.nan))
+        rows.append(torch.stack(row, dim=1))
+    return torch.cat(rows)
