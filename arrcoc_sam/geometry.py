@@ -71,11 +71,7 @@ class ImageTransform:
             min(bottom, offset[1] + scale[1] * height, float(frame_h)),
         )
         if not (content[0] < content[2] and content[1] < content[3]):
-            raise InputError(
-                explain(
-                    f"a transform of an image of {self.original_hw} that shows {content} of its frame", "some of it"
-                )
-            )
+            raise InputError(explain(f"a frame that shows nothing of an image of {self.original_hw}", "some of it"))
         object.__setattr__(self, "content_xyxy", content)
 
     # --- constructors -------------------------------------------------------------------------------------------
@@ -370,9 +366,16 @@ class ImageTransform:
                     "choose a point inside the image that the preprocessing does not crop away",
                 )
             )
-        cells = edge * edge.new_tensor((grid_w / self.frame_hw[1], grid_h / self.frame_hw[0]))
-        last = torch.tensor((grid_w - 1, grid_h - 1), device=cells.device)
-        return torch.minimum(cells.floor().long().clamp_min(0), last).flip(-1)
+        cells = (edge * edge.new_tensor((grid_w / self.frame_hw[1], grid_h / self.frame_hw[0]))).floor().long()
+        (first_x, last_x), (first_y, last_y) = self._shown_cells(0, grid_w), self._shown_cells(1, grid_h)
+        column, row = cells[..., 0].clamp(first_x, last_x), cells[..., 1].clamp(first_y, last_y)
+        return torch.stack((row, column), dim=-1)
+
+    def _shown_cells(self, axis: int, num_cells: int) -> tuple[int, int]:
+        """First and last of the cells along x (0) or y (1) that show some of the image."""
+        per_pixel = num_cells / self.frame_hw[1 - axis]
+        first = int(self.content_xyxy[axis] * per_pixel + 1e-9)
+        return first, max(first, math.ceil(self.content_xyxy[axis + 2] * per_pixel - 1e-9) - 1)
 
     def _overlaps(self, grid_hw: tuple[int, int]) -> tuple[Float64[Tensor, "h H"], Float64[Tensor, "w W"]]:
         """Shares of the cells' rows and columns on the original's, with what the frame does not show left out."""
@@ -398,11 +401,9 @@ class ImageTransform:
         """Weights of the cells at the original's pixel centres along x (0) or y (1), and which of these are shown."""
         frame, pixels = self.frame_hw[1 - axis], self.original_hw[1 - axis]
         centres = (torch.arange(pixels, dtype=torch.float64) + 0.5) * self.scale_xy[axis] + self.offset_xy[axis]
-        low, high = self.content_xyxy[axis], self.content_xyxy[axis + 2]
-        first = int(low * num_cells / frame + 1e-9)
-        last = max(first, math.ceil(high * num_cells / frame - 1e-9) - 1)
-        weights = sampling_matrix(centres * (num_cells / frame), num_cells, mode=mode, within=(first, last))
-        return weights, (centres >= low) & (centres <= high)
+        shown = (centres >= self.content_xyxy[axis]) & (centres <= self.content_xyxy[axis + 2])
+        within = self._shown_cells(axis, num_cells)
+        return sampling_matrix(centres * (num_cells / frame), num_cells, mode=mode, within=within), shown
 
 
 def _centre(side: int, crop: int, rounding: str) -> float:

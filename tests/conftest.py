@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def as_at_run_time() -> Iterator[None]:
-    """Without the shape checks of the test run, so that bad input meets the package's own errors as it does for users."""
+    """Shape checks of the test run off, so that bad input meets the package's own errors, as it does for users."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

@@ -49,7 +49,7 @@ def test_area_average_of_whole_cells_is_the_mean_over_blocks():
 
 
 def test_adding_rows_as_bytes_changes_nothing():
-    # 700 rows in 2 cells: runs of equal weights longer than a byte can count, and full, so that each byte is at its limit
+    # 700 rows in 2 cells: runs of equal weights longer than a byte can count, and full ones
     masks = torch.ones(2, 700, 3, dtype=torch.bool)
     masks[1, 350:] = False
     assert area_average(masks, (2, 1)).flatten().tolist() == [1.0, 1.0, 1.0, 0.0]

@@ -225,7 +225,7 @@ def test_a_half_covered_cell_is_averaged_over_its_covered_half():
 
 
 def test_masks_on_the_grid_by_a_resized_crop():
-    # resize 8 x 16 to 4 x 8, cut the middle 4 x 4: original columns 4 to 12; two cells a side, 4 x 4 original pixels each
+    # resize 8 x 16 to 4 x 8, cut the middle 4 x 4: original columns 4 to 12; two cells a side, each of 4 x 4 pixels
     transform = ImageTransform.resize_center_crop((8, 16), 4, 4)
     masks = torch.rand(3, 2, 8, 16) < 0.5
     expected = masks[..., 4:12].float().reshape(3, 2, 2, 4, 2, 4).mean((3, 5))
