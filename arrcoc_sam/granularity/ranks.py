@@ -75,7 +75,33 @@ class Ranking:
         """Weight of all cells larger than the one at each place."""
         return before(self.reached, self.first)
 
-    def midranks(levels: Float[Tensor, "M G"], weights: Float[Tensor, " G"]) -> Float[Tensor, "M G"]:
+    def midranks(self) -> Float[Tensor, "N G"]:
+        """Weight of smaller cells and half that of equal ones, cell by cell."""
+        below = self.weights.sum() - self.up_to
+        ranks = torch.zeros_like(self.reached)
+        return ranks.scatter_(1, self.order, below + (self.up_to - self.above) / 2)
+
+    def select(self, index: slice) -> Ranking:
+        """Some of the maps."""
+        rows = {name: getattr(self, name)[index] for name in ("order", "first", "last", "reached", "undefined")}
+        return Ranking(weights=self.weights, **rows)
+
+    def in_chunks(self, num_levels: int) -> list[Ranking]:
+        """Groups of maps small enough to gather ``num_levels`` levels in the order of each."""
+        size = max(1, _CHUNK // (num_levels * self.order.shape[1]))
+        return [self.select(slice(start, start + size)) for start in range(0, len(self), size)]
+
+    def cumulated(self, mass: Float[Tensor, "M G"]) -> Float[Tensor, "N M G"]:
+        """Sums of levels' mass along each map's order, inclusive."""
+        return mass[:, self.order].movedim(1, 0).cumsum(-1)
+
+
+def before(cumulated: Float[Tensor, "*batch G"], place: Int64[Tensor, "*batch P"]) -> Float[Tensor, "*batch P"]:
+    """A cumulative sum up to but not including each place."""
+    return torch.where(place > 0, cumulated.gather(-1, (place - 1).clamp(min=0)), 0.0)
+
+
+def midranks(levels: Float[Tensor, "M G"], weights: Float[Tensor, " G"]) -> Float[Tensor, "M G"]:
     """Weighted ranks of each level's cells, ties sharing the middle. A set of whole cells ranks them as it is.
 
     Shares that differ by less than a millionth tie: float32 averages of full cells differ by that much.
