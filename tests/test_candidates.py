@@ -218,6 +218,7 @@ def test_no_prompts():
         make([(40, 64), (9, 9)], []).masks()
 
 
+@pytest.mark.usefixtures("as_at_run_time")
 def test_shapes_are_checked():
     cand = make([(40, 64)], [0, 0])
     arguments = (cand.token_index, cand.image_index, cand.transforms)

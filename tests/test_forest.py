@@ -136,6 +136,7 @@ def test_json_has_no_nan():
     assert json.loads(forest.to_json())["nodes"][0]["score"] is None
 
 
+@pytest.mark.usefixtures("as_at_run_time")
 def test_errors(forest):
     masks = torch.ones(2, 3, 3, dtype=torch.bool)
     with pytest.raises(ShapeError, match="masks is"):

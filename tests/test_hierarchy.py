@@ -289,6 +289,7 @@ def test_levels_have_names():
     assert LEVELS == ("whole", "part", "subpart")
 
 
+@pytest.mark.usefixtures("as_at_run_time")
 def test_errors():
     good = torch.zeros(2, 3, 4, 4, dtype=torch.bool)
     with pytest.raises(HierarchyError, match="2 masks a prompt; expected at least 3"):

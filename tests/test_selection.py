@@ -183,6 +183,7 @@ def test_unknown_names_list_the_known_ones():
         ensemble_masks(masks, scores, "mean")
 
 
+@pytest.mark.usefixtures("as_at_run_time")
 def test_arguments_are_checked():
     masks, scores = candidates(0)
     for strategy, name in (
@@ -206,6 +207,7 @@ def test_arguments_are_checked():
             select_masks(masks, scores, "area_ratio", ratio=ratio)
 
 
+@pytest.mark.usefixtures("as_at_run_time")
 def test_shapes_are_checked():
     masks, scores = candidates(0)
     with pytest.raises(ShapeError, match=r"expected \(K, M\) = \(5, 3\)"):
