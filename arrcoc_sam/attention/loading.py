@@ -1,0 +1,120 @@
+"""Vision transformers by name, with one clear error for each way in which that can fail."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import torch
+from torch import nn
+
+from arrcoc_sam.attention.families import require_supported
+from arrcoc_sam.errors import CheckpointError, InputError, MissingExtraError, UnknownNameError, explain
+
+__all__ = ["load_vision_transformer"]
+
+
+def load_vision_transformer(
+    name: str,
+    *,
+    pretrained: bool,
+    image_size: tuple[int, int] | None = None,
+    any_size: bool = False,
+    device: torch.device | str = "auto",
+    options: dict[str, Any] | None = None,
+) -> tuple[nn.Module, Any]:
+    """A model by its "timm:" or "hf:" name, in evaluation mode, and its image processor ("hf:" only, else None).
+
+    The family is checked before anything is built or fetched.
+
+    Args:
+        name: "timm:<model>" or "hf:<repository or folder>".
+        pretrained: Whether to load the published weights.
+        image_size: Build a timm model for this height and width.
+        any_size: Build a timm model that takes any multiple of its patch.
+        device: "auto" (CUDA if there is one), or a device.
+        options: Further arguments of ``timm.create_model`` or ``from_pretrained``.
+
+    Raises:
+        UnknownNameError: No such model or prefix.
+        UnsupportedModelError: A family that is refused.
+        CheckpointError: Weights or configuration can't be had.
+        MissingExtraError: An "hf:" name without transformers.
+        InputError: The model does not take the options.
+    """
+    library, _, rest = name.partition(":")
+    if library not in ("timm", "hf") or not rest:
+        raise UnknownNameError(
+            explain(f"the model is called {name!r}", "'timm:<model>', 'hf:<repository>' or a module")
+        )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    load = _load_timm if library == "timm" else _load_transformers
+    model, processor = load(rest, pretrained, image_size, any_size, options or {})
+    return model.eval().to(device), processor
+
+
+def _load_timm(
+    name: str, pretrained: bool, image_size: tuple[int, int] | None, any_size: bool, options: dict[str, Any]
+) -> tuple[nn.Module, None]:
+    import timm
+
+    if ":" not in name:  # timm's own "hf-hub:…" and "local-dir:…" sources are checked once they are built
+        architecture = name.partition(".")[0]
+        if not timm.is_model(architecture):
+            near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+            raise UnknownNameError(
+                explain(f"timm has no model {name!r}", f"such as {', '.join(near)}" if near else None)
+            )
+        family = timm.model_entrypoint(architecture).__module__.rpartition(".")[2]
+        require_supported("timm", family, model=f"timm:{name}")
+    if image_size is not None and not any_size:
+        options = {"img_size": image_size, **options}
+    if any_size:
+        options = {"dynamic_img_size": True, **options}
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options), None
+    except (TypeError, AssertionError) as error:
+        raise InputError(
+            explain(f"timm:{name} can't be built with {options} ({error})", "options that this model takes")
+        ) from error
+    except Exception as error:
+        # Hub, HTTP and file errors have no common base; whatever it was, there are no weights.
+        raise _no_weights(f"timm:{name}", error) from error
+
+
+def _load_transformers(
+    name: str, pretrained: bool, image_size: tuple[int, int] | None, any_size: bool, options: dict[str, Any]
+) -> tuple[nn.Module, Any]:
+    del image_size, any_size  # these models interpolate their positions when they run
+    try:
+        from transformers import AutoConfig, AutoImageProcessor, AutoModel
+    except ImportError as error:
+        raise MissingExtraError.of("transformers", "hf") from error
+
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except Exception as error:
+        raise _no_weights(f"hf:{name}", error, what="the configuration") from error
+    require_supported("transformers", config.model_type, model=f"hf:{name}")
+    try:
+        processor = AutoImageProcessor.from_pretrained(name)  # type: ignore[no-untyped-call]
+        if pretrained:
+            # Safetensors only: a pickle would be run.
+            return AutoModel.from_pretrained(name, use_safetensors=True, **options), processor
+    except Exception as error:
+        raise _no_weights(f"hf:{name}", error) from error
+    return AutoModel.from_config(config, **options), processor  # type: ignore[no-untyped-call]
+
+
+def _no_weights(label: str, error: Exception, *, what: str = "the weights") -> CheckpointError:
+    reason = str(error).strip().splitlines()
+    return CheckpointError(
+        explain(
+            f"{what} of {label} can't be had ({type(error).__name__}: {reason[0] if reason else 'no message'})",
+            "a network, a cached copy or a local folder",
+            "fetch it once on a connected machine, or use pretrained=False for random weights, as a control only"
+            if label.startswith("timm:")
+            else "fetch it once on a connected machine, or give a local folder: hf:/path/to/model",
+        )
+    )
