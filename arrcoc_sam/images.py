@@ -194,9 +194,17 @@ def _from_pil(image: Image.Image, name: str, max_pixels: int) -> UInt8[np.ndarra
         return _from_integers(np.asarray(upright), name)
     if upright.mode == "F":
         raise ImageReadError(explain(f"{name} holds floats", "8 or 16 bits a channel", "scale it to 0-255 and save it"))
-    if "transparency" in upright.info and upright.mode == "P":
-        upright = upright.convert("RGBA")  # straight to RGB Pillow warns about palettes with several alphas
-    return np.array(upright.convert("RGB"))
+    # Straight to RGB Pillow warns about palettes with several alphas, and does not know premultiplied ones.
+    between = {"La": "LA", "RGBa": "RGBA", "P": "RGBA" if "transparency" in upright.info else "P"}
+    try:
+        for mode in (between.get(upright.mode, upright.mode), "RGB"):
+            upright = upright if upright.mode == mode else upright.convert(mode)
+    except Exception as error:
+        mend = "convert it with Pillow first"
+        raise ImageReadError(
+            explain(f"{name} has Pillow's mode {upright.mode}", "one that becomes RGB", mend)
+        ) from error
+    return np.array(upright)
 
 
 def _from_integers(values: np.ndarray, name: str) -> UInt8[np.ndarray, "H W 3"]:

@@ -68,13 +68,10 @@ def decode_rle(
         ShapeError: An empty list, whose size nobody knows.
     """
     if isinstance(rle, Mapping):
-        (height, width), runs = _checked(rle)
-        values = np.zeros(len(runs), dtype=bool)
-        values[1::2] = True
-        return torch.from_numpy(np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T))
-    if len(rle) == 0:
+        return _drawn(rle)
+    masks = [_drawn(each) for each in rle]
+    if not masks:
         raise ShapeError(explain("an empty list of run lengths", "at least one"))
-    masks = [decode_rle(each) for each in rle]
     sizes = {tuple(mask.shape) for mask in masks}
     if len(sizes) > 1:
         raise MixedSizesError(explain(f"run lengths of sizes {sorted(sizes)}", "one size", "decode them one at a time"))
@@ -96,6 +93,13 @@ def rle_areas(rle: Sequence[Mapping[str, Any]]) -> Int64[Tensor, " K"]:
     return torch.tensor([int(_checked(each)[1][1::2].sum()) for each in rle], dtype=torch.int64)
 
 
+def _drawn(rle: Mapping[str, Any]) -> Bool[Tensor, "H W"]:
+    (height, width), runs = _checked(rle)
+    values = np.zeros(len(runs), dtype=bool)
+    values[1::2] = True
+    return torch.from_numpy(np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T))
+
+
 def _checked(rle: Mapping[str, Any]) -> tuple[tuple[int, int], np.ndarray]:
     """Size and runs of one mask, which begin with a run of background and add up to the size."""
     if not isinstance(rle, Mapping) or "size" not in rle or "counts" not in rle:
@@ -114,8 +118,12 @@ def _checked(rle: Mapping[str, Any]) -> tuple[tuple[int, int], np.ndarray]:
             runs = np.asarray(counts, dtype=np.int64).reshape(-1)
         except (TypeError, ValueError, OverflowError) as error:
             raise DataError(explain(f"the counts are {describe(counts)}", "a string or a list of counts")) from error
-    if (runs < 0).any():
-        raise DataError(explain("the counts of a run-length mask have negative runs", "runs of at least 0 pixels"))
+    if ((runs < 0) | (runs > height * width)).any():  # the latter could make the sum wrap around
+        raise DataError(
+            explain(
+                "the counts of a run-length mask have negative runs or larger ones than the mask", "0 to its pixels"
+            )
+        )
     if int(runs.sum()) != height * width:
         raise DataError(
             explain(
