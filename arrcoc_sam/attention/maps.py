@@ -23,7 +23,7 @@ from arrcoc_sam.geometry import ImageTransform
 __all__ = ["AttentionMaps", "AttentionSource", "ImageLike", "PointsLike", "as_points"]
 
 ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray
-PointsLike: TypeAlias = Tensor | np.ndarray | Sequence[Sequence[float]]
+PointsLike: TypeAlias = Tensor | np.ndarray | Sequence[Sequence[float | int]]
 Index: TypeAlias = int | str | slice | Sequence[int] | Sequence[str]
 
 

@@ -119,7 +119,7 @@ class RelevanceAttention(nn.Module):
     def __init__(
         self,
         *,
-        weights: Sequence[float] = (1.0, 1.0, 1.0),
+        weights: Sequence[float | int] = (1, 1, 1),
         learnable: bool = False,
         grid: int = 32,
         entropy_radius: int = 5,

@@ -99,8 +99,6 @@ def test_letterboxed_grids() -> None:
     assert maps.values[0, 3].sum() == 0
     with pytest.raises(ShapeError, match="a square one"):
         ArrayAttention(VALUES, fit="letterbox")(IMAGE)
-    with pytest.raises(UnknownNameError, match="fit is 'fill'"):
-        ArrayAttention(VALUES, fit="fill")(IMAGE)  # type: ignore[arg-type]
 
     def cropped(image_hw: tuple[int, int], grid_hw: tuple[int, int]) -> ImageTransform:
         assert (image_hw, grid_hw) == ((30, 40), (4, 4))
@@ -199,6 +197,13 @@ def test_functions() -> None:
     assert len(finished(IMAGE)) == 3
 
 
+@pytest.mark.usefixtures("as_at_run_time")
+def test_an_unknown_fit_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match="fit is 'fill'"):
+        ArrayAttention(VALUES, fit="fill")(IMAGE)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("as_at_run_time")
 def test_bad_functions_are_named() -> None:
     def negative(image: np.ndarray) -> np.ndarray:
         return -np.ones((2, 2))

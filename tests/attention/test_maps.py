@@ -73,12 +73,14 @@ def test_attention_on_padding_alone_is_all_zero() -> None:
         AttentionMaps.from_values(values, transform=ImageTransform.letterbox((3, 4), 4))
 
 
+@pytest.mark.usefixtures("as_at_run_time")
 @pytest.mark.parametrize("shape", [(6,), (6, 6), (1, 1, 1, 6, 6), (0, 6, 6), (2, 0, 6)])
 def test_wrong_rank_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ShapeError, match="expected non-empty"):
         AttentionMaps.from_values(torch.ones(shape), transform=SQUARE)
 
 
+@pytest.mark.usefixtures("as_at_run_time")
 def test_other_wrong_shapes_are_refused() -> None:
     values = torch.ones(2, 6, 6)
     with pytest.raises(ShapeError, match="3 names came with 2"):
@@ -164,6 +166,7 @@ def test_points_of_any_kind(points: object) -> None:
     assert out.tolist() == [[1.0, 2.0]]
 
 
+@pytest.mark.usefixtures("as_at_run_time")
 @pytest.mark.parametrize(
     ("points", "error"),
     [

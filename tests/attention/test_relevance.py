@@ -138,6 +138,7 @@ def test_weights_are_scaled_and_learnable() -> None:
     assert list(RelevanceAttention().parameters()) == []
 
 
+@pytest.mark.usefixtures("as_at_run_time")
 @pytest.mark.parametrize(
     ("options", "error"),
     [
@@ -155,6 +156,7 @@ def test_bad_options_are_refused(options: dict[str, object], error: type[Excepti
         RelevanceAttention(**options)  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("as_at_run_time")
 def test_bad_calls_are_refused() -> None:
     image = two_halves()
     with pytest.raises(InputError, match="outside the image"):
