@@ -268,7 +268,9 @@ class Prompts:
 
     # --- parts --------------------------------------------------------------------------------------------------
 
-    def __getitem__(self, index: int | slice | Sequence[int] | Sequence[bool] | Tensor | np.ndarray) -> Prompts:
+    def __getitem__(
+        self, index: int | np.integer | slice | Sequence[int] | Sequence[bool] | Tensor | np.ndarray
+    ) -> Prompts:
         """Some of the prompts, always as a batch: an int gives a batch of one."""
         chosen: slice | Tensor
         if isinstance(index, slice):
