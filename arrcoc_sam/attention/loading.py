@@ -66,7 +66,8 @@ def _load_timm(
             raise UnknownNameError(
                 explain(f"timm has no model {name!r}", f"such as {', '.join(near)}" if near else None)
             )
-        family = timm.model_entrypoint(architecture).__module__.rpartition(".")[2]
+        # Not the entry point's own module: that of a deprecated name is the registry's.
+        family = next(file for file in timm.list_modules() if timm.models.is_model_in_modules(architecture, [file]))
         require_supported("timm", family, model=f"timm:{name}")
     if image_size is not None and not any_size:
         options = {"img_size": image_size, **options}
