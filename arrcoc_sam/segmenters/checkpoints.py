@@ -6,6 +6,7 @@ code (``weights_only=True``, or safetensors), and a file that is not what it sho
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import sys
@@ -33,6 +34,7 @@ __all__ = [
     "load_weights",
     "read_weights",
     "verify",
+    "weights_hash",
 ]
 
 CACHE_VARIABLE = "ARRCOC_SAM_CACHE"
@@ -226,7 +228,8 @@ def load_weights(model: nn.Module, path: str | Path, *, name: str) -> None:
     """Read weights from a file into a model, every tensor or none.
 
     Args:
-        model: The model; its tensors are overwritten in place.
+        model: The model; its tensors are overwritten in place. A model on the meta device gets tensors of its own on
+            the CPU, which saves drawing random weights first.
         path: A file for :func:`read_weights`.
         name: What the model is called in the error message.
 
@@ -250,7 +253,32 @@ def load_weights(model: nn.Module, path: str | Path, *, name: str) -> None:
                 "give the file that belongs to this segmenter, or name the segmenter that belongs to this file",
             )
         )
-    model.load_state_dict(state)
+    # Copies, so that no parameter stays mapped to the file.
+    state = {key: state[key].to(wanted[key].dtype, copy=True) for key in wanted}
+    model.load_state_dict(state, assign=True)
+
+
+def weights_hash(model: nn.Module, *, frame_hw: tuple[int, int]) -> str:
+    """SHA-256 over a model's weights and the size of its frame, whatever file they came from.
+
+    Args:
+        model: The model.
+        frame_hw: The size of its frame, which the same weights may be used with several of.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> weights_hash(layer, frame_hw=(8, 8)) == weights_hash(layer, frame_hw=(8, 16))
+        False
+    """
+    digest = hashlib.sha256(f"frame {frame_hw[0]} {frame_hw[1]}".encode())
+    for key, value in sorted(model.state_dict().items()):
+        tensor = value.detach().cpu().contiguous()
+        digest.update(f"\n{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _require_file(file: Path, *, mend: str) -> None:

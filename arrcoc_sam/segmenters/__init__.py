@@ -1,0 +1,82 @@
+"""Segmenters: image and prompts to candidate masks. Models are built, and their libraries imported, when asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from arrcoc_sam.errors import UnknownNameError, UnsupportedModelError, explain
+
+if TYPE_CHECKING:
+    from arrcoc_sam.segmenters.base import Segmenter
+
+__all__ = ["list_segmenters", "load_segmenter"]
+
+_SAM_BUILDERS = {
+    "sam_vit_b": "build_sam_vit_b",
+    "sam_vit_l": "build_sam_vit_l",
+    "sam_vit_h": "build_sam_vit_h",
+}
+
+
+def list_segmenters() -> list[str]:
+    """Names that :func:`load_segmenter` knows, the embedded model first.
+
+    Example:
+        >>> list_segmenters()
+        ['tiny', 'sam_vit_b', 'sam_vit_l', 'sam_vit_h']
+    """
+    return ["tiny", *_SAM_BUILDERS]
+
+
+def load_segmenter(
+    name: str,
+    checkpoint: str | Path | None = None,
+    device: torch.device | str = "auto",
+    dtype: torch.dtype | None = None,
+) -> Segmenter:
+    """A segmenter by name, in eval mode and frozen (``requires_grad`` False).
+
+    Args:
+        name: "tiny", the embedded demonstration model, or "sam_vit_b", "sam_vit_l", "sam_vit_h".
+        checkpoint: A file of weights (.pth or .safetensors). By default the published one, fetched on first use,
+            verified and cached; of "tiny" the one that ships in the package.
+        device: "auto" takes a GPU where there is one.
+        dtype: ``torch.bfloat16`` or ``torch.float16`` for autocast of encoder and transformer; prompts, logits and
+            predicted IoU stay float32.
+
+    Returns:
+        The segmenter.
+
+    Raises:
+        UnknownNameError: No segmenter has this name.
+        UnsupportedModelError: A Hugging Face model, which this release has no adapter for.
+        CheckpointError: The weights are missing, damaged, or of another architecture.
+        InputError: A device that is not there, or another dtype.
+    """
+    if name.startswith("hf:"):
+        raise UnsupportedModelError(
+            explain(
+                f"{name!r}: the adapter for Hugging Face models is not in this release",
+                f"one of {', '.join(list_segmenters())}",
+            )
+        )
+    if name not in list_segmenters():
+        raise UnknownNameError(explain(f"no segmenter is called {name!r}", f"one of {', '.join(list_segmenters())}"))
+    # segment-anything takes a while to import
+    import segment_anything
+
+    from arrcoc_sam.segmenters.base import choose_device
+    from arrcoc_sam.segmenters.checkpoints import fetch, load_weights
+    from arrcoc_sam.segmenters.sam import SamSegmenter
+    from arrcoc_sam.segmenters.tiny import build_tiny, tiny_weights_path
+
+    target = choose_device(device)  # before a large file is fetched
+    if checkpoint is None:
+        checkpoint = tiny_weights_path() if name == "tiny" else fetch(name)
+    with torch.device("meta"):  # random weights would be drawn only to be overwritten
+        model = build_tiny() if name == "tiny" else getattr(segment_anything, _SAM_BUILDERS[name])()
+    load_weights(model, checkpoint, name=name)
+    return SamSegmenter(model.eval().requires_grad_(False), name=name, device=target, dtype=dtype)

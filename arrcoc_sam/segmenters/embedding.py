@@ -1,0 +1,79 @@
+"""ImageEmbedding: what a segmenter's encoder makes of images, once, for any number of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from arrcoc_sam.errors import EmbeddingMismatchError, InputError, ShapeError, explain
+from arrcoc_sam.geometry import ImageTransform
+
+__all__ = ["ImageEmbedding"]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageEmbedding:
+    """Features of N images, which may differ in size, and what is needed to prompt for masks in them.
+
+    Attributes:
+        features: Tensors by name, each with one row an image. What they are is the segmenter's business; SAM 1 has
+            one, ``image`` (N, C, h, w), float32.
+        transforms: For each image, the map to the model's frame.
+        checkpoint_hash: Of the segmenter that made it; another one refuses it.
+    """
+
+    features: Mapping[str, Tensor]
+    transforms: tuple[ImageTransform, ...]
+    checkpoint_hash: str
+
+    def __post_init__(self) -> None:
+        for name, values in self.features.items():
+            if len(values) != len(self.transforms):
+                came = f"feature {name!r} of {len(values)} images with {len(self.transforms)} transforms"
+                raise ShapeError(explain(came, "one row an image"))
+
+    def __len__(self) -> int:
+        return len(self.transforms)
+
+    def __getitem__(self, index: int | slice) -> ImageEmbedding:
+        """Some of the images; an integer gives an embedding of one image."""
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"image {index} of {len(self)}")
+            index = slice(index % len(self), index % len(self) + 1)
+        features = {name: values[index] for name, values in self.features.items()}
+        return replace(self, features=features, transforms=self.transforms[index])
+
+    def __iter__(self) -> Iterator[ImageEmbedding]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def sizes_hw(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of each original image."""
+        return tuple(transform.original_hw for transform in self.transforms)
+
+    def to(self, device: torch.device | str) -> ImageEmbedding:
+        """The embedding on another device; decoding takes what it needs from wherever it lies."""
+        return replace(self, features={name: values.to(device) for name, values in self.features.items()})
+
+    @classmethod
+    def cat(cls, embeddings: Sequence[ImageEmbedding]) -> ImageEmbedding:
+        """One embedding of the images of several.
+
+        Raises:
+            InputError: There is nothing to join.
+            EmbeddingMismatchError: They come from different segmenters.
+        """
+        if not embeddings:
+            raise InputError(explain("no embeddings", "at least one to join"))
+        if len({embedding.checkpoint_hash for embedding in embeddings}) > 1:
+            raise EmbeddingMismatchError(explain("embeddings of different segmenters", "of one and the same"))
+        names = embeddings[0].features
+        return cls(
+            features={name: torch.cat([embedding.features[name] for embedding in embeddings]) for name in names},
+            transforms=tuple(transform for embedding in embeddings for transform in embedding.transforms),
+            checkpoint_hash=embeddings[0].checkpoint_hash,
+        )

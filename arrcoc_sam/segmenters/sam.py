@@ -1,0 +1,166 @@
+"""Segmenters of segment-anything's ``Sam`` class: SAM 1 in three sizes, the embedded model, and your own.
+
+Preprocessing, coordinates and results are those of ``SamPredictor``. What differs is the decoder's batching:
+segment-anything repeats one image's embedding for all prompts; here every prompt brings the embedding of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from segment_anything.modeling import MaskDecoder, Sam
+from torch import Tensor
+
+from arrcoc_sam.geometry import ImageTransform
+from arrcoc_sam.segmenters.base import DecoderOutput, ModelPrompts, Segmenter
+
+__all__ = ["DecoderPath", "SamSegmenter", "stock_decoder"]
+
+
+@runtime_checkable
+class DecoderPath(Protocol):
+    """A way to run SAM's mask decoder with an image embedding for each prompt."""
+
+    def __call__(
+        self,
+        decoder: MaskDecoder,
+        image_embeddings: Float[Tensor, "k C h w"],
+        image_pe: Float[Tensor, "1 C h w"],
+        sparse: Float[Tensor, "k n C"],
+        dense: Float[Tensor, "k C h w"],
+        tokens: Sequence[int],
+        *,
+        reduced: Callable[[], AbstractContextManager[object]],
+    ) -> tuple[Float[Tensor, "k m H W"], Float[Tensor, "k m"]]:
+        """Logits and predicted IoU of some of the mask tokens; ``reduced`` goes around the transformer."""
+        ...
+
+
+def stock_decoder(
+    decoder: MaskDecoder,
+    image_embeddings: Float[Tensor, "k C h w"],
+    image_pe: Float[Tensor, "1 C h w"],
+    sparse: Float[Tensor, "k n C"],
+    dense: Float[Tensor, "k C h w"],
+    tokens: Sequence[int],
+    *,
+    reduced: Callable[[], AbstractContextManager[object]],
+) -> tuple[Float[Tensor, "k m H W"], Float[Tensor, "k m"]]:
+    """SAM's mask decoder by its own submodules, one embedding a prompt.
+
+    Args:
+        decoder: The decoder.
+        image_embeddings: The embedding of each prompt's image.
+        image_pe: The positional encoding of the embedding's grid.
+        sparse: Tokens of points and boxes.
+        dense: What the mask prompts add to the embedding.
+        tokens: Which mask tokens to answer with, in this order.
+        reduced: Makes the context that the transformer runs in (autocast); the rest runs in the caller's.
+
+    Returns:
+        Logits and raw predicted IoU, float32.
+
+    Reference:
+        ``MaskDecoder.predict_masks`` of segment-anything.
+    """
+    count = len(sparse)
+    learned = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    queries = torch.cat([learned.expand(count, -1, -1), sparse], dim=1)
+    source = image_embeddings + dense
+    with reduced():
+        queries, source_out = decoder.transformer(source, image_pe, queries)
+    queries, source_out = queries.float(), source_out.float()
+    upscaled = decoder.output_upscaling(source_out.transpose(1, 2).reshape(source.shape))
+    weights = [decoder.output_hypernetworks_mlps[token](queries[:, 1 + token]) for token in tokens]
+    logits = (torch.stack(weights, dim=1) @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
+    predicted_iou: Tensor = decoder.iou_prediction_head(queries[:, 0])[:, list(tokens)]
+    return logits, predicted_iou
+
+
+class SamSegmenter(Segmenter):
+    """A segmenter on any ``segment_anything.modeling.Sam``.
+
+    Attributes:
+        decoder_path: How the mask decoder is run; every path gives the same numbers.
+
+    Example:
+        >>> from arrcoc_sam.segmenters.tiny import build_tiny
+        >>> segmenter = SamSegmenter(build_tiny(), name="untrained")
+        >>> embedding = segmenter.encode(np.zeros((60, 80, 3), dtype=np.uint8))
+        >>> len(embedding), segmenter.transform_for((60, 80)).resized_hw
+        (1, (96, 128))
+    """
+
+    model: Sam
+
+    def __init__(
+        self,
+        model: Sam,
+        *,
+        name: str,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        decoder_path: DecoderPath = stock_decoder,
+    ) -> None:
+        """Wrap a model; see :class:`Segmenter`.
+
+        Args:
+            model: The model.
+            name: What to call it in messages.
+            device: "auto", a device, or None for where the model lies.
+            dtype: Autocast of encoder and transformer, or None.
+            decoder_path: How the mask decoder is run.
+        """
+        super().__init__(model, name=name, device=device, dtype=dtype)
+        self.decoder_path = decoder_path
+
+    @property
+    def image_size(self) -> int:
+        """Side of the model's square frame in pixels."""
+        return int(self.model.image_encoder.img_size)
+
+    @property
+    def mask_input_size(self) -> tuple[int, int]:
+        """Rows and columns of a mask prompt and of the logits that come back."""
+        height, width = self.model.prompt_encoder.mask_input_size
+        return int(height), int(width)
+
+    def _transform(self, original_hw: tuple[int, int]) -> ImageTransform:
+        return ImageTransform.letterbox(original_hw, self.image_size)
+
+    def _resize(self, image: UInt8[np.ndarray, "H W 3"], transform: ImageTransform) -> UInt8[Tensor, "3 a b"]:
+        height, width = transform.resized_hw
+        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+
+    def _encode(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> Mapping[str, Tensor]:
+        pixels = torch.stack([self.model.preprocess(image) for image in images])
+        with self._reduced()():
+            embeddings = self.model.image_encoder(pixels)
+        return {"image": embeddings.float()}
+
+    def _decode(self, features: Mapping[str, Tensor], prompts: ModelPrompts, tokens: Sequence[int]) -> DecoderOutput:
+        encoder, points, labels = self.model.prompt_encoder, prompts.points_xy, prompts.labels
+        reduced = self._reduced()  # asked for here, where the caller's autocast is still on
+        with self._full():
+            sparse, dense = encoder(
+                points=None if points is None else (points, labels),
+                boxes=prompts.boxes_xyxy,
+                masks=prompts.mask_logits,
+            )
+            logits, predicted_iou = self.decoder_path(
+                self.model.mask_decoder,
+                features["image"],
+                encoder.get_dense_pe(),
+                sparse,
+                dense,
+                tokens,
+                reduced=reduced,
+            )
+        return DecoderOutput(logits, predicted_iou)

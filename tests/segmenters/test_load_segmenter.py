@@ -1,0 +1,90 @@
+"""Segmenters by name: weights from files, what is frozen, and names and files that are wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from arrcoc_sam.errors import CheckpointError, InputError, UnknownNameError, UnsupportedModelError
+from arrcoc_sam.prompts import Prompts
+from arrcoc_sam.segmenters import checkpoints, list_segmenters, load_segmenter
+from arrcoc_sam.segmenters.sam import SamSegmenter
+from arrcoc_sam.segmenters.tiny import build_tiny
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    model = build_tiny().requires_grad_(False)
+    folder = tmp_path_factory.mktemp("weights")
+    save_file(model.state_dict(), folder / "tiny.safetensors")
+    torch.save({"model": model.state_dict()}, folder / "tiny.pth")
+    return model, folder
+
+
+@pytest.mark.parametrize("name", ["tiny.safetensors", "tiny.pth"])
+def test_weights_come_from_the_file(weights, name):
+    model, folder = weights
+    segmenter = load_segmenter("tiny", checkpoint=folder / name, device="cpu")
+    assert isinstance(segmenter, SamSegmenter)
+    assert segmenter.name == "tiny"
+    assert segmenter.checkpoint_hash == SamSegmenter(model, name="same").checkpoint_hash
+    assert not segmenter.model.training
+    assert not any(parameter.requires_grad for parameter in segmenter.model.parameters())
+    image = np.arange(40 * 50 * 3, dtype=np.uint64).reshape(40, 50, 3).astype(np.uint8)
+    prompts = Prompts([[[20.0, 10]]])
+    expected = SamSegmenter(model, name="same")
+    came = segmenter.decode(segmenter.encode(image), prompts)
+    torch.testing.assert_close(came.logits, expected.decode(expected.encode(image), prompts).logits)
+
+
+def test_loading_draws_no_random_numbers(weights):
+    _, folder = weights
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    load_segmenter("tiny", checkpoint=str(folder / "tiny.pth"), device="cpu")
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_names(monkeypatch):
+    assert list_segmenters() == ["tiny", "sam_vit_b", "sam_vit_l", "sam_vit_h"]
+    assert list(checkpoints.CHECKPOINTS) == list_segmenters()[1:]
+    with pytest.raises(UnknownNameError, match=r"'sam'; expected one of tiny, sam_vit_b, sam_vit_l, sam_vit_h"):
+        load_segmenter("sam")
+    with pytest.raises(UnsupportedModelError, match=r"'hf:facebook/sam-vit-base'.*not in this release"):
+        load_segmenter("hf:facebook/sam-vit-base")
+
+
+def test_published_weights_are_fetched_by_name(monkeypatch, tmp_path):
+    asked = []
+
+    def fetch(name):
+        asked.append(name)
+        return tmp_path / "nothing"
+
+    monkeypatch.setattr(checkpoints, "fetch", fetch)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_segmenter("sam_vit_l", device="cpu")
+    assert asked == ["sam_vit_l"]
+    with pytest.raises(InputError, match="device='nowhere'"):  # said before anything is fetched
+        load_segmenter("sam_vit_l", device="nowhere")
+    assert asked == ["sam_vit_l"]
+
+
+def test_weights_of_another_architecture(weights):
+    _, folder = weights
+    with pytest.raises(CheckpointError, match=r"another architecture .*tensors of sam_vit_b"):
+        load_segmenter("sam_vit_b", checkpoint=folder / "tiny.pth", device="cpu")
+
+
+def test_empty_and_truncated_files(weights, tmp_path):
+    _, folder = weights
+    (tmp_path / "empty.pth").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="is empty"):
+        load_segmenter("tiny", checkpoint=tmp_path / "empty.pth")
+    (tmp_path / "half.pth").write_bytes((folder / "tiny.pth").read_bytes()[:100_000])
+    with pytest.raises(CheckpointError, match="can't be read as weights"):
+        load_segmenter("tiny", checkpoint=tmp_path / "half.pth")
