@@ -1,0 +1,111 @@
+"""Pixels and lines that both figures and pages are made of: reduced images, outlines of masks, maps as densities."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, UInt8
+from PIL import Image
+from torch import Tensor
+
+from arrcoc_sam.attention.maps import AttentionMaps
+from arrcoc_sam.geometry import ImageTransform
+
+__all__ = ["display_peak", "grid_extent", "level_array", "mask_outlines", "relative_density", "thumbnail"]
+
+
+def thumbnail(image: UInt8[np.ndarray, "H W 3"], max_side: int) -> UInt8[np.ndarray, "h w 3"]:
+    """The image, reduced to ``max_side`` pixels on its longer side if it is larger.
+
+    Example:
+        >>> thumbnail(np.zeros((300, 600, 3), np.uint8), 100).shape
+        (50, 100, 3)
+    """
+    height, width = image.shape[:2]
+    if max(height, width) <= max_side:
+        return image
+    scale = max_side / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+
+
+def mask_outlines(
+    mask: Bool[np.ndarray, "H W"], *, max_side: int = 640, tolerance: float = 0.25
+) -> list[Float64[np.ndarray, "n 2"]]:
+    """Closed outlines of a mask, in edge coordinates of the image: (0, 0) is the corner of the first pixel.
+
+    Args:
+        mask: The mask; one larger than ``max_side`` is reduced to that first, which is fine enough to look at.
+        max_side: Longer side in pixels of what is traced.
+        tolerance: How far, in traced pixels, an outline may be simplified.
+
+    Returns:
+        One (n, 2) array of (x, y) an outline, first and last point equal; none for an empty mask.
+
+    Example:
+        >>> mask = np.zeros((4, 6), dtype=bool)
+        >>> mask[1:3, 2:5] = True
+        >>> [outline] = mask_outlines(mask)
+        >>> outline.min(0), outline.max(0)
+        (array([2., 1.]), array([5., 3.]))
+    """
+    from skimage.measure import approximate_polygon, find_contours
+
+    height, width = mask.shape
+    step = max(1, -(-max(height, width) // max_side))
+    reduced = np.asarray(mask[step // 2 :: step, step // 2 :: step], dtype=np.uint8)
+    # A rim of zeros closes outlines at the image's border.
+    contours = find_contours(np.pad(reduced, 1), 0.5)  # type: ignore[no-untyped-call]
+    outlines = []
+    for contour in contours:
+        line = approximate_polygon(contour, tolerance) if len(contour) > 5 else contour  # type: ignore[no-untyped-call]
+        # From row and column of the padded array's pixel centres to (x, y) of the edges between pixels.
+        outlines.append(np.clip((line[:, ::-1] - 0.5) * step, 0, (width, height)))
+    return outlines
+
+
+def relative_density(maps: AttentionMaps, index: int, prompt: int) -> Float[np.ndarray, "h w"]:
+    """Density of a map relative to uniform attention over the image: 1 where it attends as to any other place.
+
+    Args:
+        maps: The maps.
+        index: Which of the N maps.
+        prompt: Which of the K prompts, for maps that depend on it.
+
+    Returns:
+        (h, w), >= 0; NaN on padding.
+    """
+    values = maps.values[index] if maps.values.ndim == 3 else maps.values[index, prompt]
+    mass = values.detach().cpu().double().numpy()
+    valid = maps.valid.detach().cpu().double().numpy()
+    # A sliver of a cell at the border would show what rounding left there.
+    covered = np.where(valid > 1e-3, valid, np.nan)
+    return np.asarray(mass / covered * valid.sum() / mass.sum())
+
+
+def display_peak(density: Float[np.ndarray, "h w"]) -> float:
+    """The top of a map's colour scale: its peak but for the highest half per cent of cells, and at least 2.
+
+    So one sink does not darken all the rest, and a map that is nearly uniform looks so.
+    """
+    return max(2.0, float(np.nanquantile(density, 0.995)))
+
+
+def grid_extent(transform: ImageTransform) -> tuple[float, float, float, float]:
+    """Where the frame that a grid divides lies on the original image: left, top, right, bottom in edge coordinates.
+
+    Example:
+        >>> grid_extent(ImageTransform.letterbox((50, 100), 32))
+        (0.0, 0.0, 100.0, 100.0)
+    """
+    (frame_h, frame_w), (scale_x, scale_y), (offset_x, offset_y) = (
+        transform.frame_hw,
+        transform.scale_xy,
+        transform.offset_xy,
+    )
+    left, top = -offset_x / scale_x, -offset_y / scale_y
+    return left + 0.0, top + 0.0, left + frame_w / scale_x, top + frame_h / scale_y
+
+
+def level_array(masks: Bool[Tensor, "K 3 H W"], prompt: int) -> Bool[np.ndarray, "3 H W"]:
+    """The three masks of one prompt as an array."""
+    return np.asarray(masks[prompt].detach().cpu().numpy(), dtype=bool)

@@ -1,0 +1,260 @@
+"""One self-contained page about results: no script, no address outside, everything inside the file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from arrcoc_sam.errors import InputError, explain
+from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.report.labels import LEVEL_STYLES, metric_label
+from arrcoc_sam.report.markup import Html, element, join, table, text
+from arrcoc_sam.report.provenance import Provenance
+from arrcoc_sam.report.results import ABSTAIN, GranularityLike
+from arrcoc_sam.report.sections import ReportItem, answers_table, item_section
+from arrcoc_sam.report.svg import colour_scale
+from arrcoc_sam.report.writing import write_text
+
+__all__ = ["GranularityPage", "ReportItem", "granularity_report"]
+
+_TITLE = "Attention granularity"
+
+
+def granularity_report(
+    results: Iterable[GranularityLike | ReportItem],
+    path: str | Path,
+    *,
+    command: str | None = None,
+    title: str = _TITLE,
+    notes: Sequence[str] = (),
+    provenance: Provenance | None = None,
+    max_items: int = 50,
+    max_maps: int = 36,
+) -> Path:
+    """Write one HTML file about results: images, masks, maps, bars, tables, and what made them.
+
+    Args:
+        results: Results, or results with a name and more; results are read one at a time and not kept.
+        path: The file; it appears whole or not at all.
+        command: The command line that made the results; shorthand for a provenance that says no more.
+        title: The page's.
+        notes: Sentences for the top of the page.
+        provenance: Versions, weights, seed, command.
+        max_items: So many images are shown in full; all of them count in the summary.
+        max_maps: So many maps are drawn for each prompt.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: No result at all.
+        OutputError: The file can't be written.
+    """
+    page = GranularityPage(
+        title=title,
+        notes=notes,
+        provenance=Provenance(command=command) if provenance is None else provenance,
+        max_items=max_items,
+        max_maps=max_maps,
+    )
+    for position, result in enumerate(results):
+        page.add(result if isinstance(result, ReportItem) else ReportItem(result, name=f"Image {position + 1}"))
+    return page.write(path)
+
+
+class GranularityPage:
+    """A page that is filled one result at a time, so that images need not be kept.
+
+    Args:
+        title: The page's.
+        notes: Sentences for its top.
+        provenance: Versions, weights, seed, command.
+        max_items: So many results are shown in full.
+        max_maps: So many maps are drawn for each prompt.
+    """
+
+    def __init__(
+        self,
+        *,
+        title: str = _TITLE,
+        notes: Sequence[str] = (),
+        provenance: Provenance | None = None,
+        max_items: int = 50,
+        max_maps: int = 36,
+    ) -> None:
+        if max_items < 1 or max_maps < 1:
+            raise InputError(explain(f"max_items={max_items}, max_maps={max_maps}", "both at least 1"))
+        self.title = title
+        self.notes = tuple(notes)
+        self.provenance = Provenance() if provenance is None else provenance
+        self.max_items = max_items
+        self.max_maps = max_maps
+        self.skipped: list[tuple[str, str]] = []
+        self._sections: list[Html] = []
+        self._answers: dict[str, Counter[str]] = {}
+        self._metrics: dict[str, None] = {}
+        self._num_items = self._num_prompts = 0
+        self._all_calibrated = True
+
+    def add(self, item: ReportItem) -> None:
+        """Take in one result."""
+        result = item.result
+        for index, name in enumerate(result.maps.names):
+            self._answers.setdefault(name, Counter()).update(str(match) for match in result.best_match[index])
+        self._metrics.update(dict.fromkeys(result.metrics))
+        self._all_calibrated &= result.calibrated
+        self._num_prompts += len(result.masks)
+        if self._num_items < self.max_items:
+            self._sections.append(item_section(item, number_of=self._num_items, max_maps=self.max_maps))
+        self._num_items += 1
+
+    def skip(self, name: str, reason: str) -> None:
+        """List something that could not be analysed."""
+        self.skipped.append((name, reason))
+
+    @property
+    def abstained(self) -> float:
+        """Share of the answers that are "abstain"."""
+        return sum(of[ABSTAIN] for of in self._answers.values()) / max(
+            1, sum(of.total() for of in self._answers.values())
+        )
+
+    @property
+    def answers(self) -> dict[str, dict[str, int]]:
+        """How often each map answered which level or "abstain"."""
+        return {name: {kind: of[kind] for kind in (*LEVELS, ABSTAIN)} for name, of in self._answers.items()}
+
+    def write(self, path: str | Path) -> Path:
+        """Write the page, whole or not at all.
+
+        Raises:
+            InputError: Nothing was added.
+            OutputError: The file can't be written.
+        """
+        return write_text(path, self.html())
+
+    def html(self) -> str:
+        """The page."""
+        if not self._num_items:
+            raise InputError(explain("no result to report on", "at least one"))
+        css = files("arrcoc_sam.report").joinpath("page.css").read_text(encoding="utf-8")
+        head = [
+            Html('<meta charset="utf-8">'),
+            Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+            Html('<meta name="referrer" content="no-referrer">'),
+            element("title", text(self.title)),
+            element("style", Html(f"{css}.key .scale{{background:{colour_scale()}}}")),
+        ]
+        hidden = self._num_items - len(self._sections)
+        more = f"{hidden} more images are in the table of results and count above, but are not shown on this page."
+        body = [
+            self._header(),
+            self._summary(),
+            self._reading(),
+            *self._sections,
+            *([element("p", text(more), class_="soft")] if hidden else []),
+            *self._skipped(),
+            self._made_by(),
+        ]
+        document = [element("head", head), element("body", element("main", body))]
+        return "<!doctype html>\n" + element("html", document, lang="en") + "\n"
+
+    def _header(self) -> Html:
+        lead = (
+            "For each attention map: does its attention work at the whole object, at a part of it, or at a part of the "
+            "part? The three levels are the masks that a promptable segmenter answers one click with."
+        )
+        parts = [element("h1", text(self.title)), element("p", text(lead), class_="lead")]
+        parts += [element("p", text(note)) for note in self.notes]
+        if self.provenance.demonstration:
+            parts.append(
+                _notice(
+                    "Demonstration model.",
+                    "The masks come from the small embedded model, which has seen nothing but procedural scenes. On "
+                    "photographs it is often wrong: look at the outlines before you read a number. For real work name "
+                    "a real checkpoint.",
+                )
+            )
+        if not self._all_calibrated:
+            parts.append(
+                _notice(
+                    "Not calibrated.",
+                    "These answers rank the levels of one image and are not compared with other images. A map that "
+                    "looks alike on every image, brighter in the middle for instance, gets such answers too.",
+                )
+            )
+        return element("header", parts)
+
+    def _summary(self) -> Html:
+        facts = [
+            ("Images", str(self._num_items)),
+            ("Prompts", str(self._num_prompts)),
+            ("Attention maps", str(len(self._answers))),
+            ("Abstained", f"{100 * self.abstained:.0f} %"),
+            ("Calibrated", "yes" if self._all_calibrated else "no"),
+        ]
+        tiles = element(
+            "dl", [element("div", [element("dt", text(k)), element("dd", text(v))]) for k, v in facts], class_="facts"
+        )
+        return join([tiles, element("section", [element("h2", text("Answers")), answers_table(self._answers)])])
+
+    def _reading(self) -> Html:
+        levels = (
+            "A level is what its outline encloses; its shell is that without the next level inside. Attention is "
+            "measured on the map's own grid, with masks averaged by area to it. An answer names the level whose shell "
+            "holds the attention most densely compared with what lies just outside it (shell contrast)."
+        )
+        abstentions = (
+            "“abstain” means that no level is named: the three masks do not nest, the grid is too coarse to tell them "
+            "apart, or no level stands out."
+        )
+        limits = (
+            "A calibrated answer means that the map concentrates at a level beyond its image-independent prior. No "
+            "answer here says that the model uses what it attends to, and one image supports no claim about a map: "
+            "that takes at least 30 images, and the comparison with other images' attention."
+        )
+        parts = [element("h2", text("How to read this")), _key()]
+        parts += [element("p", text(words)) for words in (levels, abstentions, limits)]
+        labels = [metric_label(name) for name in self._metrics]
+        meanings = [
+            join([element("dt", text(label.title)), element("dd", text(f"{label.meaning}."))])
+            for label in labels
+            if label.meaning
+        ]
+        sinks = "share of the attention in the top 1 % of the cells outside the whole."
+        meanings.append(join([element("dt", text("Sink mass")), element("dd", text(sinks))]))
+        return element("section", [*parts, element("dl", meanings, class_="meanings")])
+
+    def _skipped(self) -> list[Html]:
+        if not self.skipped:
+            return []
+        rows = [[text(name), text(reason)] for name, reason in self.skipped]
+        listed = table("Files that could not be analysed", ["file", "reason"], rows, class_="words")
+        return [element("section", [element("h2", text(f"{len(rows)} left out")), listed])]
+
+    def _made_by(self) -> Html:
+        rows = [[text(name), element("code", text(value))] for name, value in self.provenance.rows()]
+        made = table("What is needed to make this page again", ["what", "value"], rows, class_="words")
+        return element("section", [element("h2", text("Provenance")), made])
+
+
+def _notice(title: str, words: str) -> Html:
+    return element("div", [element("strong", text(title)), Html(" "), text(words)], class_="notice", role="note")
+
+
+def _key() -> Html:
+    """Line styles of the levels and the colour scale of the maps."""
+    entries = []
+    for level, style in LEVEL_STYLES.items():
+        dashes = " ".join(f"{2.2 * length:g}" for length in style.dashes) or None
+        line = [
+            element("path", d="M2 7H46", class_="casing"),
+            element("path", d="M2 7H46", class_="line", stroke=style.line, stroke_dasharray=dashes),
+        ]
+        sample = element("svg", line, viewBox="0 0 48 14", aria_hidden="true")
+        entries.append(element("span", [sample, text(f"{level} ({style.words})")]))
+    scale = element("span", class_="scale")
+    entries.append(element("span", [text("attention 0"), scale, text("top of the map's scale")]))
+    return element("div", entries, class_="key")

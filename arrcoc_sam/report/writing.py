@@ -1,0 +1,72 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from arrcoc_sam.errors import OutputError, explain
+
+__all__ = ["replacing", "write_text"]
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary name to write to, beside ``path``, that takes its place when the block ends without an error.
+
+    Args:
+        path: The file; its folder is made if need be.
+
+    Yields:
+        The temporary name, with the ending of ``path``.
+
+    Raises:
+        OutputError: The folder can't be made or written, ``path`` is a folder, the disk is full.
+
+    Example:
+        >>> folder = getfixture("tmp_path")
+        >>> with replacing(folder / "a.txt") as temporary:
+        ...     _ = temporary.write_text("done")
+        >>> [file.name for file in folder.iterdir()]
+        ['a.txt']
+    """
+    target = Path(path).expanduser()
+    if target.is_dir():
+        raise OutputError(explain(f"{target} is a folder", "the name of a file to write"))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem[:40]}-", suffix=target.suffix, dir=target.parent)
+        os.close(handle)
+    except OSError as error:
+        raise OutputError(_refused(target, error)) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes files that only their owner reads; give this one what any other new file would have.
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(target)
+    except OSError as error:
+        raise OutputError(_refused(target, error)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a UTF-8 text file, whole or not at all; returns its path."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def _refused(target: Path, error: OSError) -> str:
+    return explain(f"{target} can't be written ({error.strerror or error})", "a place to write to", "name another one")
+
+
+def _umask() -> int:
+    # There is no way to read it but to set it.
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

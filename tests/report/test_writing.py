@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from arrcoc_sam.errors import OutputError
+from arrcoc_sam.report.writing import replacing, write_text
+
+
+def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "a" / "x.txt", "old")
+
+    def fail() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        fail()
+    assert path.read_text() == "old"
+    assert [file.name for file in path.parent.iterdir()] == ["x.txt"]
+
+
+def test_the_new_file_replaces_the_old_one_and_others_may_read_it(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "x.txt", "old")
+    write_text(path, "näh")
+    assert path.read_text(encoding="utf-8") == "näh"
+    other = tmp_path / "plain"
+    other.touch()
+    assert path.stat().st_mode == other.stat().st_mode
+
+
+def test_the_temporary_name_keeps_the_ending(tmp_path: Path) -> None:
+    with replacing(tmp_path / "figure.png") as temporary:
+        assert temporary.suffix == ".png"
+        assert temporary.parent == tmp_path
+
+
+@pytest.mark.parametrize("name", ["file/x.txt", "."])
+def test_places_that_can_t_be_written_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=str(tmp_path)):
+        write_text(tmp_path / name, "")
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
