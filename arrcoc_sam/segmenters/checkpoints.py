@@ -137,12 +137,13 @@ def fetch(checkpoint: str | Checkpoint, *, show_progress: bool | None = None) ->
 
     Raises:
         UnknownNameError: No checkpoint has this name.
-        CheckpointError: The server can't be reached, or sends another file.
+        CheckpointError: The server can't be reached or sends another file, or the cached one has another size.
         OutputError: The cache folder can't be written.
     """
     known = get_checkpoint(checkpoint) if isinstance(checkpoint, str) else checkpoint
     path = cached_path(known)
     if path.exists():
+        _require_size(path, known)
         return path
     with _progress(f"Fetching {known.file_name}", show=show_progress) as advance:
         return download(known.url, path, sha256=known.sha256, advance=advance)
@@ -165,14 +166,12 @@ def verify(checkpoint: str | Checkpoint, *, path: str | Path | None = None, show
     """
     known = get_checkpoint(checkpoint) if isinstance(checkpoint, str) else checkpoint
     file = cached_path(known) if path is None else Path(path).expanduser()
-    mend = f"delete it and fetch it anew: arrcoc-sam checkpoints fetch {known.name}"
-    _require_file(file, mend=f"fetch it: arrcoc-sam checkpoints fetch {known.name}")
-    size = file.stat().st_size
-    if size != known.size_bytes:
-        raise CheckpointError(explain(f"{file} has {size:,} bytes", f"{known.size_bytes:,}", mend))
+    _require_file(file, mend=f"fetch it: {_fetch_command(known)}")
+    _require_size(file, known)
     with _progress(f"Verifying {known.file_name}", show=show_progress) as advance:
         digest = sha256_of(file, advance=advance)
     if digest != known.sha256:
+        mend = f"delete it and fetch it anew: {_fetch_command(known)}"
         raise CheckpointError(explain(f"{file} has SHA-256 {digest}", known.sha256, mend))
     return file
 
@@ -286,6 +285,17 @@ def _require_file(file: Path, *, mend: str) -> None:
         raise CheckpointError(explain(f"{file} does not exist or is no file", "a file of weights", mend))
     if file.stat().st_size == 0:
         raise CheckpointError(explain(f"{file} is empty (0 bytes)", "a file of weights", mend))
+
+
+def _require_size(file: Path, known: Checkpoint) -> None:
+    size = file.stat().st_size
+    if size != known.size_bytes:
+        mend = f"delete it and fetch it anew: {_fetch_command(known)}"
+        raise CheckpointError(explain(f"{file} has {size:,} bytes", f"{known.size_bytes:,}", mend))
+
+
+def _fetch_command(known: Checkpoint) -> str:
+    return f"arrcoc-sam checkpoints fetch {known.name}"
 
 
 @contextmanager

@@ -257,6 +257,22 @@ def test_decoder_path_can_be_replaced(small_sam, images, segmenter):
     assert asked == [(1, 2, 3)]
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_gpu_answers_as_the_cpu(small_sam_of, segmenter, embedding, images):
+    on_gpu = SamSegmenter(small_sam_of(), name="small", device="cuda")
+    prompts = mixed_prompts(seed=0, num_prompts=9)
+    expected = segmenter.decode(embedding, prompts, multimask="all")
+    # the embedding may lie on either side
+    for came in (on_gpu.decode(on_gpu.encode(images), prompts, "all"), on_gpu.decode(embedding, prompts, "all")):
+        assert came.logits.device.type == "cuda"
+        torch.testing.assert_close(came.logits.cpu(), expected.logits, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(came.predicted_iou.cpu(), expected.predicted_iou, rtol=1e-3, atol=1e-3)
+        assert came.stability.shape == (9, 4)
+        first = came.for_image(0)
+        assert torch.equal(first.hierarchy().areas.cpu(), first.to("cpu").hierarchy().areas.cpu())
+
+
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 

@@ -72,6 +72,9 @@ def test_fetch_returns_the_cached_file(cache, checkpoint):
     cache.mkdir()
     (cache / "toy.pth").write_bytes(CONTENT)
     assert fetch(checkpoint) == cache / "toy.pth"  # port 1 answers nobody: it was not asked
+    (cache / "toy.pth").write_bytes(CONTENT[:100])
+    with pytest.raises(CheckpointError, match=r"has 100 bytes; expected 7,000.*delete it"):
+        fetch(checkpoint)
 
 
 def test_fetch_downloads_by_url_and_digest(cache, checkpoint, monkeypatch, capsys):
