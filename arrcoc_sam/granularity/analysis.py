@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,16 +11,14 @@ from torch import Tensor
 
 from arrcoc_sam.attention.maps import AttentionMaps, AttentionSource, ImageLike, PointsLike, as_points
 from arrcoc_sam.errors import InputError, ShapeError, explain
-from arrcoc_sam.granularity.inference import calibrate
+from arrcoc_sam.granularity.inference import max_t, standard_scores
 from arrcoc_sam.granularity.metrics import check_names, evaluate
 from arrcoc_sam.granularity.regions import Regions
 from arrcoc_sam.granularity.result import GranularityResult, top_levels
 from arrcoc_sam.hierarchy import MaskHierarchy
 from arrcoc_sam.images import load_image
 from arrcoc_sam.prompts import Prompts
-
-if TYPE_CHECKING:
-    from arrcoc_sam.segmenters.base import Segmenter
+from arrcoc_sam.segmenters.base import Segmenter
 
 __all__ = ["DEFAULT_METRICS", "GranularityAnalyzer", "regions_of", "sink_mass"]
 
@@ -109,13 +106,15 @@ class GranularityAnalyzer:
         metrics = evaluate(self.metrics, maps.values, regions)
         measurable = regions.measurable(hierarchy.valid)
         contrast = metrics["shell_contrast"]
+        z = p_level = None
         if reference is None:
-            against = None
             ranked, stands_out = contrast, contrast.nan_to_num(nan=-torch.inf).amax(-1) > 0
         else:
             others = [evaluate(["shell_contrast"], other.values, regions)["shell_contrast"] for other in reference]
-            against = calibrate(contrast.double(), torch.stack(others).to(contrast.device).double())
-            ranked, stands_out = against.z, against.p_any <= self.alpha
+            null = torch.stack(others).to(contrast.device)
+            z = standard_scores(contrast, null)
+            p_level, p_any = max_t(contrast, null)
+            ranked, stands_out = z, p_any <= self.alpha
         return GranularityResult(
             image=pixels,
             points_xy=points,
@@ -126,9 +125,9 @@ class GranularityAnalyzer:
             best_match=top_levels(ranked, stands_out & measurable),
             measurable=measurable,
             sink_mass=sink_mass(maps.values, regions),
-            calibrated=against is not None,
-            z=None if against is None else against.z,
-            p_value=None if against is None else against.p_level,
+            calibrated=reference is not None,
+            z=z,
+            p_value=p_level,
         )
 
     def reference_maps(

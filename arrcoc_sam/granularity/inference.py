@@ -5,8 +5,6 @@ Shapes: levels are the last axis (3), the tests (maps, heads) are the axes befor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -16,52 +14,58 @@ from arrcoc_sam.errors import InputError, ShapeError, describe, explain
 
 __all__ = [
     "DEGENERATE_SPREAD",
-    "Calibration",
+    "ROUNDING",
     "benjamini_hochberg",
     "bootstrap_counts",
     "bootstrap_gap",
-    "calibrate",
+    "max_t",
     "split_halves",
+    "standard_scores",
 ]
 
 DEGENERATE_SPREAD = 1e-6
 """A null whose sd is below this share of max(|mean|, 1) is a constant: there is nothing to compare with."""
 
-
-@dataclass(frozen=True)
-class Calibration:
-    """A statistic seen against its null.
-
-    Attributes:
-        z: (value − null mean) / null sd, (…, 3); NaN where the null is constant or undefined.
-        p_level: One-sided permutation p of each level, adjusted for the three by max-T, (…, 3); 1 where z is NaN.
-        p_any: p of the largest level, (…): whether any level at all stands out.
-        null_mean: Mean of the null, (…, 3).
-        null_sd: Standard deviation of the null, (…, 3).
-        num_draws: Size of the null.
-    """
-
-    z: Float[Tensor, "*tests 3"]
-    p_level: Float[Tensor, "*tests 3"]
-    p_any: Float[Tensor, "*tests"]
-    null_mean: Float[Tensor, "*tests 3"]
-    null_sd: Float[Tensor, "*tests 3"]
-    num_draws: int
+ROUNDING = 1e-5
+"""Values that are nearer than this, in standard deviations of the null, tie: float32 sums tell no more."""
 
 
-def calibrate(observed: Float[Tensor, "*tests 3"], null: Float[Tensor, "draws *tests 3"]) -> Calibration:
-    """Compare a statistic with draws of its null, jointly over the three levels.
-
-    z uses the null's mean and sd. The p-values are those of a permutation test of the maximum over levels: levels are
-    standardised within the set of all draws and the observed value, the maximum over levels is taken in each, and p is
-    the share of the set whose maximum is at least the observed one (so p ≥ 1 / (draws + 1)).
+def standard_scores(
+    observed: Float[Tensor, "*tests 3"], null: Float[Tensor, " draws *tests 3"]
+) -> Float[Tensor, "*tests 3"]:
+    """Calibrated scores z = (value − null mean) / null sd.
 
     Args:
         observed: The statistic of the matched pairs.
         null: The same statistic of draws under the null.
 
     Returns:
-        The comparison, in the wider of float64 and the input's dtype.
+        z, NaN where the null is constant (see :data:`DEGENERATE_SPREAD`) or undefined.
+
+    Raises:
+        ShapeError: Shapes that do not agree.
+        InputError: Fewer than 2 draws.
+    """
+    _check_null(observed, null)
+    mean, sd = null.mean(0), null.std(0)
+    return ((observed - mean) / sd).masked_fill(_constant(observed, mean, sd), torch.nan)
+
+
+def max_t(
+    observed: Float[Tensor, "*tests 3"], null: Float[Tensor, " draws *tests 3"]
+) -> tuple[Float[Tensor, "*tests 3"], Float[Tensor, "*tests"]]:
+    """One-sided permutation p-values, jointly over the three levels.
+
+    Levels are standardised within the set of all draws and the observed value, the maximum over levels is taken in
+    each, and p is the share of the set whose maximum is at least the observed one, so p ≥ 1 / (draws + 1).
+
+    Args:
+        observed: The statistic of the matched pairs.
+        null: The same statistic of draws under the null.
+
+    Returns:
+        p of each level adjusted for the three, and p of the largest level: whether any stands out. Both are 1 where
+        the null is constant or undefined (for the second: at all levels).
 
     Raises:
         ShapeError: Shapes that do not agree.
@@ -73,33 +77,21 @@ def calibrate(observed: Float[Tensor, "*tests 3"], null: Float[Tensor, "draws *t
     Example:
         >>> observed = torch.tensor([9.0, 1.0, 0.0])
         >>> null = torch.arange(99.0)[:, None].expand(99, 3) / 33
-        >>> [round(v, 2) for v in calibrate(observed, null).p_level.tolist()]
-        [0.01, 0.66, 1.0]
+        >>> p_level, p_any = max_t(observed, null)
+        >>> [round(v, 2) for v in p_level.tolist()], round(p_any.item(), 2)
+        ([0.01, 0.66, 1.0], 0.01)
     """
-    if null.shape[1:] != observed.shape or observed.shape[-1:] != (3,):
-        raise ShapeError(explain(f"null is {describe(null)}", f"(draws, {', '.join(map(str, observed.shape))})"))
-    if len(null) < 2:
-        raise InputError(explain(f"{len(null)} draws of the null", "at least 2"))
-    mean, sd = null.mean(0), null.std(0)
-    constant = ~(sd >= DEGENERATE_SPREAD * mean.abs().clamp(min=1)) | ~observed.isfinite()  # NaN is constant too
-    z = ((observed - mean) / sd).masked_fill(constant, torch.nan)
-
+    _check_null(observed, null)
     together = torch.cat([null, observed[None]])
+    count = len(together)
+    constant = _constant(observed, null.mean(0), null.std(0))
     standard = (together - together.mean(0)) / together.std(0, correction=0)
     standard = standard.masked_fill(constant, -torch.inf)
     highest = standard.amax(-1)
-    count = len(together)
-    p_level = torch.stack([(highest >= standard[-1, ..., level]).sum(0) / count for level in range(3)], dim=-1)
-    p_level = torch.where(constant, 1.0, p_level).to(z)
-    p_any = (highest >= highest[-1]).sum(0) / count
-    return Calibration(
-        z=z,
-        p_level=p_level,
-        p_any=torch.where(constant.all(-1), 1.0, p_any).to(z),
-        null_mean=mean,
-        null_sd=sd,
-        num_draws=len(null),
-    )
+    reached = highest + ROUNDING
+    p_level = torch.stack([(reached >= standard[-1, ..., level]).sum(0) for level in range(3)], dim=-1) / count
+    p_any = (reached >= highest[-1]).sum(0) / count
+    return p_level.masked_fill(constant, 1.0).to(null), p_any.masked_fill(constant.all(-1), 1.0).to(null)
 
 
 def benjamini_hochberg(p_values: Float[Tensor, "*tests"]) -> Float[Tensor, "*tests"]:
@@ -170,7 +162,7 @@ def bootstrap_gap(
         z = ((weighting @ flat) / (weighting @ weights)).reshape(-1, tests, 3)
         own = z.gather(2, top.expand(len(z), -1)[..., None])[..., 0]
         others = z.scatter(2, top.expand(len(z), -1)[..., None], -torch.inf)
-        return own - others.nan_to_num(nan=-torch.inf).amax(2)
+        return own - others.masked_fill(others.isnan(), -torch.inf).amax(2)
 
     tail = (1 - confidence) / 2
     gap = gaps(torch.ones_like(counts[:1]))[0]
@@ -181,3 +173,15 @@ def bootstrap_gap(
     quantiles = torch.tensor([tail, 1 - tail], dtype=drawn.dtype)
     interval = drawn.nanquantile(quantiles, dim=0).T.masked_fill(~defined[:, None], torch.nan)
     return gap.masked_fill(~defined, torch.nan), interval, interval[:, 0] > 0
+
+
+def _check_null(observed: Float[Tensor, "*tests 3"], null: Float[Tensor, " draws *tests 3"]) -> None:
+    if null.shape[1:] != observed.shape or observed.shape[-1:] != (3,):
+        raise ShapeError(explain(f"null is {describe(null)}", f"(draws, {', '.join(map(str, observed.shape))})"))
+    if len(null) < 2:
+        raise InputError(explain(f"{len(null)} draws of the null", "at least 2"))
+
+
+def _constant(observed: Tensor, mean: Tensor, sd: Tensor) -> Bool[Tensor, "*tests 3"]:
+    """Where there is nothing to compare with; NaN anywhere counts as such."""
+    return ~(sd >= DEGENERATE_SPREAD * mean.abs().clamp(min=1)) | ~observed.isfinite()

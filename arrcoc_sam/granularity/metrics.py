@@ -37,8 +37,8 @@ from arrcoc_sam.granularity.moment_metrics import (
     shell_contrast,
 )
 from arrcoc_sam.granularity.moments import grid_moments
+from arrcoc_sam.granularity.rank_kernels import OF_RANKS
 from arrcoc_sam.granularity.rank_metrics import (
-    OF_RANKS,
     auc,
     normalized_ap,
     pointing_game,

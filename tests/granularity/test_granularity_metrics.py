@@ -39,7 +39,7 @@ def smooth_attention(generator: torch.Generator, *shape: int) -> torch.Tensor:
 def test_shell_contrast_by_hand():
     # densities: background (1+1+1+1)/4 = 1, whole without part 2, part without subpart (3+5)/2 = 4, subpart 10
     attention = row(1, 2, 3, 10, 5, 1, 1, 1)
-    value = M.shell_contrast(attention, NESTED, smoothing=0)
+    value = M.shell_contrast(attention, NESTED, smoothing=0.0)
     np.testing.assert_allclose(value.flatten(), np.log([2 / 1, 4 / 2, 10 / 4]), rtol=1e-12)
     mean = 24 / 8
     smoothed = M.shell_contrast(attention, NESTED, smoothing=0.5)
@@ -51,18 +51,18 @@ def test_shell_contrast_by_hand():
 
 def test_shell_contrast_skips_levels_that_are_not_distinct():
     attention = row(1, 2, 3, 10, 5, 1, 1, 1)
-    without_part = M.shell_contrast(attention, NESTED, smoothing=0, distinct=torch.tensor([[True, False, True]]))
+    without_part = M.shell_contrast(attention, NESTED, smoothing=0.0, distinct=torch.tensor([[True, False, True]]))
     shell = (2 + 3 + 5) / 3
     np.testing.assert_allclose(without_part.flatten(), [math.log(shell), np.nan, math.log(10 / shell)], rtol=1e-12)
-    without_subpart = M.shell_contrast(attention, NESTED, smoothing=0, distinct=torch.tensor([[True, True, False]]))
+    without_subpart = M.shell_contrast(attention, NESTED, smoothing=0.0, distinct=torch.tensor([[True, True, False]]))
     np.testing.assert_allclose(without_subpart.flatten(), [math.log(2), math.log(6 / 2), np.nan], rtol=1e-12)
-    whole_alone = M.shell_contrast(attention, NESTED, smoothing=0, distinct=torch.tensor([[True, False, False]]))
+    whole_alone = M.shell_contrast(attention, NESTED, smoothing=0.0, distinct=torch.tensor([[True, False, False]]))
     np.testing.assert_allclose(whole_alone.flatten(), [math.log(20 / 4), np.nan, np.nan], rtol=1e-12)
 
 
 def test_attention_that_fills_a_level_evenly_is_positive_there_and_zero_within():
     for level, mask in enumerate(NESTED[0]):
-        value = M.shell_contrast(1 + 9 * mask.double()[None], NESTED, smoothing=0)[0, 0]
+        value = M.shell_contrast(1 + 9 * mask.double()[None], NESTED, smoothing=0.0)[0, 0]
         assert value[level] == pytest.approx(math.log(10))
         assert value[level + 1 :].abs().max().item() < 1e-12 if level < 2 else True
         assert int(value.argmax()) == level
@@ -224,6 +224,7 @@ def test_evaluate_equals_the_functions():
         torch.testing.assert_close(together[metric.__name__], metric(attention, masks))
 
 
+@pytest.mark.usefixtures("as_at_run_time")
 def test_wrong_inputs_are_refused_before_any_work():
     masks, attention = NESTED, row(1, 2, 3, 10, 5, 1, 1, 1)
     with pytest.raises(ShapeError, match=r"attention\[None\]"):

@@ -231,6 +231,7 @@ def test_shuffled_auc_takes_a_centre_prior_out():
     assert M.shuffled_auc(centre, masks, negatives=others)[0, 0, 0].item() == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.usefixtures("as_at_run_time")
 def test_negatives_of_another_size_are_refused_and_none_outside_is_nan():
     generator = torch.Generator().manual_seed(5)
     masks, attention = nested_masks(generator, 1, (8, 8)), tied_attention(generator, 1, 4, 4)

@@ -84,7 +84,7 @@ def test_measurable(sides, distinct, expected):
 def test_measurable_counts_cells_of_the_grid_and_not_pixels():
     assert Regions.from_masks(triple(6, 4, 2), (8, 8)).measurable().all()
     assert not Regions.from_masks(triple(6, 4, 2), (4, 4)).measurable().any()
-    assert Regions.from_masks(triple(6, 4, 2), (4, 4)).measurable(min_cells=1).all()
+    assert Regions.from_masks(triple(6, 4, 2), (4, 4)).measurable(min_cells=1.0).all()
 
 
 def test_padding_is_neither_area_nor_background():
@@ -93,6 +93,7 @@ def test_padding_is_neither_area_nor_background():
     assert not Regions.from_masks(triple(6, 4, 2), (8, 8), valid=valid).measurable().any()
 
 
+@pytest.mark.usefixtures("as_at_run_time")
 def test_errors_name_what_came():
     with pytest.raises(ShapeError, match=r"masks\[None\]"):
         Regions.from_masks(triple(6, 4, 2)[0], (8, 8))
