@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
-from arrcoc_sam.averaging import overlap_matrix, sampling_matrix, separable_average
+from arrcoc_sam.averaging import sampling_matrix
+from arrcoc_sam.cell_windows import CellWindows, average_over_windows
 from arrcoc_sam.errors import InputError, ShapeError, describe, explain
 from arrcoc_sam.inputs import Coordinates, as_coordinates, as_masks, as_size
 
@@ -299,13 +300,13 @@ class ImageTransform:
         if tuple(given.shape[-2:]) != self.original_hw:
             expected = f"(…, {self.original_hw[0]}, {self.original_hw[1]}), the image's size"
             raise ShapeError(explain(f"masks is {describe(given)}", expected))
-        rows, columns = self._overlaps(grid_hw)
-        return separable_average(given, _normalised(rows), _normalised(columns))
+        rows, columns = self._windows(grid_hw)
+        return average_over_windows(given, rows.normalised(), columns.normalised())
 
     def grid_valid(self, grid_hw: tuple[int, int]) -> Float32[Tensor, "h w"]:
         """The share of each cell of the grid that shows the image: 1 within, 0 on padding, fractions at the edge."""
-        rows, columns = self._overlaps(grid_hw)
-        return torch.outer(rows.sum(1), columns.sum(1)).float()
+        rows, columns = self._windows(grid_hw)
+        return torch.outer(rows.share, columns.share).float()
 
     def grid_to_image(
         self, values: Float[Tensor, "*N h w"], *, mode: Literal["nearest", "bilinear"] = "nearest", fill: float = 0.0
@@ -377,23 +378,23 @@ class ImageTransform:
         first = int(self.content_xyxy[axis] * per_pixel + 1e-9)
         return first, max(first, math.ceil(self.content_xyxy[axis + 2] * per_pixel - 1e-9) - 1)
 
-    def _overlaps(self, grid_hw: tuple[int, int]) -> tuple[Float64[Tensor, "h H"], Float64[Tensor, "w W"]]:
-        """Shares of the cells' rows and columns on the original's, with what the frame does not show left out."""
+    def _windows(self, grid_hw: tuple[int, int]) -> tuple[CellWindows, CellWindows]:
+        """The cells' rows and columns on the original's, with what the frame does not show left out."""
         grid_h, grid_w = as_size(grid_hw, "grid_hw")
-        matrices = []
+        windows = []
         for axis, cells in ((1, grid_h), (0, grid_w)):
             scale, offset = self.scale_xy[axis], self.offset_xy[axis]
-            frame, pixels = self.frame_hw[1 - axis], self.original_hw[1 - axis]
-            matrices.append(
-                overlap_matrix(
-                    pixels,
+            low, high = self.content_xyxy[axis], self.content_xyxy[axis + 2]
+            windows.append(
+                CellWindows.of(
+                    self.original_hw[1 - axis],
                     cells,
                     start=-offset / scale,
-                    stop=(frame - offset) / scale,
-                    valid=((self.content_xyxy[axis] - offset) / scale, (self.content_xyxy[axis + 2] - offset) / scale),
+                    stop=(self.frame_hw[1 - axis] - offset) / scale,
+                    valid=((low - offset) / scale, (high - offset) / scale),
                 )
             )
-        return matrices[0], matrices[1]
+        return windows[0], windows[1]
 
     def _sampling(
         self, axis: int, num_cells: int, mode: Literal["nearest", "bilinear"]
@@ -411,9 +412,3 @@ def _centre(side: int, crop: int, rounding: str) -> float:
     if rounding == "floor":
         return float((side - crop) // 2)
     return float(round((side - crop) / 2)) if side >= crop else -float((crop - side) // 2)
-
-
-def _normalised(shares: Float64[Tensor, "cells pixels"]) -> Float64[Tensor, "cells pixels"]:
-    """Rows divided by their sums, empty rows left 0."""
-    total = shares.sum(1, keepdim=True)
-    return torch.where(total > 0, shares / total.clamp_min(torch.finfo(shares.dtype).tiny), 0.0)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arrcoc_sam import averaging
+from arrcoc_sam import averaging, cell_windows
 from arrcoc_sam.averaging import area_average, overlap_matrix, sampling_matrix, separable_average
 from arrcoc_sam.errors import InputError, ShapeError
 
@@ -62,8 +62,11 @@ def test_adding_rows_as_bytes_changes_nothing():
 def test_chunks_change_nothing(monkeypatch, dtype, chunk):
     masks = (torch.rand(7, 40, 30) < 0.5).to(dtype)
     whole = area_average(masks, (5, 7))
+    rows, columns = overlap_matrix(40, 5), overlap_matrix(30, 7)
     monkeypatch.setattr(averaging, "_CHUNK_CPU", chunk)
+    monkeypatch.setattr(cell_windows, "_CHUNK_CPU", chunk)
     torch.testing.assert_close(area_average(masks, (5, 7)), whole)
+    torch.testing.assert_close(separable_average(masks, rows, columns), whole)
 
 
 @pytest.mark.parametrize(
