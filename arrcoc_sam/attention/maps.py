@@ -267,8 +267,19 @@ class AttentionMaps:
         return replace(self, values=self.values.detach(), prefix_mass=mass)
 
     def to_image(self, mode: Literal["nearest", "bilinear"] = "nearest") -> Float[Tensor, "... H W"]:
-        """The maps at the original image's size, (N, H, W) or (N, K, H, W): for pictures, never for metrics."""
-        return self.transform.grid_to_image(self.values, mode=mode)
+        """The maps at the original image's size, (N, H, W) or (N, K, H, W): for pictures, never for metrics.
+
+        Drawn is the attention's density, ``values / valid``, so that cells that the image covers in part do not look
+        fainter; 0 where the model did not look (cropped away).
+        """
+        density = torch.where(self.valid > 0, self.values / self.valid.clamp(min=torch.finfo(torch.float32).tiny), 0.0)
+        return self.transform.grid_to_image(density, mode=mode)
+
+    def __repr__(self) -> str:
+        """Names and sizes instead of all the numbers."""
+        prompts = "" if self.num_prompts is None else f", {self.num_prompts} prompts"
+        rows, columns = self.grid_hw
+        return f"AttentionMaps({len(self)} maps: {_listed(self.names)}{prompts}; {rows} x {columns} cells)"
 
 
 def as_points(points_xy: PointsLike, image_hw: tuple[int, ...]) -> Float64[Tensor, "K 2"]:

@@ -157,6 +157,16 @@ def test_to_image_has_the_original_size() -> None:
     torch.testing.assert_close(simple.to_image()[0], torch.tensor([[0.25, 0.25, 0.75, 0.75]] * 2))
 
 
+def test_pictures_show_density() -> None:
+    # 6 pixels high on 4-pixel cells: the second row of cells is half covered, and uniform attention must look uniform.
+    transform = ImageTransform.letterbox((6, 8), 8)
+    valid = transform.grid_valid((2, 2))
+    maps = AttentionMaps.from_values(valid[None], transform=transform)
+    picture = maps.to_image()
+    torch.testing.assert_close(picture, torch.full((1, 6, 8), 1 / 3))
+    assert repr(maps) == "AttentionMaps(1 maps: map0; 2 x 2 cells)"
+
+
 @pytest.mark.parametrize(
     "points", [[[1.0, 2.0]], np.array([[1, 2]]), torch.tensor([[1.0, 2.0]], requires_grad=True), [(1, 2)]]
 )

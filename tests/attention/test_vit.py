@@ -355,3 +355,21 @@ def test_sources_by_name(tmp_path: Any) -> None:
         load_attention("timm:resnet18", pretrained=False)
     with pytest.raises(UnknownNameError, match="no attention source 'saliency'"):
         load_attention("saliency")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cuda_kernels_are_read_as_well(dtype: torch.dtype) -> None:
+    model = vit().to(dtype)
+    expected = ViTAttention(model, query="point", framing="squash")(IMAGE, [[60, 45]])
+    source = ViTAttention(model.cuda(), query="point", framing="squash")
+    maps = source(IMAGE, [[60, 45]])
+    assert maps.values.is_cuda
+    tolerance = 1e-4 if dtype == torch.float32 else 0.05
+    torch.testing.assert_close(maps.values.cpu(), expected.values, rtol=tolerance, atol=tolerance)
+    pixels = source.preprocess(IMAGE)[0].cuda().to(dtype)
+    with torch.no_grad():
+        plain = model(pixels)
+        with source.watch((64, 64), torch.zeros(1, 2, dtype=torch.int64)):
+            watched = model(pixels)
+    assert torch.equal(plain, watched)
