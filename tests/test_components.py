@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from skimage import measure
 
 from arrcoc_sam.components import connected_components, inscribed_circle, largest_interior_point
@@ -60,6 +61,40 @@ def test_the_interior_point_is_farthest_from_everything_else(shape, seed, share)
     assert float(radius) == pytest.approx(distance.max())
     assert distance[int(y), int(x)] == pytest.approx(distance.max())
     assert (y, x) == tuple(np.argwhere(np.isclose(distance, distance.max()))[0])  # the first of equals
+
+
+@pytest.mark.parametrize("smoothness", [3, 12, 40])
+@pytest.mark.parametrize("shape", [(300, 420), (701, 333)])
+def test_large_masks_are_measured_exactly_too(shape, smoothness):
+    rng = np.random.default_rng(smoothness)
+    for _ in range(3):
+        field = ndimage.gaussian_filter(rng.normal(size=shape), smoothness)
+        mask = field > np.quantile(field, rng.uniform(0.1, 0.8))
+        distance = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+        (x, y), radius = inscribed_circle(mask)
+        assert float(radius) == distance.max()
+        assert (int(y), int(x)) == np.unravel_index(distance.argmax(), shape)
+
+
+@pytest.mark.parametrize("kind", ["full", "stripe", "comb", "two discs", "ring"])
+def test_large_masks_of_many_equal_maxima(kind):
+    mask = np.zeros((640, 800), dtype=bool)
+    y, x = np.mgrid[:640, :800]
+    if kind == "full":
+        mask[:] = True
+    elif kind == "stripe":
+        mask[200:420] = True
+    elif kind == "comb":
+        mask[::9] = True
+        mask[:, :30] = True
+    elif kind == "two discs":
+        mask = ((y - 200) ** 2 + (x - 200) ** 2 < 150**2) | ((y - 450) ** 2 + (x - 600) ** 2 < 150**2)
+    else:
+        mask = abs(np.hypot(y - 320, x - 400) - 250) < 40
+    distance = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    (px, py), radius = inscribed_circle(mask)
+    assert float(radius) == distance.max()
+    assert (int(py), int(px)) == np.unravel_index(distance.argmax(), mask.shape)
 
 
 def test_the_image_border_is_background():
