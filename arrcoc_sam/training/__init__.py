@@ -1,0 +1,1 @@
+"""Training loops: the segmenter itself, attention under its hierarchy, the IoU head."""
