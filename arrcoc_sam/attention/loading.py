@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
+from huggingface_hub import constants
 from torch import nn
 
 from arrcoc_sam.attention.families import require_supported
@@ -50,7 +57,9 @@ def load_vision_transformer(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     load = _load_timm if library == "timm" else _load_transformers
-    model, processor = load(rest, pretrained, image_size, any_size, options or {})
+    from_hub = pretrained if library == "timm" else not Path(rest).is_dir()
+    with _cache_only_if_unreachable() if from_hub else nullcontext():
+        model, processor = load(rest, pretrained, image_size, any_size, options or {})
     return model.eval().to(device), processor
 
 
@@ -106,6 +115,30 @@ def _load_transformers(
     except Exception as error:
         raise _no_weights(f"hf:{name}", error) from error
     return AutoModel.from_config(config, **options), processor  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _cache_only_if_unreachable() -> Iterator[None]:
+    """Where the hub can't be reached at all, go straight to the cache: the hub's client would retry for a minute."""
+    if constants.HF_HUB_OFFLINE or _hub_is_reachable():
+        yield
+        return
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = False
+
+
+def _hub_is_reachable(seconds: float = 5.0) -> bool:
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True  # the proxy knows; we can't tell from here
+    address = urlsplit(constants.ENDPOINT)
+    try:
+        with socket.create_connection((address.hostname or "", address.port or 443), timeout=seconds):
+            return True
+    except OSError:
+        return False
 
 
 def _no_weights(label: str, error: Exception, *, what: str = "the weights") -> CheckpointError:

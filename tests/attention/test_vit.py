@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from torch import Tensor, nn
 
 from arrcoc_sam.attention import AttentionCapture, AttentionSource, RelevanceAttention, ViTAttention, load_attention
+from arrcoc_sam.attention import loading as loading_module
 from arrcoc_sam.attention import reading as reading_module
 from arrcoc_sam.attention.capture import AttentionCall
 from arrcoc_sam.attention.files import ArrayAttention
@@ -287,9 +289,12 @@ def test_models_without_a_class_token() -> None:
 
 def test_missing_weights_are_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def unplugged(*args: Any, **kwargs: Any) -> None:
+        assert constants.HF_HUB_OFFLINE  # or the hub's client would try again and again, and say so
         raise ConnectionError("Name or service not known\nand a long story")
 
     monkeypatch.setattr(timm, "create_model", unplugged)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(loading_module, "_hub_is_reachable", lambda: False)
     with pytest.raises(CheckpointError) as caught:
         ViTAttention("timm:vit_tiny_patch16_224")
     assert "\n" not in str(caught.value)
@@ -297,6 +302,7 @@ def test_missing_weights_are_one_clear_error(monkeypatch: pytest.MonkeyPatch) ->
         caught.value
     )
     assert "pretrained=False" in str(caught.value)
+    assert not constants.HF_HUB_OFFLINE
 
 
 def test_missing_transformers_models(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
