@@ -123,3 +123,17 @@ def test_errors_say_what_came(call, kind, words, as_at_run_time):
     with pytest.raises(kind) as caught:
         call()
     assert words in str(caught.value)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("strategy", ["uniform", "center"])
+def test_the_same_on_the_gpu(strategy):
+    masks = torch.rand(2, 6, 40, 50) < 0.5
+    masks[1, 0] = masks[0, 0]
+    # a generator on the CPU gives the same clicks on every device
+    here = sample_error_clicks(*masks, strategy=strategy, generator=torch.Generator().manual_seed(0))
+    there = sample_error_clicks(*masks.cuda(), strategy=strategy, generator=torch.Generator().manual_seed(0))
+    for x, y in zip(there, here, strict=True):
+        assert x.is_cuda
+        torch.testing.assert_close(x.cpu(), y, equal_nan=True)

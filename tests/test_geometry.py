@@ -325,3 +325,18 @@ def test_errors_say_what_came(call, kind, words, as_at_run_time):
     with pytest.raises(kind) as caught:
         call()
     assert words in str(caught.value)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_the_same_on_the_gpu():
+    transform = ImageTransform.letterbox((300, 400), 256)
+    masks, points = torch.rand(3, 300, 400) < 0.5, torch.rand(5, 2) * 299
+    for grid in ((14, 14), (64, 64), (200, 200)):
+        on_gpu = transform.masks_to_grid(masks.cuda(), grid)
+        assert on_gpu.is_cuda
+        torch.testing.assert_close(on_gpu.cpu(), transform.masks_to_grid(masks, grid))
+        assert torch.equal(transform.cells_at(points.cuda(), grid).cpu(), transform.cells_at(points, grid))
+        drawn = transform.grid_to_image(on_gpu, mode="bilinear")
+        torch.testing.assert_close(drawn.cpu(), transform.grid_to_image(on_gpu.cpu(), mode="bilinear"))
+    assert torch.equal(transform.points_to_frame(points.cuda()).cpu(), transform.points_to_frame(points))

@@ -172,3 +172,21 @@ def test_errors_say_what_came(call, kind, words, as_at_run_time):
 @pytest.mark.parametrize("name", module.__all__)
 def test_names_offered_exist(name):
     assert getattr(module, name) is not None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_the_same_on_the_gpu():
+    a, b = random_masks(2, 3, 300, 70), random_masks(2, 3, 300, 70, seed=1)
+    a[0, 0] = False
+    for function in (areas, mask_boxes, module.largest_interior_point, module.inscribed_circle):
+        on_gpu, here = function(a.cuda()), function(a)
+        for x, y in zip(on_gpu, here, strict=True):
+            assert x.is_cuda
+            torch.testing.assert_close(x.cpu(), y, equal_nan=True)
+    for function in (mask_iou, containment, pairwise_iou, pairwise_containment, pairwise_intersection):
+        torch.testing.assert_close(function(a.cuda(), b.cuda()).cpu(), function(a, b), equal_nan=True)
+    assert module.encode_rle(a[0].cuda()) == module.encode_rle(a[0])
+    labels, counts = module.connected_components(a.cuda())
+    assert labels.is_cuda
+    assert torch.equal(counts.cpu(), module.connected_components(a)[1])

@@ -365,3 +365,16 @@ def test_a_message_names_a_few_of_many():
 @pytest.mark.parametrize("name", module.__all__)
 def test_names_offered_exist(name):
     assert getattr(module, name) is not None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_the_same_on_the_gpu():
+    there, here = Prompts.from_masks(square().cuda(), Frame()), Prompts.from_masks(square(), Frame())
+    assert there.device.type == "cuda"
+    for field in ("points_xy", "labels", "mask_logits", "image_index"):
+        assert torch.equal(getattr(there, field).cpu(), getattr(here, field))
+    boxes = Prompts(boxes_xyxy=[[0, 0, 1, 1]]).to("cuda")
+    assert all(part.device.type == "cuda" for _, _, part in Prompts.cat([there, boxes]).groups())
+    assert Prompts(points_xy=[[[1, 2]]], mask_logits=torch.zeros(1, 4, 4).cuda()).points_xy.is_cuda
+    assert [s for s, _, _ in mixed().to("cuda").groups()] == [s for s, _, _ in mixed().groups()]
