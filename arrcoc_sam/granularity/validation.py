@@ -214,10 +214,7 @@ def _single_image(regions: Regions, planted_at: list[str], maps: Float[Tensor, "
         values = evaluate([name], maps, regions)[name]
         values = -values if name == "sliced_wasserstein" else values  # the one where lower is better
         called = values.masked_fill(values.isnan(), -torch.inf).argmax(-1).numpy()
-        shares = {
-            level: [(called[truth == planted] == number).mean() for planted in LEVELS]
-            for number, level in enumerate(LEVELS)
-        }
+        right = [(called[truth == level] == number).mean() for number, level in enumerate(LEVELS)]
         ignorant_calls = called[truth.isin(IGNORANT)]
         rows.append(
             {

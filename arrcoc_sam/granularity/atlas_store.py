@@ -1,0 +1,175 @@
+"""What an atlas keeps of every image, on disk: so that memory does not grow with the images, and a killed run resumes.
+
+One file an image, written whole or not at all: the levels on the grid, how they relate at the image's resolution, and
+the attention of every source. A plan beside them says which run they belong to.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from arrcoc_sam.errors import DataError, OutputError, explain
+from arrcoc_sam.granularity.regions import Regions
+from arrcoc_sam.levels import DISTINCT_IOU, MIN_CELLS, NESTED_SHARE, relate_levels
+
+__all__ = ["AtlasStore", "ImageRecord", "Thresholds"]
+
+_ATTENTION = "attention/"
+_PREFIX = "prefix/"
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What makes levels distinct, nested and measurable; see :mod:`arrcoc_sam.levels`."""
+
+    distinct_iou: float = DISTINCT_IOU
+    nested_share: float = NESTED_SHARE
+    min_cells: float = MIN_CELLS
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image of an atlas.
+
+    Attributes:
+        rings: Share of each cell in whole∖part, part∖subpart, subpart of K prompts, whether distinct or not,
+            (K, 3, h, w).
+        intersections: Pixels in common of every two levels, (K, 3, 3).
+        valid: Cell weights, (h, w).
+        attention: Maps by source, each (N, h, w) or (N, K, h, w).
+        prefix_mass: Share of attention on prefix tokens by source, mean over prompts, (N,), where there are any.
+    """
+
+    rings: Float[Tensor, "K 3 h w"]
+    intersections: Int64[Tensor, "K 3 3"]
+    valid: Float[Tensor, "h w"]
+    attention: dict[str, Tensor]
+    prefix_mass: dict[str, Tensor]
+
+    def regions(self, thresholds: Thresholds) -> tuple[Regions, Bool[Tensor, " K"]]:
+        """The levels under these thresholds, and which prompts the grid can measure."""
+        relations = relate_levels(
+            self.intersections, distinct_iou=thresholds.distinct_iou, nested_share=thresholds.nested_share
+        )
+        regions = Regions(_joined(self.rings, relations.distinct), self.valid, relations.distinct)
+        return regions, regions.measurable(relations.valid, min_cells=thresholds.min_cells)
+
+
+class AtlasStore:
+    """A folder of image records that belong to one plan.
+
+    Args:
+        folder: Made if it does not exist.
+        plan: What the run depends on, ready for JSON. A folder of another plan is refused.
+
+    Raises:
+        OutputError: The folder belongs to another plan, or can't be written.
+    """
+
+    def __init__(self, folder: str | Path, plan: dict[str, Any]) -> None:
+        self.folder = Path(folder)
+        path = self.folder / "plan.json"
+        wanted = json.loads(json.dumps(plan))
+        try:
+            (self.folder / "images").mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                found = json.loads(path.read_text())
+                if found != wanted:
+                    differing = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+                    came = f"{self.folder} holds an atlas of other {', '.join(differing)}"
+                    raise OutputError(explain(came, "the same run, to go on with", "choose another folder"))
+            else:
+                _replace(path, json.dumps(wanted, indent=1).encode())
+        except (OSError, ValueError) as error:
+            if isinstance(error, OutputError):
+                raise
+            raise OutputError(explain(f"{self.folder}: {error}", "a folder to write an atlas to")) from error
+
+    def __contains__(self, number: int) -> bool:
+        """Whether image ``number`` has its record."""
+        return self._path(number).exists()
+
+    def keep_names(self, names: dict[str, tuple[str, ...]], image: str) -> None:
+        """Remember the maps' names by source, or refuse those of an image that has others.
+
+        Raises:
+            DataError: Not the names of the images before.
+        """
+        known = self.map_names()
+        if known and known != names:
+            differing = next(group for group in names if known.get(group) != names[group])
+            came = f"source {differing!r} answers {len(names[differing])} maps on {image}, of other names than before"
+            raise DataError(explain(came, f"{len(known.get(differing, ()))} of the same names on every image"))
+        if not known:
+            _replace(self.folder / "maps.json", json.dumps(names, indent=1).encode())
+
+    def map_names(self) -> dict[str, tuple[str, ...]]:
+        """Names of the maps by source; empty before the first image."""
+        path = self.folder / "maps.json"
+        return {k: tuple(v) for k, v in json.loads(path.read_text()).items()} if path.exists() else {}
+
+    def write(self, number: int, record: ImageRecord) -> None:
+        """Keep a record."""
+        tensors = {"rings": record.rings, "intersections": record.intersections, "valid": record.valid}
+        tensors |= {_ATTENTION + name: values for name, values in record.attention.items()}
+        tensors |= {_PREFIX + name: values for name, values in record.prefix_mass.items()}
+        path = self._path(number)
+        draft = path.with_suffix(".part")
+        try:
+            save_file({name: values.detach().cpu().contiguous() for name, values in tensors.items()}, str(draft))
+            draft.replace(path)
+        except (OSError, SafetensorError) as error:
+            raise OutputError(explain(f"{path} can't be written: {error}", "room and permission")) from error
+
+    def read(self, number: int) -> ImageRecord:
+        """A record that was kept.
+
+        Raises:
+            OutputError: It is missing or damaged.
+        """
+        try:
+            tensors = load_file(str(self._path(number)))
+        except (OSError, SafetensorError) as error:
+            came = f"{self._path(number)} can't be read: {error}"
+            raise OutputError(explain(came, "a record of this atlas", "delete it and run again")) from error
+        return ImageRecord(
+            rings=tensors["rings"],
+            intersections=tensors["intersections"],
+            valid=tensors["valid"],
+            attention={k.removeprefix(_ATTENTION): v for k, v in tensors.items() if k.startswith(_ATTENTION)},
+            prefix_mass={k.removeprefix(_PREFIX): v for k, v in tensors.items() if k.startswith(_PREFIX)},
+        )
+
+    def _path(self, number: int) -> Path:
+        return self.folder / "images" / f"{number:06d}.safetensors"
+
+
+def _joined(rings: Float[Tensor, "K 3 h w"], distinct: Bool[Tensor, "K 3"]) -> Float[Tensor, "K 3 h w"]:
+    """Shells of the distinct levels: the rings of what is not distinct belong to the next level outwards."""
+    outer, middle, inner = rings.unbind(1)
+    part, subpart = (flags[:, None, None] for flags in distinct[:, 1:].unbind(1))
+    nothing = torch.zeros_like(inner)
+    inner_of_part = torch.where(subpart, nothing, inner)
+    return torch.stack(
+        [
+            outer + torch.where(part, nothing, middle + inner_of_part),
+            torch.where(part, middle + inner_of_part, nothing),
+            torch.where(subpart, inner, nothing),
+        ],
+        dim=1,
+    )
+
+
+def _replace(path: Path, data: bytes) -> None:
+    draft = path.with_suffix(".part")
+    draft.write_bytes(data)
+    draft.replace(path)
