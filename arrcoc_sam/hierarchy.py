@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ class MaskHierarchy:
     """Whole, part and subpart of K prompts; the axis of three is in the order of ``LEVELS``.
 
     Attributes:
+        LEVELS: ("whole", "part", "subpart").
         masks: (K, 3, H, W) bool, as they came: neither clipped nor made distinct.
         scores: (K, 3) raw predicted IoU, or 1 for masks that came without.
         token_index: (K, 3) int64, the decoder's token, or the position among the masks given.
@@ -47,6 +49,8 @@ class MaskHierarchy:
         distinct: (K, 3), False where a level is empty or repeats the one above it.
         valid: (K,), whether at least two levels are distinct and nested. What is not valid is reported as "abstain".
     """
+
+    LEVELS: ClassVar[tuple[str, str, str]] = LEVELS
 
     masks: Bool[Tensor, "K 3 H W"]
     scores: Float[Tensor, "K 3"]

@@ -7,13 +7,14 @@ package. It makes the demo, the tests and the tutorials run offline in seconds. 
 from __future__ import annotations
 
 from importlib.resources import files
+from typing import Any, cast
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 
-__all__ = ["TinyEncoder", "build_tiny", "tiny_weights_path"]
+__all__ = ["TinyEncoder", "build_tiny", "set_image_size", "tiny_weights_path"]
 
 EMBED_DIM = 128
 STRIDE = 8
@@ -100,7 +101,8 @@ class TinyEncoder(nn.Module):
         for lateral, feature in zip(self.lateral[-2::-1], features[-2:0:-1], strict=True):
             fused = lateral(feature) + F.interpolate(fused, size=feature.shape[-2:], mode="bilinear")
         fused = fused + self.detail(F.pixel_unshuffle(features[0], 2))
-        return fused + self.fuse(fused)
+        result: Tensor = fused + self.fuse(fused)
+        return result
 
 
 def build_tiny(image_size: int = IMAGE_SIZE) -> Sam:
@@ -114,7 +116,7 @@ def build_tiny(image_size: int = IMAGE_SIZE) -> Sam:
     """
     grid = image_size // STRIDE
     sam = Sam(
-        image_encoder=TinyEncoder(image_size),
+        image_encoder=cast(ImageEncoderViT, TinyEncoder(image_size)),  # Sam uses img_size and forward of it, no more
         prompt_encoder=PromptEncoder(
             embed_dim=EMBED_DIM,
             image_embedding_size=(grid, grid),
@@ -132,6 +134,22 @@ def build_tiny(image_size: int = IMAGE_SIZE) -> Sam:
         pixel_std=[58.395, 57.12, 57.375],
     )
     return sam.eval()
+
+
+def set_image_size(model: Sam, image_size: int) -> None:
+    """Lets the embedded model work at another resolution, in place; no weight depends on it.
+
+    Args:
+        model: What :func:`build_tiny` made.
+        image_size: Side of the square frame in pixels, a multiple of 32.
+    """
+    grid = image_size // STRIDE
+    encoder: Any = model.image_encoder
+    encoder.img_size = image_size
+    prompts = model.prompt_encoder
+    prompts.input_image_size = (image_size, image_size)
+    prompts.image_embedding_size = (grid, grid)
+    prompts.mask_input_size = (4 * grid, 4 * grid)
 
 
 def tiny_weights_path() -> str:

@@ -1,0 +1,109 @@
+# ruff: noqa: E501 (rows of Markdown tables)
+"""Writes the embedded model's card from its measured results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+LEVELS = ("whole", "part", "subpart")
+
+
+def write_card(results: dict[str, Any], path: Path) -> None:
+    """The card as Markdown; every number comes from ``results``."""
+    split = results["split"]["name"]
+    summary, config = results[split], results["config"]
+    stages = ", then ".join(f"{stage['steps']:,} steps at {stage['image_size']} px" for stage in config["stages"])
+    per_step = config["stages"][0]
+    lines = [
+        "# tiny: the embedded demonstration model",
+        "",
+        "**A demonstration model.** It was trained from scratch on procedural scenes alone and has never seen a",
+        "photograph. It makes the demo, the tests and the tutorials run offline in seconds. Real work names a real",
+        "checkpoint (`arrcoc-sam checkpoints list`).",
+        "",
+        "segment-anything's own prompt encoder and mask decoder (width 128, two layers) on a small convolutional encoder",
+        f"of stride 8: {results['parameters'] / 1e6:.2f} M parameters, {results['bytes'] / 1e6:.2f} MB as safetensors in half",
+        f"precision, frame {config['stages'][-1]['image_size']} × {config['stages'][-1]['image_size']} px. Apache-2.0, as the package.",
+        "",
+        f"## Measured on `{split}`",
+        "",
+        f"{summary['num_images']} held-out scenes, {summary['num_nodes']:,} annotated nodes, one click drawn uniformly in each"
+        " (the protocol is",
+        "`arrcoc_sam/quality/click_protocol.py`).",
+        "",
+        "| one click, three masks | all | whole | part | subpart |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, title in (
+        ("oracle_iou", "oracle IoU (best of three)"),
+        ("automatic_iou", "automatic IoU (highest predicted)"),
+    ):
+        cells = [summary[name], *(summary[f"{name}/{level}"] for level in LEVELS)]
+        lines.append(f"| {title} | " + " | ".join(f"{value:.3f}" for value in cells) + " |")
+    lines += [
+        "",
+        "| IoU head | value |",
+        "| --- | --- |",
+        f"| Pearson, predicted against actual, all candidates | {summary['pearson']:.3f} |",
+        f"| mean absolute error, all candidates | {summary['mae']:.3f} |",
+        f"| selection accuracy (within .05 of the best, any node under the click) | {summary['selection_accuracy']:.3f} |",
+        f"| prompts whose three masks are distinct | {summary['distinct_share']:.3f} |",
+        "",
+        "| after more clicks (token 0) | IoU | Pearson | MAE |",
+        "| --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {k} clicks | {summary[f'iou_after_{k}']:.3f} | {summary[f'pearson_after_{k}']:.3f} | {summary[f'mae_after_{k}']:.3f} |"
+        for k in (3, 8)
+    ]
+    seconds = results["seconds"]
+    lines += [
+        "",
+        f"On {results['machine']}: {1000 * seconds['encode']:.0f} ms to encode, {1000 * seconds['click']:.0f} ms a click with masks at 256².",
+        "",
+    ]
+    if "nested-masks" in results:
+        lines += real_pack_section(results["nested-masks"])
+    lines += [
+        "## How it was made",
+        "",
+        f"{results['num_scenes']:,} scenes of generator version 1 (seeds 0 to {results['num_scenes'] - 1:,}), {stages};"
+        f" {per_step['num_images']} images ×",
+        f"{per_step['num_targets']} prompts × {config['recipe']['num_rounds']} rounds a step; minimum-over-masks 20 focal + Dice and the IoU head's"
+        " squared error; AdamW",
+        f"{config['learning_rate']:g}, moving average {config['ema_decay']}, seed {config['seed']}, bfloat16 autocast, CPU."
+        f" Evaluated at commit `{results['commit'][:12]}`",
+        f"with torch {results['versions']['torch']}. To make it again:",
+        "",
+        "```bash",
+        "uv run python experiments/embedded_model/run.py all",
+        "```",
+        "",
+        "The shipped run was made in two sittings on one core: its first 1,750 steps ran the mask upscaling in bfloat16 and",
+        "a plain PyTorch version of the same losses, the rest the package's own; the schedule, data and seeds are those of",
+        "the command.",
+        "",
+    ]
+    path.write_text("\n".join(lines))
+
+
+def real_pack_section(pack: dict[str, Any]) -> list[str]:
+    """Human masks on real photographs, by source."""
+    lines = [
+        "## On real photographs",
+        "",
+        "One click on human-drawn triples (whole ⊇ part ⊇ subpart): oracle IoU by level, beside a disc of the true area",
+        "around the click, which knows nothing but the size. Where the model is below the disc it is of no use there.",
+        "",
+        "| source | triples | level | oracle | automatic | disc |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for source, figures in pack.items():
+        for level in LEVELS:
+            row = figures[level]
+            mark = "" if row["oracle"] > row["disc"] else " (below the disc)"
+            lines.append(
+                f"| {source} | {figures['triples']} | {level} | {row['oracle']:.3f}{mark} | {row['automatic']:.3f} | {row['disc']:.3f} |"
+            )
+    return [*lines, ""]

@@ -1,0 +1,255 @@
+"""Trains, judges and describes the embedded model; see README.md.
+
+uv run python experiments/embedded_model/run.py all        # everything, in order
+uv run python experiments/embedded_model/run.py evaluate   # only the figures of the shipped weights
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from rich.progress import Progress
+from safetensors.torch import save_file
+
+import arrcoc_sam as aa
+from arrcoc_sam.masks import pairwise_iou
+from arrcoc_sam.quality import AnnotatedImage, ClickReport, click_image, summarize_clicks
+from arrcoc_sam.report.panels import mark_point, outline_masks, show_image
+from arrcoc_sam.rle import decode_rle
+from arrcoc_sam.scenes import LEVEL_NAMES, TEST_V1, draw_bank, generate_scene
+from arrcoc_sam.segmenters.tiny import tiny_weights_path
+from arrcoc_sam.training.segmenter import SegmenterTraining, Stage, train_segmenter
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+NUM_SCENES = 10_000
+CONFIG = SegmenterTraining(stages=(Stage(128, 2700), Stage(192, 400)), ema_decay=0.995, seed=0)
+CLICKS = (1, 3, 8)
+
+
+def train(out: Path) -> None:
+    """Draws the bank, trains, and puts the moving average into the package in half precision."""
+    with Progress() as progress:
+        drawing = progress.add_task("scenes", total=1.0)
+        bank = draw_bank(
+            out / "scenes",
+            first_seed=0,
+            num_scenes=NUM_SCENES,
+            progress=lambda done, total: progress.update(drawing, completed=done / total),
+        )
+        training = progress.add_task("steps", total=CONFIG.total_steps)
+        model = train_segmenter(
+            CONFIG, bank, out / "training", progress=lambda step, _: progress.update(training, completed=step)
+        )
+    weights = {name: half(value).contiguous() for name, value in model.state_dict().items()}
+    target = Path(tiny_weights_path())
+    target.parent.mkdir(exist_ok=True)
+    temporary = target.with_suffix(".tmp")
+    save_file(weights, temporary, metadata={"format": "pt", "image_size": str(model.image_encoder.img_size)})
+    temporary.replace(target)
+    (HERE / "training.csv").write_bytes((out / "training" / "log.csv").read_bytes())
+
+
+def half(value: torch.Tensor) -> torch.Tensor:
+    """Matrices in half precision for storage; vectors and the small positional matrix, a phase, stay exact."""
+    return value.half() if value.is_floating_point() and value.ndim > 1 and value.numel() > 1024 else value
+
+
+def evaluate() -> dict[str, Any]:
+    """Every figure of the shipped weights: test split v1, the real pack, time a prompt."""
+    segmenter = aa.load_segmenter("tiny", device="cpu")
+    with Progress() as progress:
+        task = progress.add_task(TEST_V1.name, total=len(TEST_V1))
+        frames = []
+        for index, scene in enumerate(TEST_V1):
+            image = AnnotatedImage(f"{TEST_V1.name}-{index}", scene.image, scene.masks, scene.levels)
+            frames.append(click_image(segmenter, image, clicks=CLICKS, seed=0))
+            progress.advance(task)
+    nodes = pd.concat(frames, ignore_index=True)
+    report = ClickReport(nodes, summarize_clicks(nodes))
+    results = {
+        "split": {"name": TEST_V1.name, "sha256": TEST_V1.sha256, "clicks_seed": 0},
+        TEST_V1.name: rounded(report.summary),
+        "seconds": rounded(timing(segmenter)),
+        "parameters": sum(p.numel() for p in segmenter.model.parameters()),
+        "bytes": Path(tiny_weights_path()).stat().st_size,
+        "checkpoint_hash": segmenter.checkpoint_hash,
+        "config": asdict(CONFIG),
+        "num_scenes": NUM_SCENES,
+        "versions": {"arrcoc_sam": aa.__version__, "torch": torch.__version__, "numpy": np.__version__},
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU",
+        "commit": commit(),
+    }
+    pack = data_folder() / "nested-masks"
+    if pack.is_dir():
+        results["nested-masks"] = real_pack(segmenter, pack)
+    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def real_pack(segmenter: aa.Segmenter, pack: Path) -> dict[str, Any]:
+    """Oracle and automatic IoU of one click on human triples, by source and level, beside a disc of the true area."""
+    manifest = json.loads((pack / "manifest.json").read_text())
+    images = {image["id"]: image for image in manifest["images"]}
+    masks = {mask["id"]: mask for mask in manifest["masks"]}
+    rows = []
+    for triple in (t for t in manifest["triples"] if t["levels"] == 3):
+        image = images[triple["image_id"]]
+        truth = torch.stack([decode_rle(masks[triple["masks"][level]]["segmentation"]) for level in LEVEL_NAMES])
+        embedding = segmenter.encode(pack / image["file"])
+        prompts = aa.Prompts(points_xy=[[triple["point"]]], labels=[[1]])
+        candidates = segmenter.decode(embedding, prompts)
+        iou = pairwise_iou(candidates.masks(), truth[None])[0].nan_to_num(0.0)
+        chosen = int(candidates.predicted_iou[0].argmax())
+        for index, level in enumerate(LEVEL_NAMES):
+            rows.append(
+                {
+                    "source": image["source"],
+                    "level": level,
+                    "oracle": float(iou[:, index].max()),
+                    "automatic": float(iou[chosen, index]),
+                    "disc": disc_iou(truth[index].numpy(), triple["point"]),
+                }
+            )
+    table = pd.DataFrame(rows)
+    means = table.groupby(["source", "level"])[["oracle", "automatic", "disc"]].mean().round(4)
+    return {
+        source: {"triples": int((table["source"] == source).sum() // 3)}
+        | {level: means.loc[(source, level)].to_dict() for level in LEVEL_NAMES}
+        for source in sorted(table["source"].unique())
+    }
+
+
+def disc_iou(mask: np.ndarray, point: list[float]) -> float:
+    """IoU of a mask with a disc of its area around a point: what knowing the size alone gives."""
+    y, x = np.mgrid[: mask.shape[0], : mask.shape[1]]
+    disc = (x - point[0]) ** 2 + (y - point[1]) ** 2 <= mask.sum() / np.pi
+    return float((disc & mask).sum() / (disc | mask).sum())
+
+
+def timing(segmenter: aa.Segmenter) -> dict[str, float]:
+    """Median seconds of one encode and of one click with masks at the original size, all cores."""
+    from time import perf_counter
+
+    image = generate_scene(0).image
+    encodes, clicks = [], []
+    for _ in range(15):
+        began = perf_counter()
+        embedding = segmenter.encode(image)
+        encoded = perf_counter()
+        with torch.no_grad():
+            segmenter.decode(embedding, aa.Prompts(points_xy=[[[100, 100]]], labels=[[1]])).masks()
+        encodes.append(encoded - began)
+        clicks.append(perf_counter() - encoded)
+    return {"encode": float(np.median(encodes)), "click": float(np.median(clicks))}
+
+
+def figures() -> None:
+    """The training curve, and what the model answers on scenes it never saw."""
+    (HERE / "figures").mkdir(exist_ok=True)
+    log = pd.read_csv(HERE / "training.csv")
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes, names in ((left, ("mask_loss", "iou_loss")), (right, ("oracle_iou", "final_iou"))):
+        for name, color in zip(names, ("#00204d", "#c8a300"), strict=True):
+            axes.plot(log["step"], log[name], color=color, alpha=0.15, linewidth=0.8)
+            axes.plot(log["step"], log[name].rolling(15, min_periods=1).mean(), color=color, label=LABELS[name])
+        axes.axvline(CONFIG.stages[0].steps, color="0.6", linestyle=":", linewidth=1)
+        axes.set_xlabel("step (16 images × 4 prompts × 3 rounds)")
+        axes.legend(frameon=False)
+    left.set_yscale("log")
+    left.set_ylabel("training loss")
+    right.set_ylabel("IoU on training batches")
+    right.set_ylim(0, 1)
+    figure.savefig(HERE / "figures" / "training.png", dpi=110)
+    samples().savefig(HERE / "figures" / "samples.png", dpi=80)
+
+
+LABELS = {
+    "mask_loss": "20 focal + Dice",
+    "iou_loss": "IoU head, squared error",
+    "oracle_iou": "first prompt, best of three",
+    "final_iou": "third prompt, token 0",
+}
+
+
+def samples(count: int = 6) -> Figure:
+    """One click on the first scenes of the test split: the annotated chain under it, and the model's three masks."""
+    segmenter = aa.load_segmenter("tiny", device="cpu")
+    figure = Figure(figsize=(2.4 * count, 5.2), layout="constrained")
+    axes = figure.subplots(2, count)
+    for column, (scene, node) in zip(range(count), subpart_scenes(), strict=False):
+        x, y = scene.sample_point(node, np.random.default_rng(0))
+        candidates = segmenter.decode(segmenter.encode(scene.image), aa.Prompts(points_xy=[[[x, y]]], labels=[[1]]))
+        truth = scene.masks[[scene.parents[scene.parents[node]], scene.parents[node], node]]
+        hierarchy = candidates.hierarchy()
+        best = pairwise_iou(candidates.masks(), torch.from_numpy(truth)[None])[0].amax(dim=0)
+        for row, shown in enumerate((truth, hierarchy.masks[0].numpy())):
+            panel = axes[row, column]
+            show_image(panel, scene.image)
+            outline_masks(panel, shown)
+            mark_point(panel, (x, y))
+        axes[1, column].set_title(" · ".join(f"{value:.2f}" for value in best), fontsize=9)
+    axes[0, 0].set_title("annotated", fontsize=9, loc="left")
+    figure.suptitle("One click: annotated (above), the embedded model's three masks (below) with the best IoU by level")
+    return figure
+
+
+def subpart_scenes() -> Iterator[tuple[Any, int]]:
+    """Scenes of the test split with a subpart, and its node."""
+    for scene in TEST_V1:
+        nodes = np.flatnonzero(scene.levels == 2)
+        if len(nodes):
+            yield scene, int(nodes[np.argmax(scene.masks[nodes].sum(axis=(1, 2)))])
+
+
+def card() -> None:
+    """Writes the model card beside the weights from results.json."""
+    from card import write_card
+
+    write_card(json.loads((HERE / "results.json").read_text()), Path(tiny_weights_path()).with_name("README.md"))
+
+
+def data_folder() -> Path:
+    """The evaluation data that lies beside a checkout, or where ARRCOC_SAM_DATA says."""
+    return Path(os.environ.get("ARRCOC_SAM_DATA", ROOT.parent / "shared" / "data"))
+
+
+def rounded(figures: dict[str, Any]) -> dict[str, Any]:
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}
+
+
+def commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["all", "train", "evaluate", "figures", "card"])
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "embedded_model", help="scenes and checkpoints")
+    arguments = parser.parse_args()
+    if arguments.what in ("all", "train"):
+        train(arguments.out)
+    if arguments.what in ("all", "evaluate"):
+        print(json.dumps(evaluate(), indent=1))
+    if arguments.what in ("all", "figures"):
+        figures()
+    if arguments.what in ("all", "card"):
+        card()
+
+
+if __name__ == "__main__":
+    main()

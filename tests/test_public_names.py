@@ -1,0 +1,32 @@
+"""The public names: all there, none by accident, none that costs an import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import arrcoc_sam as aa
+
+
+@pytest.mark.parametrize("name", aa.__all__)
+def test_every_listed_name_is_there(name: str) -> None:
+    assert getattr(aa, name) is not None
+    assert name in dir(aa)
+
+
+def test_the_list_is_guarded() -> None:
+    """A public name comes or goes on purpose only."""
+    assert set(aa._HOMES) | aa._SUBPACKAGES | {"__version__"} == set(aa.__all__)
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        aa.nothing  # noqa: B018
+
+
+def test_import_is_light() -> None:
+    """Neither torch nor anything optional is imported by ``import arrcoc_sam``."""
+    code = "import sys, arrcoc_sam; sys.exit(any(n in sys.modules for n in ('torch', 'transformers', 'matplotlib')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
