@@ -1,0 +1,267 @@
+"""What a COCO file holds, record by record: images, classes, annotations, hierarchies; checked as they are read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+from jaxtyping import Bool
+from torch import Tensor
+
+from arrcoc_sam.datasets.faults import CocoId, FaultLog
+from arrcoc_sam.datasets.segmentations import segmentation_to_rle
+from arrcoc_sam.errors import DataError, describe, explain
+from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.rle import RLE, decode_rle
+
+__all__ = [
+    "CocoAnnotation",
+    "CocoHierarchy",
+    "CocoImage",
+    "read_annotations",
+    "read_categories",
+    "read_hierarchies",
+    "read_images",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class CocoImage:
+    """One image of the file.
+
+    Attributes:
+        id: Its id.
+        file_name: Path of the picture, relative to the folder of images, with forward slashes.
+        size_hw: Height and width in pixels.
+    """
+
+    id: CocoId
+    file_name: str
+    size_hw: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class CocoAnnotation:
+    """One mask of an image, kept as compressed run lengths until it is asked for.
+
+    Attributes:
+        id: Its id.
+        image_id: The image that it is about.
+        category_id: Its class, None where the file gives none.
+        crowd: Whether it covers a group of objects (``iscrowd``).
+        size_hw: The image's height and width.
+        counts: COCO's compressed run lengths; of polygons, those of their union as pycocotools draws it.
+        area: Pixels, counted from the mask and not taken from the file; at least 1.
+    """
+
+    id: CocoId
+    image_id: CocoId
+    category_id: CocoId | None
+    crowd: bool
+    size_hw: tuple[int, int]
+    counts: str
+    area: int
+
+    @property
+    def rle(self) -> RLE:
+        """The mask in COCO's compressed form, ready for JSON."""
+        return {"size": list(self.size_hw), "counts": self.counts}
+
+    def mask(self) -> Bool[Tensor, "H W"]:
+        """The mask, decoded now."""
+        return decode_rle(self.rle)
+
+
+@dataclass(frozen=True, slots=True)
+class CocoHierarchy:
+    """A whole, its part and the part's subpart, as ids of annotations of one image.
+
+    Attributes:
+        id: Its id.
+        image_id: The image.
+        whole: The outermost mask.
+        part: The mask within.
+        subpart: The innermost mask, None where there are two levels only.
+        point_xy: A pixel (x, y) on all of them, the click that means them; None to have it chosen.
+    """
+
+    id: CocoId
+    image_id: CocoId
+    whole: CocoId
+    part: CocoId
+    subpart: CocoId | None
+    point_xy: tuple[float, float] | None
+
+    @property
+    def levels(self) -> tuple[CocoId, CocoId, CocoId]:
+        """Three annotations from the outside in; of two levels the inner one is repeated."""
+        return self.whole, self.part, self.part if self.subpart is None else self.subpart
+
+
+def read_images(records: Sequence[Any], log: FaultLog) -> dict[CocoId, CocoImage]:
+    """The images by id.
+
+    Raises:
+        DataError: Ids that repeat; when strict, the first record that can't be used.
+    """
+    images: dict[CocoId, CocoImage] = {}
+    for place, record_id, record in _identified("image", records, log):
+        name, height, width = record.get("file_name"), record.get("height"), record.get("width")
+        if not isinstance(name, str) or not name.strip():
+            log.add("image", record_id, place, explain(f"file_name is {describe(name)}", "the picture's path"))
+        elif not (_is_count(height) and _is_count(width)):
+            came = f"height is {describe(height)} and width is {describe(width)}"
+            log.add("image", record_id, place, explain(came, "whole numbers of pixels, at least 1"))
+        else:
+            images[record_id] = CocoImage(record_id, name.replace("\\", "/"), (height, width))
+    return images
+
+
+def read_categories(records: Sequence[Any], log: FaultLog) -> dict[CocoId, str]:
+    """Names of the classes by id.
+
+    Raises:
+        DataError: Ids that repeat; when strict, a record without an id.
+    """
+    return {
+        record_id: str(record.get("name", record_id)) for _, record_id, record in _identified("category", records, log)
+    }
+
+
+def read_annotations(
+    records: Sequence[Any],
+    images: Mapping[CocoId, CocoImage],
+    categories: Mapping[CocoId, str],
+    log: FaultLog,
+) -> dict[CocoId, CocoAnnotation]:
+    """The annotations by id, their masks checked and compressed.
+
+    Args:
+        records: As they stand in the file.
+        images: Images that they may be about.
+        categories: Classes that they may be of; any where there are none.
+        log: Where faults go; annotations of images that have one go without another word.
+
+    Raises:
+        DataError: Ids that repeat; when strict, the first record that can't be used.
+    """
+    dropped = log.ids("image")
+    annotations: dict[CocoId, CocoAnnotation] = {}
+    for place, record_id, record in _identified("annotation", records, log):
+        image_id = record.get("image_id")
+        if _is_id(image_id) and image_id in dropped:
+            continue
+        try:
+            annotations[record_id] = _annotation(record_id, record, images, categories)
+        except DataError as error:
+            log.add("annotation", record_id, place, str(error))
+    return annotations
+
+
+def read_hierarchies(
+    records: Sequence[Any],
+    images: Mapping[CocoId, CocoImage],
+    annotations: Mapping[CocoId, CocoAnnotation],
+    log: FaultLog,
+) -> dict[CocoId, CocoHierarchy]:
+    """The nested triples by id; what needs no pixels is checked.
+
+    Raises:
+        DataError: Ids that repeat; when strict, the first record that can't be used.
+    """
+    dropped = log.ids("image")
+    hierarchies: dict[CocoId, CocoHierarchy] = {}
+    for place, record_id, record in _identified("hierarchy", records, log):
+        image_id = record.get("image_id")
+        if _is_id(image_id) and image_id in dropped:
+            continue
+        try:
+            hierarchies[record_id] = _hierarchy(record_id, record, images, annotations)
+        except DataError as error:
+            log.add("hierarchy", record_id, place, str(error))
+    return hierarchies
+
+
+def _annotation(
+    record_id: CocoId, record: Mapping[str, Any], images: Mapping[CocoId, CocoImage], categories: Mapping[CocoId, str]
+) -> CocoAnnotation:
+    image, category, crowd = _image_of(record, images), record.get("category_id"), record.get("iscrowd", 0)
+    if category is not None and not (_is_id(category) and (not categories or category in categories)):
+        expected = "the id of one of 'categories'" if categories else "a whole number"
+        raise DataError(
+            explain(f"it is of category {category!r}", expected, "add the category" if categories else None)
+        )
+    if crowd not in (0, 1):
+        raise DataError(explain(f"iscrowd is {describe(crowd)}", "0 or 1"))
+    rle, area = segmentation_to_rle(record.get("segmentation"), image.size_hw)
+    return CocoAnnotation(record_id, image.id, category, bool(crowd), image.size_hw, rle["counts"], area)
+
+
+def _hierarchy(
+    record_id: CocoId,
+    record: Mapping[str, Any],
+    images: Mapping[CocoId, CocoImage],
+    annotations: Mapping[CocoId, CocoAnnotation],
+) -> CocoHierarchy:
+    image, point = _image_of(record, images), record.get("point")
+    found: list[CocoAnnotation] = []
+    for level in LEVELS if record.get("subpart") is not None else LEVELS[:2]:
+        annotation_id = record.get(level)
+        if not _is_id(annotation_id) or annotation_id not in annotations:
+            raise DataError(explain(f"its {level} is {annotation_id!r}", "the id of one of the usable 'annotations'"))
+        if annotations[annotation_id].image_id != image.id:
+            came = f"its {level}, annotation {annotation_id!r}, is of image {annotations[annotation_id].image_id!r}"
+            raise DataError(explain(came, f"an annotation of image {image.id!r}"))
+        found.append(annotations[annotation_id])
+    areas = [annotation.area for annotation in found]
+    if sorted(areas, reverse=True) != areas:
+        came = f"its masks have {', '.join(map(str, areas))} pixels"
+        raise DataError(explain(came, "the whole first, the innermost last", "exchange them"))
+    if point is not None:
+        height, width = image.size_hw
+        if not _is_point(point) or not (-0.5 <= point[0] <= width - 0.5 and -0.5 <= point[1] <= height - 0.5):
+            raise DataError(explain(f"its point is {point!r}", f"[x, y] in an image of {width} x {height} pixels"))
+        point = (float(point[0]), float(point[1]))
+    subpart = found[2].id if len(found) > 2 else None
+    return CocoHierarchy(record_id, image.id, found[0].id, found[1].id, subpart, point)
+
+
+def _image_of(record: Mapping[str, Any], images: Mapping[CocoId, CocoImage]) -> CocoImage:
+    image_id = record.get("image_id")
+    if not _is_id(image_id) or image_id not in images:
+        raise DataError(explain(f"it is about image {image_id!r}", "the id of one of 'images'", "add the image"))
+    return images[image_id]
+
+
+def _identified(kind: str, records: Sequence[Any], log: FaultLog) -> Iterator[tuple[str, CocoId, Mapping[str, Any]]]:
+    """Each record with its id and the words that name it."""
+    seen: set[CocoId] = set()
+    for position, record in enumerate(records):
+        record_id = record.get("id") if isinstance(record, Mapping) else None
+        if not _is_id(record_id):
+            came = f"its id is {describe(record_id)}" if isinstance(record, Mapping) else f"it is {describe(record)}"
+            log.add(kind, None, f"{kind} number {position + 1}", explain(came, "a record with a whole number as 'id'"))
+            continue
+        if record_id in seen:
+            mend = "number them anew; results are kept by id"
+            raise log.error(explain(f"the {kind} id {record_id!r} occurs twice", "unique ids", mend))
+        seen.add(record_id)
+        yield f"{kind} {record_id!r}", record_id, record
+
+
+def _is_id(value: object) -> TypeGuard[CocoId]:
+    return isinstance(value, (int, str)) and not isinstance(value, bool)
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_point(value: Any) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 2
+        and all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in value)
+    )
