@@ -16,7 +16,7 @@ import types
 import warnings
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, no_type_check
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -108,6 +108,7 @@ def _numbers(logits: Tensor, alpha: float | None, gamma: float) -> tuple[Tensor,
     return first, second, power
 
 
+@no_type_check
 def _terms(
     x: Tensor, t: Tensor, valid: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -124,6 +125,7 @@ def _terms(
     return t, positive, e, r, u, v, magnitude * u + _log1p_of_unit(e)
 
 
+@no_type_check
 def _log1p_of_unit(e: Tensor) -> Tensor:
     """ln(1 + e) for e in [0, 1] as 2·artanh(e/(2 + e)): as exact as log1p in float32, and half its time."""
     if e.dtype == torch.float64:
@@ -135,6 +137,7 @@ def _log1p_of_unit(e: Tensor) -> Tensor:
     return 2 * z * series
 
 
+@no_type_check
 def _sums(power: Power) -> Callable[..., Tensor]:
     def kernel(x: Tensor, targets: Tensor, valid: Tensor | None, base: Tensor, slope: Tensor, gamma: Tensor) -> Tensor:
         t, positive, e, r, _, v, cross_entropy = _terms(x, targets, valid, base.dtype)
@@ -152,6 +155,7 @@ def _sums(power: Power) -> Callable[..., Tensor]:
     return kernel
 
 
+@no_type_check
 def _gradient(power: Power) -> Callable[..., Tensor]:
     def kernel(
         x: Tensor,
@@ -175,7 +179,7 @@ def _gradient(power: Power) -> Callable[..., Tensor]:
             # γ·q^(γ−1)·s as γ·q^γ·(s/q): finite at q = 0 for γ < 1, where s/q = e·r/v and v = 0 only if e = 0.
             ratio = e * r / v.clamp_min(torch.finfo(v.dtype).tiny)
             slope_of_focal = torch.pow(q.clamp_min(0), gamma) * (gamma * ratio * (2 * u - 1) * cross_entropy + error)
-        grads = grads.to(base.dtype).unsqueeze(-1)
+        grads = (grads if valid is None else torch.where(valid, grads, 0.0)).unsqueeze(-1)
         odd = grads[0] * (base + slope * t) * slope_of_focal + grads[1] * k
         return (torch.where(positive, odd, -odd) + grads[2] * s).to(x.dtype)
 
@@ -197,7 +201,7 @@ def _kernel(
         nonlocal broken
         # Dynamo guards on both modes: held fixed, they do not cost a kernel each.
         with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
-            if not broken:
+            if not broken and not _degenerate(logits):
                 try:
                     return compiled(logits, *others)
                 except torch._dynamo.exc.TorchDynamoException as error:
@@ -207,6 +211,12 @@ def _kernel(
             return plain(logits, *others)
 
     return run
+
+
+def _degenerate(logits: Tensor) -> bool:
+    """Sizes of 1, which Dynamo would give kernels of their own, and which have too few pixels to be worth one."""
+    groups, masks, pixels = logits.shape
+    return pixels == 1 or (groups * masks == 1 and pixels <= 4096)
 
 
 def _with_own_code(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

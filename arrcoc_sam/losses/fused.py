@@ -39,6 +39,9 @@ MIN_COMPILED_ELEMENTS: Final = 1 << 18
 """Logits from which ``"auto"`` compiles on the CPU: there a call of the eager code takes 10 ms, of the kernels 2 ms."""
 
 _TRITON_DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16)
+# Looked up once, at import: Dynamo can't trace the look-up.
+_HAS_TRITON: Final = find_spec("triton") is not None
+_INTERPRETED: Final = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def per_mask_sums(
@@ -82,10 +85,10 @@ def choose_backend(logits: Tensor, backend: Backend) -> Backend:
         return "eager"
     on_gpu = logits.device.type == "cuda"
     if backend == "triton":
-        if find_spec("triton") is None:
+        if not _HAS_TRITON:
             mend = "install triton, or pass backend='auto'"
             raise MissingExtraError(explain("backend is 'triton', which is not installed", mend=mend))
-        if not (on_gpu or os.environ.get("TRITON_INTERPRET") == "1"):
+        if not (on_gpu or _INTERPRETED):
             mend = "move the tensors to a GPU, or pass backend='auto'"
             raise InputError(explain(f"backend is 'triton' and logits is on {logits.device}", "a CUDA device", mend))
         if logits.dtype not in _TRITON_DTYPES:
@@ -95,12 +98,12 @@ def choose_backend(logits: Tensor, backend: Backend) -> Backend:
             )
         return "triton"
     if backend == "compiled":
-        if not on_gpu and not has_cpp_compiler():
+        if not on_gpu and not torch.compiler.is_compiling() and not has_cpp_compiler():
             mend = "install a C++ compiler or point the environment variable CXX to one, or pass backend='auto'"
             raise InputError(explain("backend is 'compiled' and no C++ compiler was found", mend=mend))
         return "compiled"
     if on_gpu:
-        return "triton" if logits.dtype in _TRITON_DTYPES and find_spec("triton") is not None else "eager"
+        return "triton" if logits.dtype in _TRITON_DTYPES and _HAS_TRITON else "eager"
     if torch.compiler.is_compiling() or logits.device.type != "cpu":
         return "eager"
     return "compiled" if logits.numel() >= MIN_COMPILED_ELEMENTS and has_cpp_compiler() else "eager"

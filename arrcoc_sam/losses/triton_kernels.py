@@ -12,6 +12,8 @@ Run it without a GPU, for tests, with ``TRITON_INTERPRET=1``.
 
 from __future__ import annotations
 
+from typing import no_type_check
+
 import torch
 import triton
 import triton.language as tl
@@ -134,6 +136,7 @@ def _power(gamma: float) -> int:
 
 
 @triton.jit
+@no_type_check
 def _power_of(q, gamma, POWER: tl.constexpr):
     """q^(POWER/2), or q^γ for POWER = −1; 0^0 is 1."""
     result = tl.full(q.shape, 1.0, tl.float32)
@@ -149,6 +152,7 @@ def _power_of(q, gamma, POWER: tl.constexpr):
 
 
 @triton.jit
+@no_type_check
 def _terms(x_ptr, t_ptr, valid_ptr, row, offsets, inside, MASKED: tl.constexpr):
     x = tl.load(x_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
     t = tl.load(t_ptr + offsets, mask=inside, other=0).to(tl.float32)
@@ -181,6 +185,7 @@ def _terms(x_ptr, t_ptr, valid_ptr, row, offsets, inside, MASKED: tl.constexpr):
 
 
 @triton.jit
+@no_type_check
 def _sums_kernel(
     x_ptr,
     t_ptr,
@@ -219,18 +224,19 @@ def _sums_kernel(
         predicted += tl.where(inside, tl.where(positive, r, e * r), 0.0)
         target += t
     rows, stretches = tl.num_programs(0), tl.num_programs(1)
-    counts = 1.0
+    share = 1.0
     if MASKED:
-        counts = tl.where(tl.load(valid_ptr + row) != 0, 1.0, 0.0)
+        share = tl.where(tl.load(valid_ptr + row) != 0, 1.0, 0.0)
     partial_ptr += stretch.to(tl.int64) * rows + row
     plane = stretches.to(tl.int64) * rows
-    tl.store(partial_ptr, counts * tl.sum(focal, 0))
-    tl.store(partial_ptr + plane, counts * tl.sum(mismatch, 0))
-    tl.store(partial_ptr + 2 * plane, counts * tl.sum(predicted, 0))
-    tl.store(partial_ptr + 3 * plane, counts * tl.sum(target, 0))
+    tl.store(partial_ptr, share * tl.sum(focal, 0))
+    tl.store(partial_ptr + plane, share * tl.sum(mismatch, 0))
+    tl.store(partial_ptr + 2 * plane, share * tl.sum(predicted, 0))
+    tl.store(partial_ptr + 3 * plane, share * tl.sum(target, 0))
 
 
 @triton.jit
+@no_type_check
 def _gradient_kernel(
     grads_ptr,
     x_ptr,
@@ -260,6 +266,11 @@ def _gradient_kernel(
     grad_focal = tl.load(grads_ptr + row)
     grad_mismatch = tl.load(grads_ptr + rows + row)
     grad_predicted = tl.load(grads_ptr + 2 * rows + row)
+    if MASKED:
+        counts = tl.load(valid_ptr + row) != 0
+        grad_focal = tl.where(counts, grad_focal, 0.0)
+        grad_mismatch = tl.where(counts, grad_mismatch, 0.0)
+        grad_predicted = tl.where(counts, grad_predicted, 0.0)
     t, positive, e, r, u, v, cross_entropy = _terms(x_ptr, t_ptr, valid_ptr, row, offsets, inside, MASKED)
     q = r * v
     error = u - e * r
