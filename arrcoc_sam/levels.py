@@ -169,13 +169,9 @@ def shell_masks(
                 [0, 0, 0, 0],
                 [1, 0, 0, 0]], dtype=torch.int32)
     """
-    whole, part, subpart = levels.unbind(-3)
-    own_whole, own_part, own_subpart = (flag[..., None, None] for flag in distinct.unbind(-1))
-    nothing = torch.zeros_like(whole)
-    within_part = torch.where(own_subpart, subpart, nothing)
-    within_whole = torch.where(own_part, part, within_part)
-    shells = torch.stack([_without(whole, within_whole), _without(part, within_part), subpart], dim=-3)
-    return torch.where(torch.stack([own_whole, own_part, own_subpart], dim=-3), shells, torch.zeros_like(shells))
+    own = distinct[..., None, None]
+    whole, part, subpart = (levels & own if levels.dtype == torch.bool else levels * own).unbind(-3)
+    return torch.stack([_without(whole, torch.maximum(part, subpart)), _without(part, subpart), subpart], dim=-3)
 
 
 def measurable_shells(
