@@ -14,7 +14,7 @@ from torch import Tensor
 
 from arrcoc_sam.granularity.regions import EMPTY_SHARE, Regions, accumulator, levels_from_shells
 
-__all__ = ["CONSTANT_VARIANCE", "Moments", "grid_moments", "with_background"]
+__all__ = ["CONSTANT_VARIANCE", "Moments", "grid_moments", "moments_of_shares", "with_background"]
 
 CONSTANT_VARIANCE = 1e-12
 """A map whose deviation is below a millionth of its mean is constant: float32 leaves that of uniform attention."""
@@ -74,25 +74,46 @@ def grid_moments(attention: Float[Tensor, "N h w"] | Float[Tensor, "N K h w"], r
         Moments in float64.
     """
     dtype = accumulator(attention.device)
-    weights = regions.valid.to(dtype).flatten()
-    weights = weights / weights.sum()
+    weights = _weights(regions)
     covered = weights > 0
     mass = attention.to(dtype).flatten(-2) * covered
     mass = mass / mass.sum(-1, keepdim=True)
     density = torch.where(covered, mass / weights, 1.0)
-
-    shells = regions.shells.to(dtype).flatten(-2)
     product = "ng,ksg->nks" if attention.ndim == 3 else "nkg,ksg->nks"
+    shares = torch.einsum(product, mass, regions.shells.to(dtype).flatten(-2))
+    variance = ((density - 1) ** 2 * weights).sum(-1)
+    return moments_of_shares(shares, regions, variance[:, None] if attention.ndim == 3 else variance)
+
+
+def moments_of_shares(
+    shares: Float[Tensor, "N K 3"], regions: Regions, attention_variance: Float[Tensor, "N k"] | None = None
+) -> Moments:
+    """Moments of maps of which the share in each shell is known already.
+
+    Args:
+        shares: Share of the attention in the shells of whole, part, subpart.
+        regions: The levels.
+        attention_variance: Variance of density / mean density; NaN when not given.
+    """
+    weights = _weights(regions)
+    shells = regions.shells.to(weights).flatten(-2)
     area = torch.einsum("ksg,g->ks", shells, weights)
     centred = shells.flip(1).cumsum(1).flip(1) - levels_from_shells(area)[..., None]
-    variance = ((density - 1) ** 2 * weights).sum(-1)
+    if attention_variance is None:
+        attention_variance = shares.new_full((len(shares), 1), torch.nan)
     return Moments(
-        share=with_background(torch.einsum(product, mass, shells)),
+        share=with_background(shares.to(weights)),
         area=with_background(area),
-        attention_variance=variance[:, None] if attention.ndim == 3 else variance,
+        attention_variance=attention_variance,
         level_variance=(centred**2 * weights).sum(-1),
         distinct=regions.distinct,
     )
+
+
+def _weights(regions: Regions) -> Float[Tensor, " G"]:
+    """Weight of every cell, sum 1."""
+    weights = regions.valid.to(accumulator(regions.shells.device)).flatten()
+    return weights / weights.sum()
 
 
 def with_background(shells: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 4"]:

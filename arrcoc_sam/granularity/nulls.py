@@ -25,7 +25,7 @@ from torch import Tensor
 
 from arrcoc_sam.errors import InputError, ShapeError, UnknownNameError, describe, explain
 from arrcoc_sam.granularity.moment_metrics import OF_MOMENTS
-from arrcoc_sam.granularity.moments import grid_moments, with_background
+from arrcoc_sam.granularity.moments import grid_moments, moments_of_shares
 from arrcoc_sam.granularity.regions import Regions, accumulator
 
 __all__ = [
@@ -184,8 +184,6 @@ def toroidal_values(name: str, attention: Float[Tensor, "N h w"], regions: Regio
     # Σ over g of a(g − s) · m(g) for all s is a correlation: one product in the frequency domain.
     spectrum = torch.einsum("nyx,klyx->yxnkl", torch.fft.rfft2(maps).conj(), torch.fft.rfft2(inside.shells.to(maps)))
     shares = torch.fft.irfft2(spectrum, s=maps.shape[-2:], dim=(0, 1)).clamp(min=0).flatten(0, 1)
-    moments = grid_moments(maps, inside)
-    shape = shares.shape[:2]
-    variance = moments.attention_variance.expand(*shape, -1).flatten(0, 1)
-    moved = replace(moments, share=with_background(shares).flatten(0, 1), attention_variance=variance[:, :1])
-    return OF_MOMENTS[name](moved).reshape(shares.shape)
+    # Shifting changes where a map's mass is, not how it varies.
+    variance = grid_moments(maps, inside).attention_variance.repeat(len(shares), 1)
+    return OF_MOMENTS[name](moments_of_shares(shares.flatten(0, 1), inside, variance)).reshape(shares.shape)

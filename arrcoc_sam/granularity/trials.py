@@ -16,7 +16,7 @@ from torch import Tensor
 
 from arrcoc_sam.granularity.inference import max_t
 from arrcoc_sam.granularity.moment_metrics import OF_MOMENTS
-from arrcoc_sam.granularity.moments import Moments, grid_moments, with_background
+from arrcoc_sam.granularity.moments import moments_of_shares
 from arrcoc_sam.granularity.nulls import matched_mean, null_means, random_permutations
 from arrcoc_sam.granularity.planted import IGNORANT, ignorant
 from arrcoc_sam.granularity.regions import Regions
@@ -31,7 +31,7 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 
 HEADLINE = "shell_contrast"
 _TRIALS_AT_ONCE = 50
-# Draws of the nulls that move each map within its image: every one is as large as the attention itself.
+# Draws of the nulls that move each map within its image: each is as large as the attention. A batch shares them.
 _MOVES = 199
 
 
@@ -80,7 +80,7 @@ def false_positive_rates(
     """
     rows = []
     for null in nulls:
-        trials = num_trials if null == NULLS[0] else max(num_trials // 20, 40)
+        trials = num_trials if null == NULLS[0] else min(num_trials, max(num_trials // 20, 40))
         for kind in IGNORANT:
             generator = torch.Generator().manual_seed(seed)
             rejected = 0
@@ -109,14 +109,16 @@ def _against_other_images(
     num_draws: int,
     generator: torch.Generator,
 ) -> Float[Tensor, " T"]:
-    """P of every trial, from V[j, i] of its own images; permutations are shared by the trials of a batch."""
+    """P of every trial, from V[j, i] of its own images and permutations of its own: trials share nothing."""
     trials, images = chosen.shape
     shells = regions.shells.flatten(2)[chosen]
     shares = torch.einsum("tjg,tilg->jtil", maps / maps.sum(-1, keepdim=True), shells).double()
-    moments = replace(_moments_of(regions, chosen.flatten()), share=with_background(shares.flatten(1, 2)))
-    values = OF_MOMENTS[HEADLINE](moments).reshape(images, trials, images, 3).movedim(1, 2)
-    draws = random_permutations(images, num_draws, generator=generator)
-    return max_t(matched_mean(values), null_means(values, draws))[1]
+    moments = moments_of_shares(shares.flatten(1, 2), _some(regions, chosen.flatten()))
+    values = OF_MOMENTS[HEADLINE](moments).reshape(images, trials, images, 3)
+    null = [
+        null_means(values[:, t], random_permutations(images, num_draws, generator=generator)) for t in range(trials)
+    ]
+    return max_t(matched_mean(values.movedim(1, 2)), torch.stack(null, dim=1))[1]
 
 
 def _against_moved_maps(
@@ -141,13 +143,10 @@ def _against_moved_maps(
     for images, own in zip(chosen, maps / maps.sum(-1, keepdim=True), strict=True):
         moved = torch.cat([own[None], own.expand(_MOVES, -1, -1).gather(2, index)])
         shares = torch.einsum("mig,ilg->mil", moved, regions.shells[images].flatten(2))
-        moments = replace(_moments_of(regions, images), share=with_background(shares.double()))
-        means = OF_MOMENTS[HEADLINE](moments).nanmean(1)
+        means = OF_MOMENTS[HEADLINE](moments_of_shares(shares, _some(regions, images))).nanmean(1)
         found.append(max_t(means[0], means[1:])[1])
     return torch.stack(found)
 
 
-def _moments_of(regions: Regions, images: Int64[Tensor, " K"]) -> Moments:
-    """Areas and flags of these images' levels; the shares are those of uniform attention, to be replaced."""
-    some = replace(regions, shells=regions.shells[images], distinct=regions.distinct[images])
-    return grid_moments(regions.valid[None], some)
+def _some(regions: Regions, images: Int64[Tensor, " K"]) -> Regions:
+    return replace(regions, shells=regions.shells[images], distinct=regions.distinct[images])
