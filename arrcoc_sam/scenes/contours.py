@@ -53,8 +53,8 @@ def _irregular_polygon(rng: np.random.Generator) -> Radii:
 
 def _star(rng: np.random.Generator) -> Radii:
     num_points = int(rng.integers(4, 8))
-    angles: Radii = (np.arange(2 * num_points) + 0.5) * (np.pi / num_points)
-    radii: Radii = np.where(np.arange(2 * num_points) % 2 == 0, 1.0, rng.uniform(0.45, 0.75))
+    angles = np.asarray((np.arange(2 * num_points) + 0.5) * (np.pi / num_points), dtype=np.float64)
+    radii = np.asarray(np.where(np.arange(2 * num_points) % 2 == 0, 1.0, rng.uniform(0.45, 0.75)), dtype=np.float64)
     return _through_vertices(angles, radii)
 
 
