@@ -75,8 +75,8 @@ def _from_polygons(segmentation: Sequence[Any], size_hw: tuple[int, int]) -> tup
     rings = [_ring(ring, size_hw).tolist() for ring in segmentation]
     drawn = coco_mask.frPyObjects(rings, *size_hw)
     merged = coco_mask.merge(drawn) if len(drawn) > 1 else drawn[0]
-    rle = {"size": list(size_hw), "counts": _compress(merged)}
-    return rle, int(rle_areas([rle])[0])
+    area = int(coco_mask.area(merged))  # type: ignore[no-untyped-call]
+    return {"size": list(size_hw), "counts": _compress(merged)}, area
 
 
 def _ring(ring: Any, size_hw: tuple[int, int]) -> np.ndarray:

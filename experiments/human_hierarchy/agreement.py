@@ -51,19 +51,24 @@ def agreement(
     tables = np.zeros((num_images, len(ANSWERS), len(ANSWERS)))
     np.add.at(tables, (groups, ours, theirs), 1)
     resampled = np.tensordot(weights, tables, axes=1)
+    total = resampled.sum((-2, -1))
+    figures = {
+        "equal": equal_share(resampled),
+        "kappa": cohen_kappa(resampled),
+        "abstain": resampled[:, _ABSTAIN].sum(-1) / total,
+        "abstain_other": resampled[:, :, _ABSTAIN].sum(-1) / total,
+    }
+    ranks = {
+        level: rank_correlation(our_contrasts[:, i], their_contrasts[:, i], weights[:, groups])
+        for i, level in enumerate(LEVELS)
+    }
     return {
         "triples": len(ours),
         "images": num_images,
         "confusion": tables.sum(0).astype(int).tolist(),
         "both_answer": int(tables[:, :_ABSTAIN, :_ABSTAIN].sum()),
-        "equal": interval(equal_share(resampled)),
-        "kappa": interval(cohen_kappa(resampled)),
-        "abstain": interval(resampled[:, _ABSTAIN].sum(-1) / resampled.sum((-2, -1))),
-        "abstain_other": interval(resampled[:, :, _ABSTAIN].sum(-1) / resampled.sum((-2, -1))),
-        "spearman": {
-            level: interval(rank_correlation(our_contrasts[:, i], their_contrasts[:, i], weights[:, groups]))
-            for i, level in enumerate(LEVELS)
-        },
+        **{name: interval(values, num_images) for name, values in figures.items()},
+        "spearman": {level: interval(values, num_images) for level, values in ranks.items()},
     }
 
 
@@ -106,12 +111,12 @@ def rank_correlation(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> np.nd
     return _share((x * y * weights).sum(1), spread)
 
 
-def interval(values: np.ndarray) -> list[float | None]:
+def interval(values: np.ndarray, num_images: int) -> list[float | None]:
     """The first value with the 95 % percentile interval of the others; None for what is not defined.
 
-    Resamples in which the figure is not defined are left out.
+    Resamples in which the figure is not defined are left out. One image has no interval: every resample is itself.
     """
-    drawn = values[1:][np.isfinite(values[1:])]
+    drawn = values[1:][np.isfinite(values[1:])] if num_images > 1 else np.array([])
     bounds = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else np.array([np.nan, np.nan])
     return [round(float(v), 4) if np.isfinite(v) else None for v in (values[0], *bounds)]
 

@@ -132,7 +132,7 @@ def table(results: dict[str, Any]) -> str:
 
 def _figure(values: list[float | None]) -> str:
     value, low, high = ("–" if v is None else f"{v:.2f}".replace("-", "−") for v in values)
-    return value if value == "–" else f"{value} [{low}, {high}]"
+    return value if low == "–" else f"{value} [{low}, {high}]"
 
 
 def record(name: str, result: dict[str, Any]) -> None:

@@ -78,9 +78,10 @@ def test_intervals_keep_the_triples_of_an_image_together(experiment):
 
 
 def test_what_is_not_defined_is_none(experiment):
-    alike = np.zeros(6, dtype=int)
-    found = experiment.agreement.agreement(alike, alike, np.full((6, 3), np.nan), np.ones((6, 3)), alike, draws=10)
+    alike, contrasts = np.zeros(6, dtype=int), (np.full((6, 3), np.nan), np.ones((6, 3)))
+    found = experiment.agreement.agreement(alike, alike, *contrasts, np.arange(6), draws=10)
     assert found["equal"] == [1.0, 1.0, 1.0]
+    assert experiment.agreement.agreement(alike, alike, *contrasts, alike)["equal"] == [1.0, None, None]  # one image
     assert found["kappa"] == [None, None, None]
     assert found["spearman"]["whole"] == [None, None, None]
 
