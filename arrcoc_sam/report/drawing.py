@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 from jaxtyping import Bool, Float, Float64, UInt8
 from PIL import Image
 from torch import Tensor
 
 from arrcoc_sam.attention.maps import AttentionMaps
+from arrcoc_sam.errors import ShapeError, describe, explain
 from arrcoc_sam.geometry import ImageTransform
+from arrcoc_sam.levels import LEVELS
 
-__all__ = ["display_peak", "grid_extent", "level_array", "mask_outlines", "relative_density", "thumbnail"]
+__all__ = [
+    "LevelOutlines",
+    "display_peak",
+    "grid_extent",
+    "level_array",
+    "level_outlines",
+    "mask_outlines",
+    "relative_density",
+    "thumbnail",
+]
+
+LevelOutlines: TypeAlias = dict[str, list[Float64[np.ndarray, "_ 2"]]]
+"""Closed lines of each level."""
+
+_LONG_LINE = 64
 
 
 def thumbnail(image: UInt8[np.ndarray, "H W 3"], max_side: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -28,15 +46,12 @@ def thumbnail(image: UInt8[np.ndarray, "H W 3"], max_side: int) -> UInt8[np.ndar
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
 
 
-def mask_outlines(
-    mask: Bool[np.ndarray, "H W"], *, max_side: int = 640, tolerance: float = 0.25
-) -> list[Float64[np.ndarray, "n 2"]]:
+def mask_outlines(mask: Bool[np.ndarray, "H W"], *, max_side: int = 640) -> list[Float64[np.ndarray, "_ 2"]]:
     """Closed outlines of a mask, in edge coordinates of the image: (0, 0) is the corner of the first pixel.
 
     Args:
         mask: The mask; one larger than ``max_side`` is reduced to that first, which is fine enough to look at.
-        max_side: Longer side in pixels of what is traced.
-        tolerance: How far, in traced pixels, an outline may be simplified.
+        max_side: Longer side in pixels of what is traced. Outlines are true to half a traced pixel.
 
     Returns:
         One (n, 2) array of (x, y) an outline, first and last point equal; none for an empty mask.
@@ -48,19 +63,37 @@ def mask_outlines(
         >>> outline.min(0), outline.max(0)
         (array([2., 1.]), array([5., 3.]))
     """
-    from skimage.measure import approximate_polygon, find_contours
+    from skimage.measure import find_contours
 
     height, width = mask.shape
     step = max(1, -(-max(height, width) // max_side))
     reduced = np.asarray(mask[step // 2 :: step, step // 2 :: step], dtype=np.uint8)
     # A rim of zeros closes outlines at the image's border.
     contours = find_contours(np.pad(reduced, 1), 0.5)  # type: ignore[no-untyped-call]
-    outlines = []
-    for contour in contours:
-        line = approximate_polygon(contour, tolerance) if len(contour) > 5 else contour  # type: ignore[no-untyped-call]
-        # From row and column of the padded array's pixel centres to (x, y) of the edges between pixels.
-        outlines.append(np.clip((line[:, ::-1] - 0.5) * step, 0, (width, height)))
-    return outlines
+    # From row and column of the padded array's pixel centres to (x, y) of the edges between pixels.
+    return [np.clip((_thinned(line)[:, ::-1] - 0.5) * step, 0, (width, height)) for line in contours]
+
+
+def level_outlines(masks: Bool[np.ndarray, "3 H W"]) -> LevelOutlines:
+    """:func:`mask_outlines` of whole, part and subpart.
+
+    Raises:
+        ShapeError: Not three masks.
+    """
+    if masks.ndim != 3 or len(masks) != len(LEVELS):
+        raise ShapeError(explain(f"masks is {describe(masks)}", "(3, H, W): whole, part, subpart"))
+    return {level: mask_outlines(mask) for level, mask in zip(LEVELS, masks, strict=True)}
+
+
+def _thinned(line: Float64[np.ndarray, "_ 2"]) -> Float64[np.ndarray, "_ 2"]:
+    """A closed line without the points that lie on a straight run, and every other point of a long curve."""
+    steps = np.diff(line, axis=0)
+    before = np.roll(steps, 1, axis=0)
+    bends = np.abs(before[:, 0] * steps[:, 1] - before[:, 1] * steps[:, 0]) > 1e-9
+    corners = line[:-1][bends]
+    if len(corners) > _LONG_LINE:
+        corners = corners[::2]
+    return np.concatenate([corners, corners[:1]])
 
 
 def relative_density(maps: AttentionMaps, index: int, prompt: int) -> Float[np.ndarray, "h w"]:

@@ -122,6 +122,11 @@ class GranularityPage:
         )
 
     @property
+    def calibrated(self) -> bool:
+        """Whether every result stands on a comparison with other images."""
+        return self._all_calibrated
+
+    @property
     def answers(self) -> dict[str, dict[str, int]]:
         """How often each map answered which level or "abstain"."""
         return {name: {kind: of[kind] for kind in (*LEVELS, ABSTAIN)} for name, of in self._answers.items()}

@@ -79,7 +79,10 @@ def table(
         headers: How many cells at the beginning of a row are heads of it.
         class_: More CSS classes of the table.
     """
-    head = element("tr", (element("th", text(column), scope="col") for column in columns))
+    kinds = ("left" if i < headers else None for i in range(len(columns)))
+    head = element(
+        "tr", (element("th", text(c), scope="col", class_=kind) for c, kind in zip(columns, kinds, strict=True))
+    )
     body = (
         element(
             "tr",

@@ -11,14 +11,14 @@ from jaxtyping import Bool, Float, UInt8
 from arrcoc_sam.errors import ShapeError, describe, explain
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.levels import LEVELS
-from arrcoc_sam.report.drawing import grid_extent, mask_outlines, thumbnail
+from arrcoc_sam.report.drawing import LevelOutlines, grid_extent, level_outlines, thumbnail
 from arrcoc_sam.report.labels import ATTENTION_COLORMAP, LEVEL_STYLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
-__all__ = ["level_bars", "mark_point", "outline_masks", "overlay_attention", "show_image"]
+__all__ = ["draw_outlines", "level_bars", "mark_point", "outline_masks", "overlay_attention", "show_image"]
 
 _MAX_SIDE = 1024
 _CASING = "#101418"
@@ -81,19 +81,23 @@ def outline_masks(ax: Axes, masks: Bool[np.ndarray, "3 H W"], *, linewidth: floa
         ax: Where to draw.
         masks: (3, H, W) bool.
         linewidth: In points; the dark casing is wider by half.
+
+    Raises:
+        ShapeError: Not three masks.
     """
+    draw_outlines(ax, level_outlines(masks), linewidth=linewidth)
+
+
+def draw_outlines(ax: Axes, outlines: LevelOutlines, *, linewidth: float = 1.8) -> None:
+    """:func:`outline_masks` of outlines that were traced already, for several panels of the same masks."""
     from matplotlib.collections import LineCollection
 
-    if masks.ndim != 3 or len(masks) != len(LEVELS):
-        raise ShapeError(explain(f"masks is {describe(masks)}", "(3, H, W): whole, part, subpart"))
-    for level, mask in zip(LEVELS, masks, strict=True):
-        style, outlines = LEVEL_STYLES[level], mask_outlines(mask)
+    for level, lines in outlines.items():
+        style = LEVEL_STYLES[level]
         dashes = (0.0, style.dashes) if style.dashes else "solid"
+        ax.add_collection(LineCollection(lines, colors=_CASING, linewidths=1.6 * linewidth, alpha=0.75), autolim=False)
         ax.add_collection(
-            LineCollection(outlines, colors=_CASING, linewidths=1.6 * linewidth, alpha=0.75), autolim=False
-        )
-        ax.add_collection(
-            LineCollection(outlines, colors=style.line, linewidths=linewidth, linestyles=[dashes]), autolim=False
+            LineCollection(lines, colors=style.line, linewidths=linewidth, linestyles=[dashes]), autolim=False
         )
 
 

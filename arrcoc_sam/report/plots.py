@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.levels import LEVELS
-from arrcoc_sam.report.drawing import display_peak, level_array, relative_density
+from arrcoc_sam.report.drawing import display_peak, level_array, level_outlines, relative_density
 from arrcoc_sam.report.labels import AREA_BOUND, LEVEL_STYLES, metric_label
-from arrcoc_sam.report.panels import level_bars, mark_point, outline_masks, overlay_attention, show_image
+from arrcoc_sam.report.panels import draw_outlines, level_bars, mark_point, overlay_attention, show_image
 from arrcoc_sam.report.results import ABSTAIN, GranularityLike
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def plot_granularity(
 
 def _draw_panels(figure: SubFigure, result: GranularityLike, prompt: int, num_maps: int, rows: int) -> None:
     panels = figure.subplots(rows, _PANELS_A_ROW, squeeze=False).ravel()
-    masks = level_array(result.masks, prompt)
+    outlines = level_outlines(level_array(result.masks, prompt))
     show_image(panels[0], result.image)
     panels[0].set_title(_click(result, prompt), fontsize=9.5)
     drawn = None
@@ -87,7 +87,7 @@ def _draw_panels(figure: SubFigure, result: GranularityLike, prompt: int, num_ma
         name = textwrap.shorten(result.maps.names[index], 26, placeholder="…")
         panel.set_title(f"{name} (top {top:.2g} ×)\n{_verdict(result, index, prompt)}", fontsize=9.5)
     for panel in panels[: 1 + num_maps]:
-        outline_masks(panel, masks)
+        draw_outlines(panel, outlines)
         if result.points_xy is not None:
             mark_point(panel, result.points_xy[prompt].tolist())
     for panel in panels[1 + num_maps :]:

@@ -151,6 +151,8 @@ def _mask_bars(item: ReportItem, prompt: int) -> list[Html]:
     known["Share of the image"] = ("", hierarchy.areas[prompt] / size)
     blocks = []
     for title, (unit, values) in known.items():
+        if bool(values.isnan().all()):  # masks that no model made have no predicted IoU
+            continue
         blocks.append(bar_block(title, unit, values.detach().cpu().double().tolist(), (0.0, 1.0)))
     return blocks
 

@@ -15,8 +15,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from arrcoc_sam.geometry import ImageTransform
-from arrcoc_sam.levels import LEVELS
-from arrcoc_sam.report.drawing import grid_extent, mask_outlines, thumbnail
+from arrcoc_sam.report.drawing import grid_extent, level_outlines, thumbnail
 from arrcoc_sam.report.labels import ATTENTION_COLORMAP, LEVEL_STYLES
 from arrcoc_sam.report.markup import Html, element, text
 
@@ -72,8 +71,8 @@ def map_image(
 def outlines(masks: Bool[np.ndarray, "3 H W"], *, name: str) -> Html:
     """Outlines of whole, part and subpart under ``name``, each in its colour and line style over a dark casing."""
     lines = []
-    for level, mask in zip(LEVELS, masks, strict=True):
-        path = "".join(_path(outline) for outline in mask_outlines(mask))
+    for level, traced in level_outlines(masks).items():
+        path = "".join(_path(outline) for outline in traced)
         if path:
             lines.append(element("path", d=path, class_="casing"))
             style = LEVEL_STYLES[level]

@@ -21,7 +21,7 @@ def polygon_area(line: np.ndarray) -> float:
 def test_an_outline_encloses_its_rectangle_up_to_the_cut_corners(top: int, left: int, high: int, wide: int) -> None:
     mask = np.zeros((41, 43), dtype=bool)
     mask[top : top + high, left : left + wide] = True
-    [line] = mask_outlines(mask, tolerance=0.0)
+    [line] = mask_outlines(mask)
     assert np.array_equal(line[0], line[-1])
     # Each of the four corners is cut by a triangle with legs of half a pixel.
     assert abs(polygon_area(line)) == pytest.approx(high * wide - 0.5, abs=1e-9)
@@ -43,7 +43,7 @@ def test_a_large_mask_is_traced_coarsely_in_its_own_coordinates() -> None:
     y, x = np.mgrid[:1500, :2000]
     mask = (x - 1200) ** 2 + (y - 700) ** 2 <= 400**2
     [line] = mask_outlines(mask, max_side=500)
-    assert len(line) < 1000
+    assert 60 < len(line) < 1000
     assert np.hypot(line[:, 0] - 1200, line[:, 1] - 700) == pytest.approx(400, abs=5)
 
 

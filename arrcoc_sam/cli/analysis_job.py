@@ -1,0 +1,232 @@
+"""``analyze`` from checked inputs to files: tables, figures, one page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+import typer
+from jaxtyping import Float64
+from torch import Tensor
+
+from arrcoc_sam.attention import ArrayAttention, AttentionMaps, AttentionSource
+from arrcoc_sam.cli.analysis_inputs import AttentionOptions, Clicks, Inputs, about
+from arrcoc_sam.cli.console import err, out, print_json, print_table, tracked
+from arrcoc_sam.cli.granularity_run import Analysed, analyze_image, find_levels
+from arrcoc_sam.cli.options import check_segmenter, open_segmenter
+from arrcoc_sam.cli.staging import staged_folder
+from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, explain
+from arrcoc_sam.granularity.metrics import check_names
+from arrcoc_sam.images import load_image
+from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.prompts import Prompts
+from arrcoc_sam.report import GranularityPage, Provenance, plot_granularity
+from arrcoc_sam.report.results import ABSTAIN
+
+if TYPE_CHECKING:
+    from arrcoc_sam.segmenters.base import Segmenter
+
+__all__ = ["AnalysisJob", "print_answers", "save_figures", "save_tables"]
+
+MIN_REFERENCE = 19
+"""With fewer other images no p could be as small as .05."""
+
+BAD_FILES = 3
+"""Exit code when some files of a folder were left out."""
+
+
+@dataclass(frozen=True)
+class AnalysisJob:
+    """Everything that ``analyze`` was told; :meth:`run` does it."""
+
+    images: Sequence[str]
+    recursive: bool
+    clicks: Clicks
+    attention: AttentionOptions
+    segmenter: str
+    checkpoint: Path | None
+    device: str
+    reference: Sequence[str]
+    metrics: str | None
+    out: Path
+    figure_format: str
+    title: str
+    max_shown: int
+    as_json: bool
+    command: str
+
+    def run(self) -> None:
+        """Analyse and write.
+
+        Raises:
+            ArrcocSamError: Bad input; nothing is written then.
+            typer.Exit: With code 3, where some files of a folder were left out.
+        """
+        metrics = None if self.metrics is None else [name.strip() for name in self.metrics.split(",")]
+        if metrics is not None:
+            check_names(metrics)
+        inputs = Inputs.find(self.images, recursive=self.recursive)
+        others = list(Inputs.find(self.reference).paths) if self.reference else []
+        if self.reference and len(others) < MIN_REFERENCE:
+            raise InputError(explain(f"{len(others)} images for --reference", f"at least {MIN_REFERENCE}"))
+        check_segmenter(self.segmenter)
+        with staged_folder(self.out) as folder:
+            source = self.attention.load()
+            self._check_named(inputs, source)
+            segmenter = open_segmenter(self.segmenter, self.checkpoint, self.device)
+            page = GranularityPage(title=self.title, provenance=self._provenance(segmenter), max_items=self.max_shown)
+            frames: list[pd.DataFrame] = []
+            references = _References(source, others)
+            for path in tracked(inputs.paths, "Analysing"):
+                try:
+                    with about(path):
+                        analysed = self._analyze(path, segmenter, source, references, metrics)
+                except ArrcocSamError as error:
+                    if path in inputs.named:
+                        raise
+                    page.skip(str(path), str(error))
+                    continue
+                page.add(analysed.item())
+                frames.append(analysed.frame())
+                save_figures(analysed, folder / "figures", path.stem, self.figure_format)
+            if page.skipped:
+                rows = [(name, " ".join(reason.split())) for name, reason in page.skipped]
+                print_table("Left out", ["file", "reason"], rows, to=err())
+                pd.DataFrame(rows, columns=["file", "reason"]).to_csv(folder / "errors.csv", index=False)
+            if not frames:
+                raise DataError(explain(f"none of {len(inputs.paths)} images could be analysed", "at least one"))
+            save_tables(pd.concat(frames, ignore_index=True), folder)
+            page.write(folder / "report.html")
+        self._tell(page, num_images=len(frames))
+        if page.skipped:
+            raise typer.Exit(BAD_FILES)
+
+    def _check_named(self, inputs: Inputs, source: AttentionSource) -> None:
+        """What was named outright has to be good before any work begins."""
+        for path in tracked(sorted(inputs.named), "Checking"):
+            with about(path):
+                pixels = load_image(path)
+                points = self.clicks.on((pixels.shape[0], pixels.shape[1]))
+                if isinstance(source, ArrayAttention):
+                    source(path, points)
+
+    def _analyze(
+        self,
+        path: Path,
+        segmenter: Segmenter,
+        source: AttentionSource,
+        references: _References,
+        metrics: Sequence[str] | None,
+    ) -> Analysed:
+        pixels = load_image(path)
+        points = self.clicks.on((pixels.shape[0], pixels.shape[1]))
+        levels = find_levels(segmenter, pixels, Prompts(points_xy=points[:, None]))
+        # A folder of arrays finds the image's by its name; everything else is spared to read the file again.
+        with torch.no_grad():
+            maps = source(path if isinstance(source, ArrayAttention) else pixels, points)
+        result = analyze_image(
+            pixels,
+            points,
+            maps,
+            levels.hierarchy,
+            metrics=metrics,
+            reference=references.of(path, points, (pixels.shape[0], pixels.shape[1])),
+        )
+        return Analysed(str(path), result, {"stability": levels.stability})
+
+    def _provenance(self, segmenter: Segmenter) -> Provenance:
+        return Provenance(
+            command=self.command,
+            segmenter=segmenter.name,
+            checkpoint_hash=segmenter.checkpoint_hash,
+            attention=self.attention.describe(),
+            device=str(segmenter.device),
+            seed=self.attention.seed,
+        )
+
+    def _tell(self, page: GranularityPage, *, num_images: int) -> None:
+        report = self.out / "report.html"
+        if self.as_json:
+            print_json(
+                {
+                    "report": str(report),
+                    "table": str(self.out / "granularity.parquet"),
+                    "num_images": num_images,
+                    "abstained": page.abstained,
+                    "answers": page.answers,
+                    "errors": [{"file": name, "message": reason} for name, reason in page.skipped],
+                    **page.provenance.as_json(),
+                }
+            )
+            return
+        print_answers(page)
+        out().print(f"Report: {report}", soft_wrap=True, markup=False)
+
+
+class _References:
+    """The same attention on other images, made once where it does not depend on the clicks."""
+
+    def __init__(self, source: AttentionSource, paths: Sequence[Path]) -> None:
+        self.source = source
+        self.paths = paths
+        self._kept: dict[Path, AttentionMaps] = {}
+
+    def of(self, path: Path, points: Float64[Tensor, "K 2"], size_hw: tuple[int, int]) -> list[AttentionMaps] | None:
+        """Maps of all images but this one, at the same places; None where there are none to compare with."""
+        if not self.paths:
+            return None
+        return [self._maps(other, points, size_hw) for other in self.paths if other.resolve() != path.resolve()]
+
+    def _maps(self, other: Path, points: Float64[Tensor, "K 2"], size_hw: tuple[int, int]) -> AttentionMaps:
+        if other in self._kept:
+            return self._kept[other]
+        with about(other), torch.no_grad():
+            pixels = load_image(other)
+            scale = torch.tensor([pixels.shape[1] / size_hw[1], pixels.shape[0] / size_hw[0]], dtype=torch.float64)
+            # Pixel indices count from the first pixel's centre, half a pixel from the edge that scaling leaves alone.
+            there = (points + 0.5) * scale - 0.5
+            maps = self.source(other if isinstance(self.source, ArrayAttention) else pixels, there)
+        if maps.num_prompts is None:
+            self._kept[other] = maps
+        return maps
+
+
+def save_figures(analysed: Analysed, folder: Path, stem: str, figure_format: str) -> None:
+    """A figure for each click, under a name that is free."""
+    if figure_format == "none":
+        return
+    folder.mkdir(exist_ok=True)
+    num_prompts = len(analysed.result.masks)
+    for prompt in range(num_prompts):
+        name = stem if num_prompts == 1 else f"{stem}-{prompt + 1}"
+        # Images of one name may come from several folders.
+        taken = 1
+        while (folder / f"{name}.{figure_format}").exists():
+            taken += 1
+            name = f"{stem}-{prompt + 1}-{taken}"
+        figure = plot_granularity(analysed.result, prompts=[prompt], title=analysed.name)
+        figure.savefig(folder / f"{name}.{figure_format}")
+
+
+def save_tables(frame: pd.DataFrame, folder: Path) -> None:
+    """One row a map, click and level, as Parquet and CSV."""
+    frame.to_parquet(folder / "granularity.parquet", index=False)
+    frame.to_csv(folder / "granularity.csv", index=False)
+
+
+def _answers_rows(page: GranularityPage, most: int = 24) -> list[tuple[str, ...]]:
+    """Counts of answers by map, for a table."""
+    rows = [(name, *(str(of[kind]) for kind in (*LEVELS, ABSTAIN))) for name, of in page.answers.items()]
+    return rows[:most] + ([(f"… {len(rows) - most} more in the report",)] if len(rows) > most else [])
+
+
+def print_answers(page: GranularityPage) -> None:
+    """How often each map answered which level, and how far that goes."""
+    kinds = [*LEVELS, ABSTAIN]
+    print_table("Answers by map", ["map", *kinds], _answers_rows(page), to=out(), right=kinds)
+    flag = "calibrated" if page.calibrated else "not calibrated: one image's levels ranked, no comparison with others"
+    out().print(f"Abstained: {100 * page.abstained:.0f} % ({flag})", soft_wrap=True)

@@ -1,0 +1,79 @@
+"""``arrcoc-sam checkpoints``: known weights, fetched and verified."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["checkpoints"]
+
+checkpoints = typer.Typer(help="Known weights: list, fetch, verify.", pretty_exceptions_enable=False)
+
+_Name = Annotated[str, typer.Argument(help="A checkpoint's name, as `arrcoc-sam checkpoints list` shows it.")]
+
+
+@checkpoints.command("list")
+def list_checkpoints(
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.")] = False,
+) -> None:
+    """Known checkpoints: size, licence, SHA-256, and where they are cached."""
+    from arrcoc_sam.cli.console import err, out, print_json, print_table
+    from arrcoc_sam.segmenters.checkpoints import CHECKPOINTS, cache_folder, cached_path
+    from arrcoc_sam.segmenters.tiny import tiny_weights_path
+
+    shipped = Path(tiny_weights_path())
+    records = [
+        {
+            "name": known.name,
+            "size_bytes": known.size_bytes,
+            "licence": known.licence,
+            "sha256": known.sha256,
+            "url": known.url,
+            "path": str(cached_path(known)),
+            "present": cached_path(known).is_file(),
+        }
+        for known in CHECKPOINTS.values()
+    ]
+    if as_json:
+        tiny = {"name": "tiny", "path": str(shipped), "present": shipped.is_file(), "demonstration_model": True}
+        print_json({"cache_folder": str(cache_folder()), "checkpoints": [tiny, *records]})
+        return
+    rows = [
+        ("tiny", _size(shipped.stat().st_size) if shipped.is_file() else "–", "in the package", "demonstration model")
+    ]
+    rows += [
+        (
+            str(record["name"]),
+            _size(int(str(record["size_bytes"]))),
+            "cached" if record["present"] else "not fetched",
+            f"{record['licence']}, SHA-256 {str(record['sha256'])[:16]}…",
+        )
+        for record in records
+    ]
+    print_table("Checkpoints", ["name", "size", "where", "what"], rows, to=out(), right=["size"])
+    err().print(f"cache: {cache_folder()}", soft_wrap=True, markup=False)
+
+
+@checkpoints.command()
+def fetch(name: _Name) -> None:
+    """Download a checkpoint, verify it, and keep it in the cache. A broken download is continued."""
+    from arrcoc_sam.segmenters import checkpoints as known
+
+    print(known.fetch(name))
+
+
+@checkpoints.command()
+def verify(
+    name: _Name,
+    path: Annotated[Path | None, typer.Option(help="A file elsewhere than in the cache.", show_default=False)] = None,
+) -> None:
+    """Compare a checkpoint's file with the published SHA-256."""
+    from arrcoc_sam.segmenters import checkpoints as known
+
+    print(f"{known.verify(name, path=path)} is {name}: SHA-256 {known.get_checkpoint(name).sha256}")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count < 1e9 else f"{count / 1e9:,.2f} GB"

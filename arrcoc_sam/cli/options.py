@@ -1,0 +1,54 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from arrcoc_sam.errors import UnknownNameError, explain
+
+if TYPE_CHECKING:
+    from arrcoc_sam.segmenters.base import Segmenter
+
+__all__ = ["CheckpointOption", "DeviceOption", "JsonOption", "SegmenterOption", "check_segmenter", "open_segmenter"]
+
+SegmenterOption = Annotated[
+    str,
+    typer.Option(
+        "--segmenter", "-s", help="tiny (the embedded demonstration model), sam_vit_b, sam_vit_l or sam_vit_h."
+    ),
+]
+CheckpointOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint", help="A file of weights; by default the published one, fetched when needed.", show_default=False
+    ),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print machine-readable results on stdout.")]
+
+
+def check_segmenter(name: str) -> None:
+    """Refuse a segmenter that there is not, before anything else is done.
+
+    Raises:
+        UnknownNameError: No segmenter has this name.
+    """
+    from arrcoc_sam.segmenters import list_segmenters
+
+    if name not in list_segmenters() and not name.startswith("hf:"):
+        raise UnknownNameError(explain(f"no segmenter is called {name!r}", f"one of {', '.join(list_segmenters())}"))
+
+
+def open_segmenter(name: str, checkpoint: Path | None, device: str) -> Segmenter:
+    """The segmenter that the options name, with a word on stderr where it is the demonstration model."""
+    from arrcoc_sam.cli.console import err
+    from arrcoc_sam.report.provenance import DEMONSTRATION_MODEL
+    from arrcoc_sam.segmenters import load_segmenter
+
+    if name == DEMONSTRATION_MODEL:
+        note = "note: 'tiny' is a demonstration model; real work names a real checkpoint (--segmenter sam_vit_b)"
+        err().print(note, soft_wrap=True)
+    return load_segmenter(name, checkpoint=checkpoint, device=device)
