@@ -206,7 +206,7 @@ def _kernel(
                     return compiled(logits, *others)
                 except torch._dynamo.exc.TorchDynamoException as error:
                     broken = True
-                    reason = str(error).strip().partition("\n")[0]
+                    reason = " ".join(str(error).split()[:30])
                     warnings.warn(f"The loss kernel can't be compiled and runs slower: {reason}", stacklevel=2)
             return plain(logits, *others)
 
