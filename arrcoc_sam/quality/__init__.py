@@ -1,5 +1,9 @@
-"""Mask quality: how good a segmenter's masks and its own predictions of their IoU are."""
+"""Mask quality: how good a segmenter's masks and its own predictions of their IoU are, and masks that it did not make.
 
+:class:`MaskQualityEstimator` scores external masks.
+"""
+
+from arrcoc_sam.quality.bounds import jaccard_bounds
 from arrcoc_sam.quality.click_protocol import (
     AnnotatedImage,
     ClickReport,
@@ -7,5 +11,23 @@ from arrcoc_sam.quality.click_protocol import (
     evaluate_clicks,
     summarize_clicks,
 )
+from arrcoc_sam.quality.estimator import MaskQualityEstimator
+from arrcoc_sam.quality.mask_quality import CalibratedQuality, EncodedMasks, MaskQuality, QualityCalibration
+from arrcoc_sam.quality.thresholds import THRESHOLDS, attention_masks, binarize
 
-__all__ = ["AnnotatedImage", "ClickReport", "click_image", "evaluate_clicks", "summarize_clicks"]
+__all__ = [
+    "THRESHOLDS",
+    "AnnotatedImage",
+    "CalibratedQuality",
+    "ClickReport",
+    "EncodedMasks",
+    "MaskQuality",
+    "MaskQualityEstimator",
+    "QualityCalibration",
+    "attention_masks",
+    "binarize",
+    "click_image",
+    "evaluate_clicks",
+    "jaccard_bounds",
+    "summarize_clicks",
+]

@@ -1,0 +1,139 @@
+"""The segmenter's answer that comes closest to an external mask, and what the segmenter says about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int, Int64
+from torch import Tensor
+
+from arrcoc_sam.masks import connected_components, encode_rle, mask_iou
+from arrcoc_sam.prompts import Prompts
+from arrcoc_sam.quality.bounds import jaccard_bounds
+from arrcoc_sam.rle import RLE
+from arrcoc_sam.segmenters.base import Multimask, Segmenter
+from arrcoc_sam.segmenters.embedding import ImageEmbedding
+
+__all__ = ["COMPONENT_SHARE", "Asking", "ClosestCandidates"]
+
+COMPONENT_SHARE = 0.01
+"""Of a mask's area; a smaller component is not scored apart."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClosestCandidates:
+    """The closest candidates of k masks, on the segmenter's device.
+
+    Attributes:
+        alignment_iou: (k,) with the mask, at the original resolution.
+        predicted_iou: (k,) by the head, clamped to [0, 1].
+        stability: (k,).
+        token_index: (k,) int64.
+        object_score: (k,), or None of models that have none.
+        num_components: (k,) int64, how many components of the mask were compared apart.
+        rles: The candidates at the original size; empty when they are not kept.
+    """
+
+    alignment_iou: Float[Tensor, " k"]
+    predicted_iou: Float[Tensor, " k"]
+    stability: Float[Tensor, " k"]
+    token_index: Int[Tensor, " k"]
+    object_score: Float[Tensor, " k"] | None
+    num_components: Int[Tensor, " k"]
+    rles: list[RLE]
+
+    def lowest(self) -> ClosestCandidates:
+        """The one with the lowest lower bound, standing for all of them: the components of one mask."""
+        lower, _ = jaccard_bounds(self.alignment_iou, self.predicted_iou)
+        row = int(lower.argmin())
+        one = slice(row, row + 1)
+        return ClosestCandidates(
+            self.alignment_iou[one],
+            self.predicted_iou[one],
+            self.stability[one],
+            self.token_index[one],
+            None if self.object_score is None else self.object_score[one],
+            torch.full_like(self.num_components[one], len(self.num_components)),
+            self.rles[one],
+        )
+
+    @classmethod
+    def cat(cls, parts: Sequence[ClosestCandidates]) -> ClosestCandidates:
+        """Those of several sets of masks, in order."""
+        scores = [part.object_score for part in parts if part.object_score is not None]
+        return cls(
+            torch.cat([part.alignment_iou for part in parts]),
+            torch.cat([part.predicted_iou for part in parts]),
+            torch.cat([part.stability for part in parts]),
+            torch.cat([part.token_index for part in parts]),
+            torch.cat(scores) if scores else None,
+            torch.cat([part.num_components for part in parts]),
+            [rle for part in parts for rle in part.rles],
+        )
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a segmenter is asked about masks.
+
+    Attributes:
+        segmenter: Who is asked.
+        protocol: How a mask is turned into a prompt.
+        multimask: Which tokens are decoded.
+        keep_masks: Whether to keep the closest candidates.
+    """
+
+    segmenter: Segmenter
+    protocol: str
+    multimask: Multimask
+    keep_masks: bool
+
+    def closest(
+        self, embedding: ImageEmbedding, masks: Bool[Tensor, "k H W"], image_index: Int64[Tensor, " k"]
+    ) -> ClosestCandidates:
+        """Compare masks of one size, none of them empty, with the segmenter's answers.
+
+        Args:
+            embedding: Of the images.
+            masks: On the segmenter's device.
+            image_index: The image of each.
+
+        Returns:
+            The candidate of the largest IoU with each mask; of equally good ones the first.
+        """
+        prompts = Prompts.from_masks(masks, self.segmenter, self.protocol, image_index=image_index)
+        candidates = self.segmenter.decode(embedding, prompts, self.multimask)
+        own = candidates.masks()
+        alignment, best = mask_iou(own, masks[:, None]).max(dim=1)  # never 0/0: the external mask has pixels
+        rows = torch.arange(len(masks), device=best.device)
+        return ClosestCandidates(
+            alignment_iou=alignment,
+            predicted_iou=candidates.predicted_iou[rows, best].float().clamp(0, 1),
+            stability=candidates.stability[rows, best],
+            token_index=candidates.token_index[best],
+            object_score=candidates.object_score,
+            num_components=torch.ones_like(best),
+            rles=encode_rle(own[rows, best]) if self.keep_masks else [],
+        )
+
+    def closest_by_component(
+        self, embedding: ImageEmbedding, masks: Bool[Tensor, "k H W"], image_index: Int64[Tensor, " k"], step: int
+    ) -> ClosestCandidates:
+        """As :meth:`closest`, for the component of each mask that fares worst; ``step`` components at a time."""
+        worst = []
+        for mask, image in zip(masks, image_index, strict=True):
+            parts = torch.split(_large_components(mask), step)
+            closest = [self.closest(embedding, some, image.expand(len(some))) for some in parts]
+            worst.append(ClosestCandidates.cat(closest).lowest())
+        return ClosestCandidates.cat(worst)
+
+
+def _large_components(mask: Bool[Tensor, "H W"]) -> Bool[Tensor, "p H W"]:
+    """The connected components of at least :data:`COMPONENT_SHARE` of a mask's area, and always the largest."""
+    labels, count = connected_components(mask)
+    sizes = torch.bincount(labels.flatten(), minlength=int(count) + 1)[1:]
+    large = sizes >= COMPONENT_SHARE * sizes.sum()
+    large[0] = True  # they come in order of their size
+    return labels == (large.nonzero() + 1)[:, :, None]
