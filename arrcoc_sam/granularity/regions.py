@@ -120,16 +120,17 @@ class Regions:
         masks = checked_masks(masks)
         if valid is not None and valid.shape != grid_hw:
             raise ShapeError(explain(f"valid has shape {tuple(valid.shape)}", f"the grid's {grid_hw}"))
-        shells = shells_of(masks, distinct)
-        if tuple(masks.shape[-2:]) == grid_hw:
-            averaged = shells.to(torch.promote_types(shells.dtype, torch.float32))
-        else:
-            averaged = area_average(shells, grid_hw)
-        ones = torch.ones(masks.shape[:2], dtype=torch.bool, device=masks.device)
+        flags = torch.ones(masks.shape[:2], dtype=torch.bool) if distinct is None else distinct
+        same, dtype = tuple(masks.shape[-2:]) == grid_hw, torch.promote_types(masks.dtype, torch.float32)
+        averaged = []
+        for k in range(len(masks)):  # one triple at a time stays in the caches
+            shells = shells_of(masks[k : k + 1], flags[k : k + 1])
+            averaged.append(shells.to(dtype) if same else area_average(shells, grid_hw))
+        joined = torch.cat(averaged)
         return cls(
-            shells=averaged,
-            valid=averaged.new_ones(grid_hw) if valid is None else valid.to(averaged),
-            distinct=ones if distinct is None else distinct.to(masks.device),
+            shells=joined,
+            valid=joined.new_ones(grid_hw) if valid is None else valid.to(joined),
+            distinct=flags.to(masks.device),
             cell_hw=(masks.shape[-2] / grid_hw[0], masks.shape[-1] / grid_hw[1]),
         )
 
