@@ -33,6 +33,7 @@ app = typer.Typer(
     help="Measure, filter and train attention with SAM's whole, part and subpart masks and its predicted IoU.",
     epilog="Errors: one line, exit 2. Bad files inside a folder: a table of them, the rest done, exit 3.",
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # paragraphs of docstrings flow
 )
 app.command()(demo)
 app.command()(analyze)

@@ -93,7 +93,10 @@ def test_the_demo_finds_what_was_planted_and_writes_a_report(
     assert "demonstration model" in report
     assert "the embedded model fails here" in report
 
+    monkeypatch.setattr(arrcoc_sam.cli.demo_job, "DEMO_PHOTOS", ())
     record = json.loads(command("demo", "--checkpoint", weights, "--format", "none", "--json", "-o", "again").out)
     assert record["planted"]["scene, true"]["planted: part"] == "part"
     # Nothing is drawn by chance: the same command gives the same numbers.
-    pd.testing.assert_frame_equal(table, pd.read_parquet(tmp_path / "again" / "granularity.parquet"))
+    again = pd.read_parquet(tmp_path / "again" / "granularity.parquet")
+    scenes = table[table["image"].str.startswith("scene")].reset_index(drop=True)
+    pd.testing.assert_frame_equal(scenes, again, check_column_type=False)
