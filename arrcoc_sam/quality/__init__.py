@@ -1,6 +1,6 @@
 """Mask quality: how good a segmenter's masks and its own predictions of their IoU are, and masks that it did not make.
 
-:class:`MaskQualityEstimator` scores external masks.
+:class:`MaskQualityEstimator` scores external masks; :func:`evaluate_iou_head` judges predicted IoU.
 """
 
 from arrcoc_sam.quality.bounds import jaccard_bounds
@@ -12,6 +12,7 @@ from arrcoc_sam.quality.click_protocol import (
     summarize_clicks,
 )
 from arrcoc_sam.quality.estimator import MaskQualityEstimator
+from arrcoc_sam.quality.iou_head import IoUHeadReport, evaluate_iou_head
 from arrcoc_sam.quality.mask_quality import CalibratedQuality, EncodedMasks, MaskQuality, QualityCalibration
 from arrcoc_sam.quality.thresholds import THRESHOLDS, attention_masks, binarize
 
@@ -21,6 +22,7 @@ __all__ = [
     "CalibratedQuality",
     "ClickReport",
     "EncodedMasks",
+    "IoUHeadReport",
     "MaskQuality",
     "MaskQualityEstimator",
     "QualityCalibration",
@@ -28,6 +30,7 @@ __all__ = [
     "binarize",
     "click_image",
     "evaluate_clicks",
+    "evaluate_iou_head",
     "jaccard_bounds",
     "summarize_clicks",
 ]
