@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -16,19 +15,16 @@ from torch import Tensor
 from arrcoc_sam.attention import ArrayAttention, AttentionMaps, AttentionSource
 from arrcoc_sam.cli.analysis_inputs import AttentionOptions, Clicks, Inputs, about
 from arrcoc_sam.cli.console import err, out, print_json, print_table, tracked
-from arrcoc_sam.cli.granularity_run import Analysed, analyze_image, find_levels
-from arrcoc_sam.cli.options import check_segmenter, open_segmenter
+from arrcoc_sam.cli.granularity_run import Analysed, analyze_image
+from arrcoc_sam.cli.level_sources import HumanLevels, LevelSource, SegmenterLevels
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, explain
 from arrcoc_sam.granularity.metrics import check_names
 from arrcoc_sam.images import load_image
 from arrcoc_sam.levels import LEVELS
-from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.report import GranularityPage, Provenance, plot_granularity
+from arrcoc_sam.report.provenance import DEMONSTRATION_MODEL
 from arrcoc_sam.report.results import ABSTAIN
-
-if TYPE_CHECKING:
-    from arrcoc_sam.segmenters.base import Segmenter
 
 __all__ = ["AnalysisJob", "print_answers", "save_figures", "save_tables"]
 
@@ -46,6 +42,7 @@ class AnalysisJob:
     images: Sequence[str]
     recursive: bool
     clicks: Clicks
+    hierarchy: Path | None
     attention: AttentionOptions
     segmenter: str
     checkpoint: Path | None
@@ -73,18 +70,24 @@ class AnalysisJob:
         others = list(Inputs.find(self.reference).paths) if self.reference else []
         if self.reference and len(others) < MIN_REFERENCE:
             raise InputError(explain(f"{len(others)} images for --reference", f"at least {MIN_REFERENCE}"))
-        check_segmenter(self.segmenter)
+        levels = self._levels()
         with staged_folder(self.out) as folder:
             source = self.attention.load()
-            self._check_named(inputs, source)
-            segmenter = open_segmenter(self.segmenter, self.checkpoint, self.device)
-            page = GranularityPage(title=self.title, provenance=self._provenance(segmenter), max_items=self.max_shown)
+            self._check_named(inputs, source, levels)
+            page = GranularityPage(
+                title=self.title,
+                notes=levels.notes,
+                provenance=levels.provenance(
+                    Provenance(command=self.command, attention=self.attention.describe(), seed=self.attention.seed)
+                ),
+                max_items=self.max_shown,
+            )
             frames: list[pd.DataFrame] = []
             references = _References(source, others)
             for path in tracked(inputs.paths, "Analysing"):
                 try:
                     with about(path):
-                        analysed = self._analyze(path, segmenter, source, references, metrics)
+                        analysed = self._analyze(path, levels, source, references, metrics)
                 except ArrcocSamError as error:
                     if path in inputs.named:
                         raise
@@ -105,48 +108,48 @@ class AnalysisJob:
         if page.skipped:
             raise typer.Exit(BAD_FILES)
 
-    def _check_named(self, inputs: Inputs, source: AttentionSource) -> None:
+    def _levels(self) -> LevelSource:
+        if self.hierarchy is None:
+            return SegmenterLevels(self.segmenter, self.checkpoint, self.device, self.clicks)
+        if self.clicks != Clicks():
+            expected = "one of them: human masks bring their own clicks"
+            raise InputError(explain("--hierarchy with --points or --grid", expected))
+        if self.checkpoint is not None or self.segmenter != DEMONSTRATION_MODEL:
+            expected = "one of them: human masks stand in place of a segmenter's"
+            raise InputError(explain("--hierarchy with --segmenter or --checkpoint", expected))
+        return HumanLevels(self.hierarchy)
+
+    def _check_named(self, inputs: Inputs, source: AttentionSource, levels: LevelSource) -> None:
         """What was named outright has to be good before any work begins."""
         for path in tracked(sorted(inputs.named), "Checking"):
             with about(path):
                 pixels = load_image(path)
-                points = self.clicks.on((pixels.shape[0], pixels.shape[1]))
+                points = levels.check(path, (pixels.shape[0], pixels.shape[1]))
                 if isinstance(source, ArrayAttention):
                     source(path, points)
 
     def _analyze(
         self,
         path: Path,
-        segmenter: Segmenter,
+        levels: LevelSource,
         source: AttentionSource,
         references: _References,
         metrics: Sequence[str] | None,
     ) -> Analysed:
         pixels = load_image(path)
-        points = self.clicks.on((pixels.shape[0], pixels.shape[1]))
-        levels = find_levels(segmenter, pixels, Prompts(points_xy=points[:, None]))
+        found = levels.on(path, pixels)
         # A folder of arrays finds the image's by its name; everything else is spared to read the file again.
         with torch.no_grad():
-            maps = source(path if isinstance(source, ArrayAttention) else pixels, points)
+            maps = source(path if isinstance(source, ArrayAttention) else pixels, found.points_xy)
         result = analyze_image(
             pixels,
-            points,
+            found.points_xy,
             maps,
-            levels.hierarchy,
+            found.hierarchy,
             metrics=metrics,
-            reference=references.of(path, points, (pixels.shape[0], pixels.shape[1])),
+            reference=references.of(path, found.points_xy, (pixels.shape[0], pixels.shape[1])),
         )
-        return Analysed(str(path), result, {"stability": levels.stability})
-
-    def _provenance(self, segmenter: Segmenter) -> Provenance:
-        return Provenance(
-            command=self.command,
-            segmenter=segmenter.name,
-            checkpoint_hash=segmenter.checkpoint_hash,
-            attention=self.attention.describe(),
-            device=str(segmenter.device),
-            seed=self.attention.seed,
-        )
+        return Analysed(str(path), result, found.mask_scores)
 
     def _tell(self, page: GranularityPage, *, num_images: int) -> None:
         report = self.out / "report.html"

@@ -35,6 +35,15 @@ def analyze(
         int | None,
         typer.Option(help="N x N clicks, evenly spread over each image.", show_default=False, rich_help_panel=_CLICKS),
     ] = None,
+    hierarchy: Annotated[
+        Path | None,
+        typer.Option(
+            help="A COCO file: masks that people drew, with their clicks, in place of a segmenter's. Nested masks are "
+            "listed in it under 'hierarchies', or found by containment.",
+            show_default=False,
+            rich_help_panel=_CLICKS,
+        ),
+    ] = None,
     query: Annotated[
         Literal["cls", "mean", "point", "pool"] | None,
         typer.Option(help="Whose attention, of a transformer.", show_default=False, rich_help_panel=_ATTENTION),
@@ -85,7 +94,8 @@ def analyze(
     report.html, one self-contained page.
 
     A click finds three nested masks; each attention map is measured against them on its own grid. Clicks never come
-    from the attention that is judged: without --points or --grid there is one, at the centre of each image.
+    from the attention that is judged: without --points or --grid there is one, at the centre of each image. With
+    --hierarchy masks and clicks come from a file instead.
     """
     from arrcoc_sam.cli.analysis_inputs import AttentionOptions, Clicks
     from arrcoc_sam.cli.analysis_job import AnalysisJob
@@ -104,6 +114,7 @@ def analyze(
         images=images,
         recursive=recursive,
         clicks=Clicks.parse(points or [], grid),
+        hierarchy=hierarchy,
         attention=chosen,
         segmenter=segmenter,
         checkpoint=checkpoint,

@@ -15,21 +15,24 @@ from arrcoc_sam.errors import InputError
 Command = Callable[..., Any]
 
 
-def test_tables_figures_and_a_report(command: Command, make_photo: Any, weights: Path, tmp_path: Path) -> None:
+def test_tables_figures_and_a_report(
+    command: Command, make_photo: Any, array_file: Path, weights: Path, tmp_path: Path
+) -> None:
     for name in ("a", "b"):
         make_photo(tmp_path / "photos" / f"{name}.png", seed=ord(name))
-    answer = command("analyze", "photos", "--checkpoint", weights, "--points", "10,12", "-p", "40,20", "-o", "out/deep")
+    words = ("photos", "-a", array_file, "--checkpoint", weights, "-o", "out/deep", "--format", "svg")
+    answer = command("analyze", *words, "--points", "10,12", "-p", "40,20")
     assert answer.code == 0, answer.err
     out = tmp_path / "out" / "deep"
     assert {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()} == {
         "granularity.parquet",
         "granularity.csv",
         "report.html",
-        *(f"figures/{name}-{k}.png" for name in "ab" for k in (1, 2)),
+        *(f"figures/{name}-{k}.svg" for name in "ab" for k in (1, 2)),
     }
     table = pd.read_parquet(out / "granularity.parquet")
-    # 2 images x 4 relevance maps x 2 clicks x 3 levels
-    assert len(table) == 48
+    # 2 images x 2 maps x 2 clicks x 3 levels
+    assert len(table) == 24
     assert set(table["image"]) == {"photos/a.png", "photos/b.png"}
     assert table.groupby("prompt")[["x", "y"]].first().to_numpy().tolist() == [[10, 12], [40, 20]]
     for column in ("map", "level", "shell_contrast", "pearson", "score", "stability", "best_match", "calibrated"):
@@ -137,6 +140,72 @@ def test_images_of_one_name_keep_their_own_figures(
     paths = [make_photo(tmp_path / folder / "a.png") for folder in ("x", "y")]
     assert command("analyze", *paths, "-a", array_file, "--checkpoint", weights, "-o", "out").code == 0
     assert len(list(Path("out/figures").iterdir())) == 2
+
+
+@pytest.fixture
+def coco_file(tmp_path: Path) -> Path:
+    """Three nested boxes on photos/a.png and their click; nothing on photos/b.png."""
+    boxes = {1: (0, 0, 50, 40), 2: (5, 5, 35, 35), 3: (10, 10, 30, 30)}  # x0, y0, x1, y1
+    content = {
+        "images": [{"id": 1, "file_name": "photos/a.png", "height": 40, "width": 60}],
+        "annotations": [
+            {"id": number, "image_id": 1, "segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]]}
+            for number, (x0, y0, x1, y1) in boxes.items()
+        ],
+        "hierarchies": [{"id": 1, "image_id": 1, "whole": 1, "part": 2, "subpart": 3, "point": [12, 20]}],
+    }
+    (tmp_path / "nested.json").write_text(json.dumps(content))
+    return tmp_path / "nested.json"
+
+
+def test_human_masks_in_place_of_a_segmenter(
+    command: Command, make_photo: Any, coco_file: Path, tmp_path: Path
+) -> None:
+    """No weights are read; areas, click and answer are those of the file."""
+    photo = make_photo(tmp_path / "photos" / "a.png")
+    maps = np.full((40, 60), 1.0, np.float32)
+    maps[5:35, 5:35] = 20.0
+    maps[10:30, 10:30] = 1.0
+    np.save(tmp_path / "on_the_part.npy", maps)
+    words = ("-a", "on_the_part.npy", "--hierarchy", coco_file, "-o", "out", "--format", "none")
+    answer = command("analyze", photo, *words)
+    assert answer.code == 0, answer.err
+    assert "demonstration" not in answer.err
+    table = pd.read_csv("out/granularity.csv")
+    assert table["area_share"].tolist() == pytest.approx([2000 / 2400, 900 / 2400, 400 / 2400])
+    assert table[["x", "y"]].drop_duplicates().to_numpy().tolist() == [[12, 20]]
+    assert set(table["best_match"]) == {"part"}
+    assert table["score"].isna().all()  # nobody predicted an IoU
+    report = Path("out/report.html").read_text("utf-8")
+    assert "masks that people drew, from nested.json" in report
+    assert "redicted IoU" not in report.replace("predicted IoU</th>", "")
+
+    make_photo(tmp_path / "photos" / "b.png")
+    assert command("analyze", "photos", *words).code == 3
+    assert list(pd.read_csv("out/errors.csv")["file"]) == ["photos/b.png"]
+    answer = command("analyze", "photos/b.png", *words)
+    assert answer.code == 2
+    assert "no nested masks on photos/b.png" in answer.error
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--points", "3,4"], "--hierarchy with --points or --grid"),
+        (["--grid", "3"], "--hierarchy with --points or --grid"),
+        (["--segmenter", "sam_vit_b"], "--hierarchy with --segmenter or --checkpoint"),
+        (["--checkpoint", "weights.pth"], "--hierarchy with --segmenter or --checkpoint"),
+        (["--hierarchy", "photo.png"], "photo.png can't be read as JSON"),
+        (["--hierarchy", "nothing.json"], "nothing.json does not exist"),
+    ],
+)
+def test_human_masks_that_can_not_be(
+    command: Command, photo: Path, coco_file: Path, more: list[str], message: str
+) -> None:
+    answer = command("analyze", photo, "--hierarchy", coco_file, "-o", "out", *more)
+    assert answer.code == 2
+    assert message in answer.error
+    assert not Path("out").exists()
 
 
 def test_the_default_click_is_the_centre_and_a_grid_divides_the_image() -> None:
