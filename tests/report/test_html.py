@@ -3,7 +3,6 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,13 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from report_cases import make_result
 
 from arrcoc_sam.errors import InputError, OutputError, ShapeError
-from arrcoc_sam.granularity import GranularityResult
 from arrcoc_sam.report import GranularityPage, Provenance, ReportItem, granularity_report
 from arrcoc_sam.report.drawing import relative_density
 
-MakeResult = Callable[..., GranularityResult]
 VOID = {"meta"}
 
 
@@ -49,7 +47,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def test_the_page_is_one_file_that_needs_nothing_else(make_result: MakeResult, tmp_path: Path) -> None:
+def test_the_page_is_one_file_that_needs_nothing_else(tmp_path: Path) -> None:
     path = granularity_report([make_result(2, 3), make_result()], tmp_path / "page.html")
     source = path.read_text(encoding="utf-8")
     page = Page(source)
@@ -65,7 +63,7 @@ def test_the_page_is_one_file_that_needs_nothing_else(make_result: MakeResult, t
     assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
 
 
-def test_every_reference_inside_the_page_has_its_one_target(make_result: MakeResult, tmp_path: Path) -> None:
+def test_every_reference_inside_the_page_has_its_one_target(tmp_path: Path) -> None:
     page = Page(granularity_report([make_result(2), make_result(2)], tmp_path / "p.html").read_text("utf-8"))
     names = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(names) == len(set(names))
@@ -76,7 +74,7 @@ def test_every_reference_inside_the_page_has_its_one_target(make_result: MakeRes
     assert len(photographs) == 2  # once an image, however many panels show it
 
 
-def test_pictures_say_what_they_show(make_result: MakeResult, tmp_path: Path) -> None:
+def test_pictures_say_what_they_show(tmp_path: Path) -> None:
     page = Page(granularity_report([make_result()], tmp_path / "p.html").read_text("utf-8"))
     pictures = [a for a in page.of("svg") if a.get("role") == "img"]
     assert len(pictures) == 3  # the photograph and two maps
@@ -85,7 +83,7 @@ def test_pictures_say_what_they_show(make_result: MakeResult, tmp_path: Path) ->
     assert len(page.of("caption")) == len(page.of("table"))
 
 
-def test_names_are_escaped(make_result: MakeResult, tmp_path: Path) -> None:
+def test_names_are_escaped(tmp_path: Path) -> None:
     evil = '<script>alert("x")</script>&.png'
     page = GranularityPage(title=evil, provenance=Provenance(command=f"arrcoc-sam analyze '{evil}'"))
     page.add(ReportItem(make_result(), evil, note=evil, prompt_names=[evil]))
@@ -95,7 +93,7 @@ def test_names_are_escaped(make_result: MakeResult, tmp_path: Path) -> None:
     assert parsed.text.count(evil) >= 6
 
 
-def test_maps_are_drawn_cell_by_cell_where_the_grid_lies(make_result: MakeResult, tmp_path: Path) -> None:
+def test_maps_are_drawn_cell_by_cell_where_the_grid_lies(tmp_path: Path) -> None:
     result = make_result()
     page = Page(granularity_report([result], tmp_path / "p.html").read_text("utf-8"))
     first = next(a for a in page.of("image") if a["href"].startswith("data:image/png"))
@@ -108,7 +106,7 @@ def test_maps_are_drawn_cell_by_cell_where_the_grid_lies(make_result: MakeResult
     assert [float(first[key]) for key in ("x", "y", "width", "height")] == [0, 0, 72, 48]
 
 
-def test_the_numbers_are_the_result_s(make_result: MakeResult, tmp_path: Path) -> None:
+def test_the_numbers_are_the_result_s(tmp_path: Path) -> None:
     result = make_result()
     text = Page(granularity_report([result], tmp_path / "p.html").read_text("utf-8")).text
     for values in result.metrics.values():
@@ -119,7 +117,7 @@ def test_the_numbers_are_the_result_s(make_result: MakeResult, tmp_path: Path) -
         assert f"{score:.3f}" in text
 
 
-def test_abstentions_are_counted_and_always_shown(make_result: MakeResult, tmp_path: Path) -> None:
+def test_abstentions_are_counted_and_always_shown(tmp_path: Path) -> None:
     page = GranularityPage()
     for same in (False, True):
         page.add(ReportItem(make_result(same_levels=same), "x"))
@@ -133,9 +131,7 @@ def test_abstentions_are_counted_and_always_shown(make_result: MakeResult, tmp_p
     assert "no shell contrast above 0" in text
 
 
-def test_uncalibrated_answers_are_flagged_and_calibrated_ones_worded_as_tested(
-    make_result: MakeResult, tmp_path: Path
-) -> None:
+def test_uncalibrated_answers_are_flagged_and_calibrated_ones_worded_as_tested(tmp_path: Path) -> None:
     plain = Page(granularity_report([make_result()], tmp_path / "p.html").read_text("utf-8")).text
     assert "Not calibrated." in plain
     assert "largest shell contrast, not calibrated" in plain
@@ -147,7 +143,7 @@ def test_uncalibrated_answers_are_flagged_and_calibrated_ones_worded_as_tested(
     assert "beyond its image-independent prior, p = " in tested
 
 
-def test_where_it_comes_from_is_stated(make_result: MakeResult, tmp_path: Path) -> None:
+def test_where_it_comes_from_is_stated(tmp_path: Path) -> None:
     provenance = Provenance(
         command="arrcoc-sam analyze a.jpg", segmenter="tiny", checkpoint_hash="ab" * 32, attention="relevance", seed=7
     )
@@ -167,7 +163,7 @@ def test_where_it_comes_from_is_stated(make_result: MakeResult, tmp_path: Path) 
     assert "emonstration" not in text
 
 
-def test_a_long_run_counts_all_and_shows_some(make_result: MakeResult, tmp_path: Path) -> None:
+def test_a_long_run_counts_all_and_shows_some(tmp_path: Path) -> None:
     results = (make_result(num_maps=5) for _ in range(4))
     source = granularity_report(results, tmp_path / "p.html", max_items=2, max_maps=3).read_text("utf-8")
     text = re.sub(r"\s+", " ", Page(source).text)
@@ -177,7 +173,7 @@ def test_a_long_run_counts_all_and_shows_some(make_result: MakeResult, tmp_path:
     assert source.count("data:image/jpeg") == 2
 
 
-def test_extra_columns_of_the_mask_table(make_result: MakeResult, tmp_path: Path) -> None:
+def test_extra_columns_of_the_mask_table(tmp_path: Path) -> None:
     item = ReportItem(make_result(), "x", mask_scores={"stability": torch.tensor([[0.111, 0.222, float("nan")]])})
     text = Page(granularity_report([item], tmp_path / "p.html").read_text("utf-8")).text
     assert "stability" in text
@@ -188,7 +184,7 @@ def test_extra_columns_of_the_mask_table(make_result: MakeResult, tmp_path: Path
         ReportItem(make_result(), "x", prompt_names=["a", "b"])
 
 
-def test_what_can_t_be_written_leaves_nothing_behind(make_result: MakeResult, tmp_path: Path) -> None:
+def test_what_can_t_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no result"):
         granularity_report([], tmp_path / "p.html")
     with pytest.raises(OutputError, match="is a folder"):
@@ -196,6 +192,6 @@ def test_what_can_t_be_written_leaves_nothing_behind(make_result: MakeResult, tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_library_s_own_way_there(make_result: MakeResult, tmp_path: Path) -> None:
+def test_the_library_s_own_way_there(tmp_path: Path) -> None:
     path = make_result().to_html(tmp_path / "deep" / "p.html", command="my script.py")
     assert "my script.py" in path.read_text("utf-8")

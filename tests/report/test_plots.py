@@ -1,20 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from report_cases import make_result
 
 from arrcoc_sam.errors import InputError, ShapeError
-from arrcoc_sam.granularity import GranularityResult
 from arrcoc_sam.report import level_bars, mark_point, outline_masks, overlay_attention, plot_granularity, show_image
 from arrcoc_sam.report.labels import LEVEL_STYLES
-
-MakeResult = Callable[..., GranularityResult]
 
 
 def drawn(figure: Figure) -> np.ndarray:
@@ -28,7 +24,7 @@ def words(figure: Figure) -> str:
 
 
 @pytest.mark.parametrize(("num_prompts", "num_maps"), [(1, 1), (2, 4), (1, 11)])
-def test_no_text_is_cut_off(make_result: MakeResult, num_prompts: int, num_maps: int) -> None:
+def test_no_text_is_cut_off(num_prompts: int, num_maps: int) -> None:
     figure = plot_granularity(make_result(num_prompts, num_maps), title="photo.jpg")
     drawn(figure)
     used, width, height = figure.get_tightbbox(), *figure.get_size_inches()
@@ -38,7 +34,7 @@ def test_no_text_is_cut_off(make_result: MakeResult, num_prompts: int, num_maps:
     assert used.y1 <= height
 
 
-def test_the_figure_shows_click_maps_answers_and_every_metric(make_result: MakeResult) -> None:
+def test_the_figure_shows_click_maps_answers_and_every_metric() -> None:
     result = make_result()
     assert result.best_match.tolist() == [["subpart"], ["abstain"]]
     text = words(plot_granularity(result))
@@ -48,13 +44,13 @@ def test_the_figure_shows_click_maps_answers_and_every_metric(make_result: MakeR
         assert title in text
 
 
-def test_what_is_not_measurable_and_not_defined_is_said(make_result: MakeResult) -> None:
+def test_what_is_not_measurable_and_not_defined_is_said() -> None:
     text = words(plot_granularity(make_result(same_levels=True)))
     assert "abstain (not measurable)" in text
     assert "n/a" in text
 
 
-def test_prompts_are_chosen_and_hidden_maps_counted(make_result: MakeResult) -> None:
+def test_prompts_are_chosen_and_hidden_maps_counted() -> None:
     result = make_result(3, 12)
     text = words(plot_granularity(result, prompts=[2], max_maps=5))
     assert "click at (47, 23) px" in text
@@ -62,7 +58,7 @@ def test_prompts_are_chosen_and_hidden_maps_counted(make_result: MakeResult) -> 
     assert "the first 5 of 12 maps" in text
 
 
-def test_wrong_choices_are_refused(make_result: MakeResult) -> None:
+def test_wrong_choices_are_refused() -> None:
     result = make_result()
     with pytest.raises(InputError, match="prompts"):
         plot_granularity(result, prompts=[1])
@@ -72,7 +68,7 @@ def test_wrong_choices_are_refused(make_result: MakeResult) -> None:
         plot_granularity(result, max_maps=0)
 
 
-def test_a_figure_of_the_library_leaves_pyplot_alone(make_result: MakeResult) -> None:
+def test_a_figure_of_the_library_leaves_pyplot_alone() -> None:
     from matplotlib import pyplot
 
     before = pyplot.get_fignums()
