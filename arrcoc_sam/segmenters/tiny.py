@@ -18,7 +18,7 @@ __all__ = ["TinyEncoder", "build_tiny", "set_image_size", "tiny_weights_path"]
 
 EMBED_DIM = 128
 STRIDE = 8
-IMAGE_SIZE = 128
+IMAGE_SIZE = 192
 """Side in pixels of the square frame that the shipped weights were trained at."""
 
 
