@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,7 @@ class AttentionOptions:
         key: The array in files that may hold several.
         seed: Of random weights.
         device: Where a transformer goes.
+        further: Arguments of a transformer's ``ViTAttention`` besides.
     """
 
     name: str
@@ -84,6 +85,7 @@ class AttentionOptions:
     key: str | None = None
     seed: int = 0
     device: str = "auto"
+    further: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> AttentionSource:
         """The source.
@@ -108,7 +110,7 @@ class AttentionOptions:
             raise InputError(explain(f"--key with --attention {self.name}", "an .npz or .safetensors file"))
         if not transformer:
             return load_attention(self.name, **({} if self.key is None else {"key": self.key}))
-        options: dict[str, Any] = {"pretrained": not self.random_weights, "device": self.device}
+        options: dict[str, Any] = {"pretrained": not self.random_weights, "device": self.device, **self.further}
         if self.query is not None:
             options["query"] = self.query
         if self.layers is not None:

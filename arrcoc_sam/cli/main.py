@@ -14,10 +14,12 @@ import typer
 
 from arrcoc_sam._version import __version__
 from arrcoc_sam.cli.analyze import analyze
+from arrcoc_sam.cli.atlas import atlas
 from arrcoc_sam.cli.checkpoints import checkpoints
 from arrcoc_sam.cli.demo import demo
 from arrcoc_sam.cli.record import recorded
 from arrcoc_sam.cli.segment import segment
+from arrcoc_sam.cli.validate import validate
 from arrcoc_sam.errors import ArrcocSamError
 
 __all__ = ["app", "run"]
@@ -37,7 +39,9 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(analyze)
+app.command()(atlas)
 app.command()(segment)
+app.command()(validate)
 app.add_typer(checkpoints, name="checkpoints")
 
 
@@ -90,7 +94,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             f"{message}. A fault of arrcoc-sam: run it again with --debug and report what it says", 1, debug=debug
         )
     if code == INTERRUPTED:  # newer releases of Typer answer the code, older ones raise
-        return _fail("interrupted; nothing was written", INTERRUPTED, debug=False)
+        return _fail("interrupted", INTERRUPTED, debug=False)
     return code if isinstance(code, int) else 0
 
 

@@ -1,0 +1,250 @@
+"""``atlas`` from checked inputs to files: records, tables, figures, one page."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+import typer
+
+from arrcoc_sam.cli.analysis_inputs import AttentionOptions, Inputs
+from arrcoc_sam.cli.analysis_job import BAD_FILES
+from arrcoc_sam.cli.console import err, out, print_json, print_table, tracked
+from arrcoc_sam.cli.options import check_segmenter, open_segmenter
+from arrcoc_sam.cli.stage_progress import stage_progress
+from arrcoc_sam.datasets import CocoDataset, human_hierarchies
+from arrcoc_sam.errors import CheckpointError, InputError, UnknownNameError, explain
+from arrcoc_sam.granularity.atlas import AtlasResult, run_atlas
+from arrcoc_sam.granularity.claims import MIN_IMAGES
+from arrcoc_sam.granularity.metrics import check_names
+from arrcoc_sam.hierarchy import MaskHierarchy
+from arrcoc_sam.images import load_image
+from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.report import Provenance
+from arrcoc_sam.report.atlas_page import atlas_report
+from arrcoc_sam.report.atlas_plots import atlas_figures
+from arrcoc_sam.report.atlas_tables import KINDS, best_heads, claim_counts, groups, makes_claims, of_group
+from arrcoc_sam.report.results import ABSTAIN
+
+if TYPE_CHECKING:
+    from arrcoc_sam.attention import AttentionSource
+    from arrcoc_sam.attention.maps import ImageLike
+    from arrcoc_sam.segmenters.base import Segmenter
+
+__all__ = ["AtlasJob"]
+
+RANDOM = "random weights"
+_LISTED = 3
+
+
+@dataclass(frozen=True)
+class AtlasJob:
+    """Everything that ``atlas`` was told; :meth:`run` does it."""
+
+    images: Sequence[str]
+    recursive: bool
+    limit: int | None
+    attention: AttentionOptions
+    control: bool
+    segmenter: str
+    checkpoint: Path | None
+    device: str
+    hierarchy: Path | None
+    grid: int
+    metric: str
+    false_discovery_rate: float
+    seed: int
+    out: Path
+    figure_format: str
+    title: str
+    as_json: bool
+    command: str
+
+    def run(self) -> None:
+        """Judge and write.
+
+        Raises:
+            ArrcocSamError: Bad input.
+            typer.Exit: With code 3, where some files of a folder were left out.
+        """
+        check_names([self.metric])
+        if not 0 < self.false_discovery_rate < 1:
+            raise InputError(explain(f"--fdr {self.false_discovery_rate}", "a rate between 0 and 1"))
+        inputs = Inputs.find(self.images, recursive=self.recursive)
+        paths = list(inputs.paths)[: self.limit]
+        if len(paths) < 4:
+            raise InputError(explain(f"{len(paths)} images", f"at least 4, and {MIN_IMAGES} for claims"))
+        people = None if self.hierarchy is None else CocoDataset.read(self.hierarchy)
+        if people is None:
+            check_segmenter(self.segmenter)
+        for path in tracked(sorted(inputs.named & set(paths)), "Checking"):
+            load_image(path)
+        if len(paths) < MIN_IMAGES:
+            _note(f"{len(paths)} images: claims take at least {MIN_IMAGES}, so none will be made")
+        source, controls = self._sources()
+        segmenter = open_segmenter(self.segmenter, self.checkpoint, self.device) if people is None else None
+        provenance = self._provenance(segmenter)
+        try:
+            with stage_progress() as progress:
+                result = run_atlas(
+                    paths,
+                    source,
+                    segmenter,
+                    self.out,
+                    hierarchies=None if people is None else _HumanLevels(people),
+                    controls=controls,
+                    metric=self.metric,
+                    points_per_side=self.grid,
+                    false_discovery_rate=self.false_discovery_rate,
+                    seed=self.seed,
+                    description=self._description(segmenter),
+                    progress=progress,
+                )
+        except KeyboardInterrupt:
+            _note("images that were read are kept: the same command goes on from there")
+            raise
+        result.heads.to_csv(self.out / "heads.csv", index=False)
+        self._save_figures(result)
+        report = atlas_report(
+            result,
+            self.out / "report.html",
+            title=self.title,
+            provenance=provenance,
+            control=self.attention.random_weights,
+        )
+        self._tell(result, report, provenance)
+
+    def _sources(self) -> tuple[AttentionSource, dict[str, AttentionSource]]:
+        """What is judged, and the same architecture with random weights beside it."""
+        name = self.attention.name
+        transformer = name.startswith(("timm:", "hf:"))
+        if not transformer and name != "relevance":
+            raise UnknownNameError(explain(f"--model {name}", "timm:MODEL, hf:MODEL or relevance"))
+        if self.attention.random_weights:
+            _note("random weights: a control, which says nothing about the trained model")
+        try:
+            source = self.attention.load()
+        except CheckpointError as error:
+            # What is in a local folder needs no network; elsewhere the configuration may be missing, too.
+            if self.attention.random_weights or (name.startswith("hf:") and not Path(name[3:]).is_dir()):
+                raise
+            reason = str(error.__cause__).strip().splitlines() or ["no reason given"]
+            mend = "fetch them once on a connected machine, or name --random-weights, for a control only"
+            came = f"the weights of {name} can't be had ({reason[0]})"
+            raise CheckpointError(explain(came, "a network, a cached copy or a local folder", mend)) from error
+        if not transformer or self.attention.random_weights or not self.control:
+            return source, {}
+        return source, {RANDOM: replace(self.attention, random_weights=True).load()}
+
+    def _description(self, segmenter: Segmenter | None) -> dict[str, Any]:
+        """What the numbers depend on besides images and thresholds: a folder of another run is refused by it."""
+        attention = self.attention
+        levels = {"levels": "human masks", "hierarchy": _digest(self.hierarchy)}
+        if segmenter is not None:
+            levels = {"segmenter": segmenter.name, "checkpoint": segmenter.checkpoint_hash}
+        return {
+            "model": attention.name,
+            "weights": f"random, seed {attention.seed}" if attention.random_weights else "published",
+            "query": attention.query or "cls",
+            "layers": attention.layers or "all",
+            "heads": attention.heads or "all",
+            "input": ", ".join(f"{key} {value}" for key, value in attention.further.items()) or "own",
+            **levels,
+        }
+
+    def _provenance(self, segmenter: Segmenter | None) -> Provenance:
+        return Provenance(
+            command=self.command,
+            segmenter=None if segmenter is None else segmenter.name,
+            checkpoint_hash=None if segmenter is None else segmenter.checkpoint_hash,
+            attention=self.attention.describe(),
+            device=None if segmenter is None else str(segmenter.device),
+            seed=self.seed,
+        )
+
+    def _save_figures(self, result: AtlasResult) -> None:
+        if self.figure_format == "none":
+            return
+        folder = self.out / "figures"
+        folder.mkdir(exist_ok=True)
+        for name, figure in atlas_figures(result).items():
+            figure.savefig(folder / f"{name}.{self.figure_format}")
+
+    def _tell(self, result: AtlasResult, report: Path, provenance: Provenance) -> None:
+        errors = result.images[result.images["error"] != ""]
+        if len(errors):
+            rows = [(str(row.image), " ".join(str(row.error).split())) for row in errors.itertuples()]
+            print_table("Left out", ["file", "reason"], rows, to=err())
+            pd.DataFrame(rows, columns=["file", "reason"]).to_csv(self.out / "errors.csv", index=False)
+        if self.as_json:
+            print_json(_as_json(result, report, self.out) | provenance.as_json())
+        else:
+            _print_summary(result)
+            out().print(f"Report: {report}", soft_wrap=True, markup=False)
+        if len(errors):
+            raise typer.Exit(BAD_FILES)
+
+
+class _HumanLevels:
+    """Levels that people drew; none on an image that their file does not know."""
+
+    def __init__(self, people: CocoDataset) -> None:
+        self.people = people
+
+    def __call__(self, image: ImageLike) -> MaskHierarchy:
+        height, width = load_image(image).shape[:2]
+        found = human_hierarchies(self.people, str(image), image_hw=(height, width))
+        return (
+            MaskHierarchy.from_masks(torch.zeros(0, 3, height, width, dtype=torch.bool)) if found is None else found[0]
+        )
+
+
+def _digest(path: Path | None) -> str:
+    return "" if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _note(words: str) -> None:
+    err().print(f"note: {words}", soft_wrap=True, markup=False)
+
+
+def _as_json(result: AtlasResult, report: Path, folder: Path) -> dict[str, Any]:
+    judged = result.of()
+    return {
+        "report": str(report),
+        "table": str(folder / "heads.parquet"),
+        "num_images": result.num_images,
+        "claims_made": makes_claims(result),
+        "answers": {group: claim_counts(of_group(result, group)) for group in groups(result)},
+        "abstained": result.abstained_share,
+        "unmeasurable": result.unmeasurable_share,
+        "claims": dict(judged[judged["level"] != ABSTAIN].set_index("map")["level"]),
+        "errors": [
+            {"file": str(row.image), "message": str(row.error)} for row in result.images.itertuples() if row.error
+        ],
+    }
+
+
+def _print_summary(result: AtlasResult) -> None:
+    rows = []
+    for group in groups(result):
+        maps = of_group(result, group)
+        counts = claim_counts(maps)
+        rows.append((group, str(len(maps)), *(str(counts[kind]) for kind in KINDS)))
+    print_table("Maps by what is claimed", ["attention", "maps", *KINDS], rows, to=out(), right=["maps", *KINDS])
+    rows = []
+    for level in LEVELS:
+        for head in best_heads(result.of(), level, _LISTED).to_dict("records"):
+            lead = f"{head['gap']:.1f} [{head['gap_low']:.1f}, {head['gap_high']:.1f}]"
+            rows.append((head["map"], level, f"{head[f'report_z_{level}']:.1f}", lead, head["level"]))
+    title = "Chosen on one half of the images, reported on the other (null sd)"
+    print_table(title, ["map", "largest at", "z", "lead [interval]", "claimed"], rows, to=out(), right=["z"])
+    if makes_claims(result):
+        words = "A claim: the map concentrates at the level beyond its image-independent prior. Nothing causal."
+    else:
+        words = f"No claim: {result.num_images} images with levels that the grid can measure; it takes {MIN_IMAGES}."
+    out().print(words, soft_wrap=True, markup=False)
