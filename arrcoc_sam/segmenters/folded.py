@@ -1,0 +1,237 @@
+"""SAM's mask decoder with the projections of the image side folded onto the token side.
+
+In the cross attentions of the two-way transformer a handful of tokens meets thousands of image positions. The stock
+code projects every position to queries, keys and values. Projections are linear, so they can be moved to the tokens
+instead, which is exact algebra: with n positions, C channels, and H heads of d, products of n × C × (H · d) become
+products of n × C × (H · tokens). The same weights, the same numbers up to rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from segment_anything.modeling import MaskDecoder, TwoWayTransformer
+from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
+from torch import Tensor, nn
+
+from arrcoc_sam.errors import InputError, explain
+from arrcoc_sam.prompts import Prompts
+from arrcoc_sam.segmenters.base import Multimask, Segmenter
+from arrcoc_sam.segmenters.embedding import ImageEmbedding
+from arrcoc_sam.segmenters.sam import SamSegmenter
+
+__all__ = ["FoldedDecoder", "can_fold", "folded_transformer", "image_to_token", "predict_iou", "token_to_image"]
+
+
+@dataclass(frozen=True)
+class FoldedDecoder:
+    """A decoder path that folds where this pays and runs segment-anything's own transformer elsewhere.
+
+    It does not fold while the decoder's weights are trained, or when they are not plain linear layers.
+
+    Attributes:
+        masks: False skips upscaling and hypernetworks: the logits are (k, m, 0, 0), predicted IoU is as ever.
+        max_tokens: Fold up to so many tokens (five of the decoder's own and those of the prompt); by default while the
+            products get smaller, which is below the width of a head: 15 tokens in SAM 1.
+
+    Example:
+        >>> from arrcoc_sam.segmenters.tiny import build_tiny
+        >>> segmenter = SamSegmenter(build_tiny(), name="untrained", decoder_path=FoldedDecoder())
+    """
+
+    masks: bool = True
+    max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None and self.max_tokens < 0:
+            raise InputError(explain(f"max_tokens={self.max_tokens}", "at least 0, or None"))
+
+    def __call__(
+        self,
+        decoder: MaskDecoder,
+        image_embeddings: Float[Tensor, "k C h w"],
+        image_pe: Float[Tensor, "1 C h w"],
+        sparse: Float[Tensor, "k n C"],
+        dense: Float[Tensor, "k C h w"],
+        tokens: Sequence[int],
+        *,
+        reduced: Callable[[], AbstractContextManager[object]],
+    ) -> tuple[Float[Tensor, "k m H W"], Float[Tensor, "k m"]]:
+        """Logits and predicted IoU of some of the mask tokens; see :func:`arrcoc_sam.segmenters.sam.stock_decoder`."""
+        count = len(sparse)
+        learned = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        queries = torch.cat([learned.expand(count, -1, -1), sparse], dim=1)
+        source = image_embeddings + dense
+        transformer: Any = decoder.transformer
+        answers = [0, *(1 + token for token in tokens)] if self.masks else [0]
+        with reduced():
+            if self._pays(decoder, queries.shape[1]):
+                queries, keys = folded_transformer(transformer, source, image_pe, queries, answers)
+            else:
+                queries, keys = transformer(source, image_pe, queries)
+                queries = queries[:, answers]
+        queries, keys = queries.float(), keys.float()
+        predicted_iou = decoder.iou_prediction_head(queries[:, 0])[:, list(tokens)]
+        if not self.masks:
+            return queries.new_empty(count, len(tokens), 0, 0), predicted_iou
+        upscaled = decoder.output_upscaling(keys.transpose(1, 2).reshape(source.shape))
+        mlps = decoder.output_hypernetworks_mlps
+        weights = torch.stack([mlps[token](queries[:, 1 + row]) for row, token in enumerate(tokens)], dim=1)
+        return (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:]), predicted_iou
+
+    def _pays(self, decoder: MaskDecoder, num_tokens: int) -> bool:
+        # A key bias drops out of the algebra and would be left without its gradient of 0, which data-parallel training
+        # takes for an error; gradients to prompts and images flow through the folded code as well.
+        trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in decoder.parameters())
+        if trained or not can_fold(decoder.transformer):
+            return False
+        attention: Any = decoder.transformer.final_attn_token_to_image
+        limit = attention.internal_dim // attention.num_heads - 1 if self.max_tokens is None else self.max_tokens
+        return bool(num_tokens <= limit)
+
+
+def predict_iou(
+    segmenter: Segmenter,
+    embedding: ImageEmbedding,
+    prompts: Prompts,
+    multimask: Multimask = True,
+    *,
+    chunk_size: int | None = None,
+) -> Float[Tensor, "K M"]:
+    """Only the predicted IoU of the candidates that ``segmenter.decode`` would give: no mask is made.
+
+    Args:
+        segmenter: On a ``Sam`` the masks' share of the work is left out; any other decodes and drops them.
+        embedding: As for ``decode``.
+        prompts: As for ``decode``.
+        multimask: As for ``decode``.
+        chunk_size: As for ``decode``.
+
+    Returns:
+        (K, M) raw predictions.
+
+    Raises:
+        EmbeddingMismatchError: The embedding is another segmenter's.
+        InputError: As for ``decode``.
+    """
+    _ = segmenter.checkpoint_hash  # worked out once, not by every copy
+    without_masks = copy.copy(segmenter)
+    if isinstance(without_masks, SamSegmenter):
+        path = without_masks.decoder_path
+        without_masks.decoder_path = replace(path if isinstance(path, FoldedDecoder) else FoldedDecoder(), masks=False)
+    return without_masks.decode(embedding, prompts, multimask, chunk_size=chunk_size).predicted_iou
+
+
+def can_fold(transformer: nn.Module) -> bool:
+    """Whether this is segment-anything's own transformer, of plain linear layers: not wrapped, say by adapters."""
+    if type(transformer) is not TwoWayTransformer or any(
+        type(b) is not TwoWayAttentionBlock for b in transformer.layers
+    ):
+        return False
+    crossing: list[Any] = [transformer.final_attn_token_to_image]
+    for block in transformer.layers:
+        crossing += [block.cross_attn_token_to_image, block.cross_attn_image_to_token]
+    return all(
+        type(attention) is Attention
+        and all(type(getattr(attention, f"{name}_proj")) is nn.Linear for name in ("q", "k", "v", "out"))
+        for attention in crossing
+    )
+
+
+def folded_transformer(
+    transformer: TwoWayTransformer,
+    image_embedding: Float[Tensor, "k C h w"],
+    image_pe: Float[Tensor, "1 C h w"],
+    point_embedding: Float[Tensor, "k t C"],
+    answers: Sequence[int],
+) -> tuple[Float[Tensor, "k a C"], Float[Tensor, "k n C"]]:
+    """The two-way transformer, its cross attentions folded.
+
+    Args:
+        transformer: One that :func:`can_fold` accepts.
+        image_embedding: With the mask prompt added.
+        image_pe: Positional encoding of the grid.
+        point_embedding: The tokens.
+        answers: Which tokens to give back; the last attention is worked out for these only.
+
+    Returns:
+        The answering tokens and the image positions.
+
+    Reference:
+        ``TwoWayTransformer.forward`` of segment-anything.
+    """
+    # positions first in memory, as every product but the first wants them
+    keys = image_embedding.flatten(2).transpose(1, 2).contiguous()
+    pe = image_pe.flatten(2).transpose(1, 2)
+    queries = point_embedding
+    block: Any
+    for block in transformer.layers:
+        if block.skip_first_layer_pe:
+            queries = block.self_attn(q=queries, k=queries, v=queries)
+        else:
+            placed = queries + point_embedding
+            queries = queries + block.self_attn(q=placed, k=placed, v=queries)
+        queries = block.norm1(queries)
+        placed_keys = keys + pe
+        attended = token_to_image(block.cross_attn_token_to_image, queries + point_embedding, placed_keys, keys)
+        queries = block.norm2(queries + attended)
+        queries = block.norm3(queries + block.mlp(queries))
+        placed = queries + point_embedding
+        keys = block.norm4(keys + image_to_token(block.cross_attn_image_to_token, placed_keys, placed, queries))
+    chosen = list(answers)
+    queries = queries[:, chosen]
+    attention = transformer.final_attn_token_to_image
+    attended = token_to_image(attention, queries + point_embedding[:, chosen], keys + pe, keys)
+    answer: Tensor = transformer.norm_final_attn(queries + attended)
+    return answer, keys
+
+
+def token_to_image(
+    attention: Attention, q: Float[Tensor, "k t C"], k: Float[Tensor, "k n C"], v: Float[Tensor, "k n C"]
+) -> Float[Tensor, "k t C"]:
+    """Tokens attend to image positions: ``attention(q, k, v)`` without projecting a position.
+
+    The key projection goes onto the queries; its bias adds the same to all scores of a query and drops out of the
+    softmax. The value projection follows the weighted mean of the positions; the weights add up to 1, so that the
+    bias comes through as it is.
+    """
+    heads, width = attention.num_heads, attention.internal_dim // attention.num_heads
+    queries = _heads(attention.q_proj(q), heads) / math.sqrt(width)
+    folded = queries @ attention.k_proj.weight.reshape(heads, width, -1)  # (k, H, t, C)
+    weights = (folded.flatten(1, 2) @ k.transpose(1, 2)).softmax(dim=-1)  # (k, H·t, n)
+    context = (weights @ v).reshape(folded.shape)
+    values = context @ attention.v_proj.weight.reshape(heads, width, -1).transpose(1, 2)  # (k, H, t, d)
+    projected: Tensor = attention.out_proj(values.transpose(1, 2).flatten(2) + attention.v_proj.bias)
+    return projected
+
+
+def image_to_token(
+    attention: Attention, q: Float[Tensor, "k n C"], k: Float[Tensor, "k t C"], v: Float[Tensor, "k t C"]
+) -> Float[Tensor, "k n C"]:
+    """Image positions attend to tokens: ``attention(q, k, v)`` without projecting a position.
+
+    The query projection goes onto the keys; here its bias differs from token to token, so it stays. The output
+    projection goes onto the values.
+    """
+    heads, width = attention.num_heads, attention.internal_dim // attention.num_heads
+    keys = _heads(attention.k_proj(k), heads) / math.sqrt(width)
+    folded = keys @ attention.q_proj.weight.reshape(heads, width, -1)  # (k, H, t, C)
+    bias = keys @ attention.q_proj.bias.reshape(heads, width, 1)  # (k, H, t, 1)
+    # positions last: a softmax over few tokens then runs along memory
+    scores = (folded.flatten(1, 2) @ q.transpose(1, 2)).reshape(*folded.shape[:3], -1) + bias  # (k, H, t, n)
+    weights = scores.softmax(dim=2).flatten(1, 2)
+    out = attention.out_proj.weight.reshape(-1, heads, width).permute(1, 2, 0)  # (H, d, C)
+    values = (_heads(attention.v_proj(v), heads) @ out).flatten(1, 2)  # (k, H·t, C)
+    attended: Tensor = weights.transpose(1, 2) @ values + attention.out_proj.bias
+    return attended
+
+
+def _heads(x: Float[Tensor, "k t HC"], num_heads: int) -> Float[Tensor, "k H t d"]:
+    return x.reshape(*x.shape[:2], num_heads, -1).transpose(1, 2)
