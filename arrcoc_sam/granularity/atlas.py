@@ -8,28 +8,21 @@ number of images; the matrix on disk grows with its square (12 bytes a head: 430
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from arrcoc_sam.attention.maps import AttentionSource, ImageLike
-from arrcoc_sam.errors import ImageReadError, InputError, explain
+from arrcoc_sam.errors import DataError, ImageReadError, InputError, explain
+from arrcoc_sam.granularity.atlas_judge import AtlasJudge
 from arrcoc_sam.granularity.atlas_read import CONTROLS, AtlasReader, Hierarchies
-from arrcoc_sam.granularity.atlas_result import MODEL, AtlasResult, heads_frame
-from arrcoc_sam.granularity.atlas_store import AtlasStore, Thresholds
-from arrcoc_sam.granularity.atlas_values import matched_values, mean_sinks, toroidal_p, value_matrix
-from arrcoc_sam.granularity.claims import Claims, make_claims
+from arrcoc_sam.granularity.atlas_result import MODEL, AtlasResult
+from arrcoc_sam.granularity.atlas_store import AtlasStore, Levels, Thresholds
+from arrcoc_sam.granularity.claims import MIN_COMPUTED, MIN_IMAGES
 from arrcoc_sam.granularity.metrics import check_names
-from arrcoc_sam.granularity.moment_metrics import OF_MOMENTS
-from arrcoc_sam.granularity.result import ABSTAIN
 from arrcoc_sam.granularity.trials import Progress
-from arrcoc_sam.levels import LEVELS
 from arrcoc_sam.segmenters.base import Segmenter
 
 __all__ = ["ABLATION", "AtlasResult", "Thresholds", "run_atlas"]
@@ -42,8 +35,6 @@ ABLATION = (
     Thresholds(min_cells=8.0),
 )
 """Thresholds that the claims are made again with, to see what hangs on them."""
-
-_SHOWN = ("shell_contrast", "information_gain", "log_lift", "mass_accuracy", "pearson")
 
 
 def run_atlas(
@@ -114,54 +105,29 @@ def run_atlas(
     store = AtlasStore(folder, plan)
     reader = AtlasReader(sources, segmenter, hierarchies, points_per_side, square)
     table = _read_images(images, names, store, reader, progress)
-    usable = _usable(store, table, Thresholds())
-    if len(usable) < 4:
-        came = f"{len(usable)} of {len(images)} images have levels that the grid can measure"
-        raise InputError(explain(came, "at least 4, and 30 for claims", "more images, larger objects, a finer grid"))
+    readable = table.index[table["error"] == ""].tolist()
+    judge = AtlasJudge(store, readable, metric, false_discovery_rate, confidence, seed, progress)
+    if len(judge.usable(Thresholds())) < MIN_COMPUTED:
+        came = f"{len(judge.usable(Thresholds()))} of {len(images)} images have levels that the grid can measure"
+        mend = "more images, larger objects, a finer grid"
+        raise InputError(explain(came, f"at least {MIN_COMPUTED}, and {MIN_IMAGES} for claims", mend))
 
-    def claims_of(group: str, numbers: Sequence[int], thresholds: Thresholds) -> Claims:
-        path = store.folder / f"values.{group.replace(' ', '_')}.npy"
-        values = value_matrix(store, numbers, group, metric, path, thresholds=thresholds, progress=progress)
-        return make_claims(values, false_discovery_rate=false_discovery_rate, confidence=confidence, seed=seed)
-
-    frames, judged = [], None
-    shown = tuple(dict.fromkeys((metric, *_SHOWN)))
-    for group in (*sources, *CONTROLS):
-        claims = claims_of(group, usable, Thresholds())
-        judged = claims if judged is None else judged
-        shifted = None
-        if toroidal and metric in OF_MOMENTS and group not in CONTROLS:
-            shifted = toroidal_p(store, usable, group, metric, thresholds=Thresholds(), seed=seed, progress=progress)
-        frames.append(
-            heads_frame(
-                group,
-                store.map_names().get(group, (group,)),
-                claims,
-                matched_values(store, usable, group, shown, thresholds=Thresholds()),
-                sinks=mean_sinks(store, usable, group, thresholds=Thresholds()),
-                prefix=_mean_prefix(store, usable, group),
-                toroidal=shifted,
-            )
-        )
-    rows = []
-    for thresholds in (Thresholds(), *ablation):
-        numbers = _usable(store, table, thresholds)
-        found = judged if thresholds == Thresholds() else None
-        if found is None and len(numbers) >= 4:
-            found = claims_of(MODEL, numbers, thresholds)
-        rows.append(_ablation_row(store, table, thresholds, len(numbers), found, judged))
+    claims = {group: judge.claims(group) for group in (*sources, *CONTROLS)}
     result = AtlasResult(
-        heads=pd.concat(frames, ignore_index=True),
+        heads=pd.concat(
+            [judge.heads(group, claims[group], toroidal=toroidal and group in sources) for group in claims],
+            ignore_index=True,
+        ),
         images=table,
-        ablation=pd.DataFrame(rows),
+        ablation=judge.ablation(MODEL, claims[MODEL], ablation),
         info={
+            **plan,
             "metric": metric,
-            "num_images": len(usable),
-            "num_draws": judged.num_draws if judged is not None else 0,
+            "num_images": claims[MODEL].num_images,
+            "num_draws": claims[MODEL].num_draws,
             "false_discovery_rate": false_discovery_rate,
             "confidence": confidence,
             "seed": seed,
-            **plan,
         },
     )
     result.save(folder)
@@ -196,55 +162,32 @@ def _read_images(
     progress: Progress | None,
 ) -> pd.DataFrame:
     """Make the records that are missing; one row an image."""
-    rows = []
+    rows: list[dict[str, Any]] = []
+    first: Levels | None = None
     for number, (image, name) in enumerate(zip(images, names, strict=True)):
-        error = ""
-        if number not in store:
-            try:
+        row = {"image": name, "prompts": 0, "measurable": 0, "error": ""}
+        try:
+            if number not in store:
                 record, map_names = reader.read(image)
                 store.keep_names(map_names, name)
+                _check_alike(record.levels, record.levels if first is None else first, name)
                 store.write(number, record)
-            except ImageReadError as problem:
-                error = str(problem)
-        prompts = measurable = 0
-        if not error:
-            _, flags = store.read(number).regions(Thresholds())
-            prompts, measurable = len(flags), int(flags.sum())
-        rows.append({"image": name, "prompts": prompts, "measurable": measurable, "error": error})
+            levels = store.levels(number)
+            flags = levels.regions(Thresholds())[1]
+            row |= {"prompts": len(flags), "measurable": int(flags.sum())}
+            first = levels if first is None else first
+        except ImageReadError as problem:
+            row["error"] = str(problem)
+        rows.append(row)
         if progress is not None:
             progress("images", number + 1, len(images))
     return pd.DataFrame(rows)
 
 
-def _usable(store: AtlasStore, table: pd.DataFrame, thresholds: Thresholds) -> list[int]:
-    """Images with a prompt that is measurable under these thresholds."""
-    readable = table.index[table["error"] == ""].tolist()
-    return [number for number in readable if bool(store.read(number).regions(thresholds)[1].any())]
-
-
-def _mean_prefix(store: AtlasStore, numbers: Sequence[int], group: str) -> Float[Tensor, " N"] | None:
-    found = [mass[group] for number in numbers if group in (mass := store.read(number).prefix_mass)]
-    return torch.stack(found).mean(0) if found else None
-
-
-def _ablation_row(
-    store: AtlasStore,
-    table: pd.DataFrame,
-    thresholds: Thresholds,
-    num_images: int,
-    claims: Claims | None,
-    judged: Claims | None,
-) -> dict[str, Any]:
-    flags = [store.read(n).regions(thresholds)[1] for n in table.index[table["error"] == ""].tolist()]
-    prompts = torch.cat(flags)
-    row: dict[str, Any] = {
-        **asdict(thresholds),
-        "num_images": num_images,
-        "measurable_share": float(prompts.double().mean()) if len(prompts) else np.nan,
-    }
-    for level in (*LEVELS, ABSTAIN):
-        row[f"share_{level}"] = np.nan if claims is None else float((claims.level == level).mean())
-    agree = np.nan
-    if claims is not None and judged is not None:
-        agree = float((claims.level == judged.level).mean())
-    return {**row, "agreement": agree}
+def _check_alike(levels: Levels, first: Levels, name: str) -> None:
+    if levels.valid.shape != first.valid.shape:
+        came = f"{name} has a grid of {tuple(levels.valid.shape)}"
+        raise DataError(explain(came, f"{tuple(first.valid.shape)}, as the first image", "images of one size"))
+    if not torch.equal(levels.valid, first.valid):
+        came = f"{name} is padded otherwise than the first image"
+        raise DataError(explain(came, "images of one shape", "square=True"))

@@ -14,7 +14,7 @@ from torch import Tensor
 from arrcoc_sam.attention.maps import AttentionMaps, AttentionSource, ImageLike
 from arrcoc_sam.clicks import point_grid
 from arrcoc_sam.errors import DataError, explain
-from arrcoc_sam.granularity.atlas_store import ImageRecord
+from arrcoc_sam.granularity.atlas_store import ImageRecord, Levels
 from arrcoc_sam.granularity.planted import centre_prior
 from arrcoc_sam.granularity.regions import shells_of
 from arrcoc_sam.hierarchy import MaskHierarchy
@@ -113,9 +113,11 @@ class AtlasReader:
         }
         empty = torch.zeros(0, 3, height, width)
         return ImageRecord(
-            rings=torch.cat(rings) if rings else empty,
-            intersections=torch.cat(intersections) if intersections else torch.zeros(0, 3, 3, dtype=torch.int64),
-            valid=valid,
+            levels=Levels(
+                rings=torch.cat(rings) if rings else empty,
+                intersections=torch.cat(intersections) if intersections else torch.zeros(0, 3, 3, dtype=torch.int64),
+                valid=valid,
+            ),
             attention=attention,
             prefix_mass=prefix,
         )

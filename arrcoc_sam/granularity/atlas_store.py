@@ -7,22 +7,24 @@ the attention of every source. A plan beside them says which run they belong to.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from arrcoc_sam.errors import DataError, OutputError, explain
 from arrcoc_sam.granularity.regions import Regions
 from arrcoc_sam.levels import DISTINCT_IOU, MIN_CELLS, NESTED_SHARE, relate_levels
 
-__all__ = ["AtlasStore", "ImageRecord", "Thresholds"]
+__all__ = ["AtlasStore", "ImageRecord", "Levels", "Thresholds"]
 
+_LEVELS = ("rings", "intersections", "valid")
 _ATTENTION = "attention/"
 _PREFIX = "prefix/"
 
@@ -37,23 +39,19 @@ class Thresholds:
 
 
 @dataclass(frozen=True)
-class ImageRecord:
-    """One image of an atlas.
+class Levels:
+    """The levels of one image of an atlas, before any threshold.
 
     Attributes:
         rings: Share of each cell in whole∖part, part∖subpart, subpart of K prompts, whether distinct or not,
             (K, 3, h, w).
         intersections: Pixels in common of every two levels, (K, 3, 3).
         valid: Cell weights, (h, w).
-        attention: Maps by source, each (N, h, w) or (N, K, h, w).
-        prefix_mass: Share of attention on prefix tokens by source, mean over prompts, (N,), where there are any.
     """
 
     rings: Float[Tensor, "K 3 h w"]
     intersections: Int64[Tensor, "K 3 3"]
     valid: Float[Tensor, "h w"]
-    attention: dict[str, Tensor]
-    prefix_mass: dict[str, Tensor]
 
     def regions(self, thresholds: Thresholds) -> tuple[Regions, Bool[Tensor, " K"]]:
         """The levels under these thresholds, and which prompts the grid can measure."""
@@ -62,6 +60,21 @@ class ImageRecord:
         )
         regions = Regions(_joined(self.rings, relations.distinct), self.valid, relations.distinct)
         return regions, regions.measurable(relations.valid, min_cells=thresholds.min_cells)
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """All that an atlas keeps of one image.
+
+    Attributes:
+        levels: What attention is measured against.
+        attention: Maps by source, each (N, h, w) or (N, K, h, w).
+        prefix_mass: Share of attention on prefix tokens by source, mean over prompts, (N,), where there are any.
+    """
+
+    levels: Levels
+    attention: dict[str, Tensor]
+    prefix_mass: dict[str, Tensor]
 
 
 class AtlasStore:
@@ -119,7 +132,7 @@ class AtlasStore:
 
     def write(self, number: int, record: ImageRecord) -> None:
         """Keep a record."""
-        tensors = {"rings": record.rings, "intersections": record.intersections, "valid": record.valid}
+        tensors: dict[str, Tensor] = {name: getattr(record.levels, name) for name in _LEVELS}
         tensors |= {_ATTENTION + name: values for name, values in record.attention.items()}
         tensors |= {_PREFIX + name: values for name, values in record.prefix_mass.items()}
         path = self._path(number)
@@ -130,24 +143,39 @@ class AtlasStore:
         except (OSError, SafetensorError) as error:
             raise OutputError(explain(f"{path} can't be written: {error}", "room and permission")) from error
 
-    def read(self, number: int) -> ImageRecord:
-        """A record that was kept.
+    def levels(self, number: int) -> Levels:
+        """The levels of an image, without reading its attention.
 
         Raises:
-            OutputError: It is missing or damaged.
+            OutputError: The record is missing or damaged.
         """
+        return Levels(**dict(zip(_LEVELS, self._read(number, _LEVELS), strict=True)))
+
+    def attention(self, number: int, group: str) -> Tensor:
+        """The maps of one source on an image, (N, h, w) or (N, K, h, w).
+
+        Raises:
+            OutputError: The record is missing or damaged.
+        """
+        return self._read(number, (_ATTENTION + group,))[0]
+
+    def prefix_mass(self, number: int, group: str) -> Tensor | None:
+        """The share of attention on prefix tokens, (N,), or None where the source has none to speak of.
+
+        Raises:
+            OutputError: The record is missing or damaged.
+        """
+        found = self._read(number, (_PREFIX + group,), missing_ok=True)
+        return found[0] if found else None
+
+    def _read(self, number: int, names: Sequence[str], *, missing_ok: bool = False) -> list[Tensor]:
         try:
-            tensors = load_file(str(self._path(number)))
+            with safe_open(str(self._path(number)), framework="pt") as record:
+                kept = set(record.keys())
+                return [record.get_tensor(name) for name in names if not missing_ok or name in kept]
         except (OSError, SafetensorError) as error:
             came = f"{self._path(number)} can't be read: {error}"
             raise OutputError(explain(came, "a record of this atlas", "delete it and run again")) from error
-        return ImageRecord(
-            rings=tensors["rings"],
-            intersections=tensors["intersections"],
-            valid=tensors["valid"],
-            attention={k.removeprefix(_ATTENTION): v for k, v in tensors.items() if k.startswith(_ATTENTION)},
-            prefix_mass={k.removeprefix(_PREFIX): v for k, v in tensors.items() if k.startswith(_PREFIX)},
-        )
 
     def _path(self, number: int) -> Path:
         return self.folder / "images" / f"{number:06d}.safetensors"

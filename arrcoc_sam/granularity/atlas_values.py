@@ -53,14 +53,14 @@ def value_matrix(
     Returns:
         The array, mapped from disk; columns are NaN where an image has no such level.
     """
-    num_maps = len(store.read(numbers[0]).attention[group])
+    num_maps = len(store.attention(numbers[0], group))
     matrix = open_memmap(path, mode="w+", dtype=np.float32, shape=(len(numbers), len(numbers), num_maps, 3))
     for first in range(0, len(numbers), _LEVELS_BLOCK):
         columns = numbers[first : first + _LEVELS_BLOCK]
         regions, owner, prompts = _measurable(store, columns, thresholds)
         for start in range(0, len(numbers), _ATTENTION_BLOCK):
             rows = numbers[start : start + _ATTENTION_BLOCK]
-            attention = torch.cat([store.read(number).attention[group] for number in rows])
+            attention = torch.cat([store.attention(number, group) for number in rows])
             if attention.ndim == 4:  # the same place in another image
                 attention = attention[:, prompts]
             values = evaluate([metric], attention, regions)[metric]
@@ -80,7 +80,7 @@ def matched_values(
     counts: dict[str, Tensor] = {}
     for number in numbers:
         regions, _, prompts = _measurable(store, [number], thresholds)
-        attention = store.read(number).attention[group]
+        attention = store.attention(number, group)
         own = attention[:, prompts] if attention.ndim == 4 else attention
         for name, values in evaluate(metrics, own, regions).items():
             mean = values.double().nanmean(1)
@@ -95,7 +95,7 @@ def mean_sinks(store: AtlasStore, numbers: Sequence[int], group: str, *, thresho
     found = []
     for number in numbers:
         regions, _, prompts = _measurable(store, [number], thresholds)
-        attention = store.read(number).attention[group]
+        attention = store.attention(number, group)
         own = attention[:, prompts] if attention.ndim == 4 else attention
         found.append(sink_mass(own, regions).nanmean(1))
     return torch.stack(found).nanmean(0)
@@ -121,7 +121,7 @@ def toroidal_p(
     counts: Tensor | None = None
     for done, number in enumerate(numbers):
         regions, _, prompts = _measurable(store, [number], thresholds)
-        attention = store.read(number).attention[group]
+        attention = store.attention(number, group)
         table = torch.cat(
             [_shifted(metric, some, regions, prompts) for some in torch.split(attention, _SHIFTED_MAPS)], 1
         )
@@ -153,7 +153,7 @@ def _measurable(store: AtlasStore, numbers: Sequence[int], thresholds: Threshold
     """The measurable levels of some images together, whose they are (0, 1, … in this list), and their prompts."""
     found, owner, prompts = [], [], []
     for place, number in enumerate(numbers):
-        regions, measurable = store.read(number).regions(thresholds)
+        regions, measurable = store.levels(number).regions(thresholds)
         index = measurable.nonzero()[:, 0]
         found.append(_some(regions, index))
         owner.append(torch.full_like(index, place))

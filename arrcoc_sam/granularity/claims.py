@@ -33,10 +33,13 @@ from arrcoc_sam.granularity.regions import accumulator
 from arrcoc_sam.granularity.result import ABSTAIN
 from arrcoc_sam.levels import LEVELS
 
-__all__ = ["MIN_IMAGES", "Claims", "make_claims"]
+__all__ = ["MIN_COMPUTED", "MIN_IMAGES", "Claims", "make_claims"]
 
 MIN_IMAGES = 30
 """With fewer images no claim is made."""
+
+MIN_COMPUTED = 4
+"""With fewer images nothing is computed: there are no two halves to permute."""
 
 # Derangements behind a mean and a standard deviation, which they give to 1.6 %.
 _SCORE_DRAWS = 2_000
@@ -121,8 +124,8 @@ def make_claims(
         came = f"false_discovery_rate={false_discovery_rate}, confidence={confidence}"
         raise InputError(explain(came, "both in (0, 1)"))
     num_images, num_maps = values.shape[0], values.shape[2]
-    if num_images < 4:
-        raise InputError(explain(f"{num_images} images", "at least 4 to compute anything, 30 to claim"))
+    if num_images < MIN_COMPUTED:
+        raise InputError(explain(f"{num_images} images", f"at least {MIN_COMPUTED}, and {MIN_IMAGES} for claims"))
     num_draws = required_draws(num_maps, false_discovery_rate) if num_draws is None else num_draws
 
     generator = torch.Generator().manual_seed(seed)

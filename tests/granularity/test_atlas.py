@@ -209,7 +209,7 @@ def test_maps_that_depend_on_the_point_are_compared_at_the_same_place(tmp_path):
     found = value_matrix(store, range(4), "model", "pearson", tmp_path / "v.npy", thresholds=Thresholds())
     for j, i in [(0, 0), (1, 3), (3, 2)]:
         own = MASKS[[(i + k) % NUM for k in range(4)]]
-        _, measurable = store.read(i).regions(Thresholds())
+        _, measurable = store.levels(i).regions(Thresholds())
         values = M.pearson(at_points(IMAGES[j], torch.zeros(4, 2)).values, own)
         np.testing.assert_allclose(found[j, i], values[:, measurable].nanmean(1), atol=1e-5)
 
@@ -219,7 +219,7 @@ def test_shells_of_stored_rings_follow_the_thresholds():
     record, names = reader.read(IMAGES[0])
     assert names["model"][0] == "L00.H00"
     for distinct_iou in (0.7, 0.2, 0.3):
-        regions, measurable = record.regions(Thresholds(distinct_iou=distinct_iou))
+        regions, measurable = record.levels.regions(Thresholds(distinct_iou=distinct_iou))
         expected = MaskHierarchy.from_masks(MASKS[:1], distinct_iou=distinct_iou)
         assert torch.equal(regions.distinct, expected.distinct)
         averaged = torch.nn.functional.avg_pool2d(expected.shells().float(), SIZE // GRID)
@@ -234,7 +234,7 @@ def test_images_are_cropped_to_squares():
     reader = AtlasReader({"model": source}, None, lambda image: MaskHierarchy.from_masks(masks), 1, True)
     record, _ = reader.read(wide)
     plain, _ = AtlasReader({"model": source}, None, hierarchies, 1, True).read(IMAGES[0])
-    torch.testing.assert_close(record.rings, plain.rings)
+    torch.testing.assert_close(record.levels.rings, plain.levels.rings)
     assert lattice((SIZE, SIZE), 3)[4].tolist() == [31.5, 31.5]
 
 
@@ -261,3 +261,19 @@ def test_what_does_not_fit_is_refused(tmp_path):
     )
     with pytest.raises(DataError, match="answers a grid"):
         run(tmp_path / "grids", controls={"small": small})
+
+
+def test_images_that_are_padded_otherwise_are_refused(tmp_path):
+    tall = np.zeros((SIZE + 32, SIZE, 3), dtype=np.uint8)
+
+    def letterboxed(image, points_xy=None):
+        transform = ImageTransform.letterbox(image.shape[:2], SIZE)
+        return AttentionMaps.from_values(torch.rand(1, GRID, GRID), transform=transform)
+
+    def padded(image):
+        masks = MASKS[number_of(image)][None]
+        return MaskHierarchy.from_masks(torch.nn.functional.pad(masks, (0, 0, 0, image.shape[0] - SIZE)))
+
+    options = {"source": letterboxed, "hierarchies": padded, "square": False}
+    with pytest.raises(DataError, match="padded otherwise"):
+        run(tmp_path, [*IMAGES[:4], tall], **options)
