@@ -20,6 +20,7 @@ __all__ = [
     "grid_extent",
     "level_array",
     "level_outlines",
+    "level_shares",
     "mask_outlines",
     "relative_density",
     "thumbnail",
@@ -113,6 +114,16 @@ def relative_density(maps: AttentionMaps, index: int, prompt: int) -> Float[np.n
     # A sliver of a cell at the border would show what rounding left there.
     covered = np.where(valid > 1e-3, valid, np.nan)
     return np.asarray(mass / covered * valid.sum() / mass.sum())
+
+
+def level_shares(maps: AttentionMaps, masks: Bool[Tensor, "K 3 H W"], prompt: int) -> Float64[np.ndarray, " 3"]:
+    """Share a of each level in what the maps see of the image: what the share p of the attention compares with.
+
+    Maps of a model that crops the image see less than the image, and a is not the level's share of that.
+    """
+    covered = maps.transform.masks_to_grid(masks[prompt], maps.grid_hw).cpu().double().numpy()
+    valid = maps.valid.detach().cpu().double().numpy()
+    return np.asarray((covered * valid).sum((1, 2)) / valid.sum())
 
 
 def display_peak(density: Float[np.ndarray, "h w"]) -> float:

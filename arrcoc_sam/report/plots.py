@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.levels import LEVELS
-from arrcoc_sam.report.drawing import display_peak, level_array, level_outlines, relative_density
+from arrcoc_sam.report.drawing import display_peak, level_array, level_outlines, level_shares, relative_density
 from arrcoc_sam.report.labels import AREA_BOUND, LEVEL_STYLES, metric_label
 from arrcoc_sam.report.panels import draw_outlines, level_bars, mark_point, overlay_attention, show_image
 from arrcoc_sam.report.results import ABSTAIN, GranularityLike
@@ -104,7 +104,7 @@ def _draw_panels(figure: SubFigure, result: GranularityLike, prompt: int, num_ma
 def _draw_bars(figure: SubFigure, result: GranularityLike, prompt: int, num_maps: int) -> None:
     panels: Sequence[Axes] = figure.subplots(1, len(result.metrics), sharey=True, squeeze=False)[0]
     names = [textwrap.shorten(name, 28, placeholder="…") for name in result.maps.names[:num_maps]]
-    shares = level_array(result.masks, prompt).mean((1, 2))
+    shares = level_shares(result.maps, result.masks, prompt)
     for panel, (name, values) in zip(panels, result.metrics.items(), strict=True):
         label = metric_label(name)
         level_bars(

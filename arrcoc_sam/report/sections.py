@@ -12,7 +12,7 @@ from arrcoc_sam.errors import ShapeError, describe, explain
 from arrcoc_sam.levels import LEVELS
 from arrcoc_sam.report import svg
 from arrcoc_sam.report.bars import bar_block, bar_scale, metric_bars
-from arrcoc_sam.report.drawing import display_peak, level_array, relative_density
+from arrcoc_sam.report.drawing import display_peak, level_array, level_shares, relative_density
 from arrcoc_sam.report.labels import metric_label
 from arrcoc_sam.report.markup import Html, chip, element, number, table, text
 from arrcoc_sam.report.results import ABSTAIN, GranularityLike
@@ -111,7 +111,7 @@ def _prompt(
         _mask_bars(item, prompt),
     )
     cards = [first]
-    shares = level_array(result.masks, prompt).mean((1, 2)).tolist()
+    shares = level_shares(result.maps, result.masks, prompt).tolist()
     for index in range(min(len(result.maps), max_maps)):
         density = relative_density(result.maps, index, prompt)
         top = display_peak(density)
@@ -180,7 +180,7 @@ def _mask_table(item: ReportItem, prompt: int) -> Html:
 def _value_table(item: ReportItem, prompt: int, max_maps: int) -> Html:
     result = item.result
     calibrated = result.z is not None and result.p_value is not None
-    shares = level_array(result.masks, prompt).mean((1, 2))
+    shares = level_shares(result.maps, result.masks, prompt)
     columns = ["map", "level", *(metric_label(name).title for name in result.metrics), "area a"]
     columns += ["z", "p"] if calibrated else []
     columns += ["sink mass", "answer"]
@@ -223,5 +223,5 @@ def answers_table(counts: Mapping[str, Mapping[str, int]]) -> Html:
         )
         cells = [text(of.get(kind, 0)) for kind in kinds]
         rows.append([text(name), *cells, number(of.get(ABSTAIN, 0) / total, percent=True), stack])
-    columns = ["map", *kinds, "abstained", "shares"]
+    columns = ["map", *kinds, "share abstained", "shares"]
     return table("Answers by map, counted over images and prompts", columns, rows)

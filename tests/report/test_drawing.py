@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from arrcoc_sam.attention import AttentionMaps
 from arrcoc_sam.geometry import ImageTransform
-from arrcoc_sam.report.drawing import display_peak, grid_extent, mask_outlines, relative_density, thumbnail
+from arrcoc_sam.report.drawing import (
+    display_peak,
+    grid_extent,
+    level_shares,
+    mask_outlines,
+    relative_density,
+    thumbnail,
+)
 
 
 def polygon_area(line: np.ndarray) -> float:
@@ -91,3 +98,16 @@ def test_a_thumbnail_keeps_the_shape_and_leaves_small_images_alone() -> None:
     assert thumbnail(image, 500).shape == (200, 500, 3)
     assert thumbnail(image, 1000) is image
     assert thumbnail(np.zeros((1, 3000, 3), np.uint8), 100).shape == (1, 100, 3)
+
+
+def test_a_level_s_share_is_that_of_what_the_maps_see() -> None:
+    masks = torch.zeros(1, 3, 40, 80, dtype=torch.bool)
+    masks[0, 0, :, 20:40] = True  # a quarter of the image, half of its central square
+    masks[0, 1, :20, 20:30] = True
+    maps = AttentionMaps.from_values(
+        torch.ones(1, 4, 4), transform=ImageTransform.resize_center_crop((40, 80), (40, 80), 40)
+    )
+    assert level_shares(maps, masks, 0).tolist() == pytest.approx([0.5, 0.125, 0.0])
+    padded = ImageTransform.letterbox((40, 80), 80)
+    maps = AttentionMaps.from_values(torch.ones(1, 8, 8), transform=padded)
+    assert level_shares(maps, masks, 0).tolist() == pytest.approx([0.25, 0.0625, 0.0])
