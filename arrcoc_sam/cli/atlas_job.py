@@ -29,6 +29,7 @@ from arrcoc_sam.report import Provenance
 from arrcoc_sam.report.atlas_page import atlas_report
 from arrcoc_sam.report.atlas_plots import atlas_figures
 from arrcoc_sam.report.atlas_tables import KINDS, best_heads, claim_counts, groups, makes_claims, of_group
+from arrcoc_sam.report.provenance import DEMONSTRATION_MODEL
 from arrcoc_sam.report.results import ABSTAIN
 
 if TYPE_CHECKING:
@@ -79,9 +80,7 @@ class AtlasJob:
         paths = list(inputs.paths)[: self.limit]
         if len(paths) < 4:
             raise InputError(explain(f"{len(paths)} images", f"at least 4, and {MIN_IMAGES} for claims"))
-        people = None if self.hierarchy is None else CocoDataset.read(self.hierarchy)
-        if people is None:
-            check_segmenter(self.segmenter)
+        people = self._people()
         for path in tracked(sorted(inputs.named & set(paths)), "Checking"):
             load_image(path)
         if len(paths) < MIN_IMAGES:
@@ -118,6 +117,16 @@ class AtlasJob:
             control=self.attention.random_weights,
         )
         self._tell(result, report, provenance)
+
+    def _people(self) -> CocoDataset | None:
+        """Human masks, where they stand in place of a segmenter's."""
+        if self.hierarchy is None:
+            check_segmenter(self.segmenter)
+            return None
+        if self.checkpoint is not None or self.segmenter != DEMONSTRATION_MODEL:
+            expected = "one of them: human masks stand in place of a segmenter's"
+            raise InputError(explain("--hierarchy with --segmenter or --checkpoint", expected))
+        return CocoDataset.read(self.hierarchy)
 
     def _sources(self) -> tuple[AttentionSource, dict[str, AttentionSource]]:
         """What is judged, and the same architecture with random weights beside it."""
@@ -181,6 +190,9 @@ class AtlasJob:
             rows = [(str(row.image), " ".join(str(row.error).split())) for row in errors.itertuples()]
             print_table("Left out", ["file", "reason"], rows, to=err())
             pd.DataFrame(rows, columns=["file", "reason"]).to_csv(self.out / "errors.csv", index=False)
+        bare = int(((result.images["prompts"] == 0) & (result.images["error"] == "")).sum())
+        if bare:
+            _note(f"{bare} of {len(result.images)} images have no nested masks in {self.hierarchy}")
         if self.as_json:
             print_json(_as_json(result, report, self.out) | provenance.as_json())
         else:

@@ -16,7 +16,7 @@ from arrcoc_sam.granularity.validation import ValidationReport
 
 Command = Callable[..., Any]
 
-SMALL = ("validate", "--trials", 40, "--scenes", 30, "--heads", 1, "--grid", 16)
+SMALL = ("validate", "--trials", 10, "--scenes", 30, "--heads", 1, "--grid", 12)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_the_whole_pipeline_runs_and_answers_in_json(command: Command) -> None:
     assert record["passed"] is (answer.code == 0)
     assert sum(sum(row.values()) for row in record["confusion"].values()) == 2 * 3 * 4
     own = [row for row in record["sizes"] if row["null"] == "other images"]
-    assert [row["trials"] for row in own] == [40, 40, 40]
+    assert [row["trials"] for row in own] == [10, 10, 10]
     assert all(row["low"] <= row["rate"] <= row["high"] for row in record["sizes"])
     assert record["versions"]["torch"]
 
