@@ -167,9 +167,9 @@ def folded_transformer(
     Reference:
         ``TwoWayTransformer.forward`` of segment-anything.
     """
-    # positions first in memory, as every product but the first wants them
+    # positions first in memory: adding tensors that lie differently is as slow as a product
     keys = image_embedding.flatten(2).transpose(1, 2).contiguous()
-    pe = image_pe.flatten(2).transpose(1, 2)
+    pe = image_pe.flatten(2).transpose(1, 2).contiguous()
     queries = point_embedding
     block: Any
     for block in transformer.layers:
@@ -179,12 +179,13 @@ def folded_transformer(
             placed = queries + point_embedding
             queries = queries + block.self_attn(q=placed, k=placed, v=queries)
         queries = block.norm1(queries)
-        placed_keys = keys + pe
+        placed_keys = _reduced(keys + pe)  # for two attentions
         attended = token_to_image(block.cross_attn_token_to_image, queries + point_embedding, placed_keys, keys)
         queries = block.norm2(queries + attended)
         queries = block.norm3(queries + block.mlp(queries))
         placed = queries + point_embedding
-        keys = block.norm4(keys + image_to_token(block.cross_attn_image_to_token, placed_keys, placed, queries))
+        attended = image_to_token(block.cross_attn_image_to_token, placed_keys, placed, queries)
+        keys = block.norm4(_added(attended, keys))
     chosen = list(answers)
     queries = queries[:, chosen]
     attention = transformer.final_attn_token_to_image
@@ -225,13 +226,25 @@ def image_to_token(
     folded = keys @ attention.q_proj.weight.reshape(heads, width, -1)  # (k, H, t, C)
     bias = keys @ attention.q_proj.bias.reshape(heads, width, 1)  # (k, H, t, 1)
     # positions last: a softmax over few tokens then runs along memory
-    scores = (folded.flatten(1, 2) @ q.transpose(1, 2)).reshape(*folded.shape[:3], -1) + bias  # (k, H, t, n)
-    weights = scores.softmax(dim=2).flatten(1, 2)
+    scores = (folded.flatten(1, 2) @ q.transpose(1, 2)).reshape(*folded.shape[:3], -1)  # (k, H, t, n)
+    weights = _added(scores, bias).softmax(dim=2).flatten(1, 2)
     out = attention.out_proj.weight.reshape(-1, heads, width).permute(1, 2, 0)  # (H, d, C)
-    values = (_heads(attention.v_proj(v), heads) @ out).flatten(1, 2)  # (k, H·t, C)
-    attended: Tensor = weights.transpose(1, 2) @ values + attention.out_proj.bias
+    values = _heads(attention.v_proj(v), heads) @ out  # (k, H, t, C)
+    values[:, 0] += attention.out_proj.bias  # the weights of a head add up to 1: no pass over the positions
+    attended: Tensor = weights.transpose(1, 2) @ values.flatten(1, 2)
     return attended
 
 
 def _heads(x: Float[Tensor, "k t HC"], num_heads: int) -> Float[Tensor, "k H t d"]:
     return x.reshape(*x.shape[:2], num_heads, -1).transpose(1, 2)
+
+
+def _added(fresh: Tensor, other: Tensor) -> Tensor:
+    """The sum, in the memory of a product just made where its precision allows: large allocations cost as much."""
+    return fresh.add_(other) if fresh.dtype == other.dtype else fresh + other
+
+
+def _reduced(x: Tensor) -> Tensor:
+    """Cast to what autocast multiplies in, once instead of at every product."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
