@@ -21,6 +21,7 @@ from arrcoc_sam.losses.arguments import (
     check_same_device,
 )
 from arrcoc_sam.losses.focal_dice import per_mask_focal_dice, reduce_masks
+from arrcoc_sam.masks import mask_iou
 
 __all__ = [
     "IOU_LOSSES",
@@ -162,12 +163,10 @@ def iou_prediction_loss(
         rows = winner[:, None, None, None].expand(-1, 1, *logits.shape[-2:])
         predicted_iou, logits = predicted_iou.gather(1, winner.unsqueeze(1)), logits.detach().gather(1, rows)
     dtype = torch.promote_types(predicted_iou.dtype, torch.float32)
-    inside = logits.detach() > 0
-    wanted = (target if target.dtype == torch.bool else target > 0.5).unsqueeze(1)
-    intersection = (inside & wanted).flatten(2).sum(-1)
-    union = inside.flatten(2).sum(-1) + wanted.flatten(2).sum(-1) - intersection
-    defined = union > 0
-    difference = predicted_iou.to(dtype) - intersection.to(dtype) / torch.where(defined, union, 1)
+    wanted = target if target.dtype == torch.bool else target > 0.5
+    actual = mask_iou(logits.detach() > 0, wanted.unsqueeze(1))
+    defined = ~actual.isnan()
+    difference = predicted_iou.to(dtype) - torch.where(defined, actual, 0.0)
     loss = torch.where(defined, difference.abs() if kind == "l1" else difference.square(), 0.0)
     if supervise == "winner":
         loss, defined = loss.squeeze(1), defined.squeeze(1)

@@ -182,6 +182,7 @@ class TestReduction:
         assert targets.grad is None
 
 
+@pytest.mark.usefixtures("as_at_run_time")
 class TestErrors:
     @pytest.mark.parametrize("loss", [LF.sigmoid_focal_loss, LF.dice_loss, LF.focal_dice_loss])
     def test_shapes_and_dtypes(self, loss):

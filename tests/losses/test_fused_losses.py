@@ -225,17 +225,14 @@ class TestChoice:
 @needs_compiler
 class TestOperators:
     @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own
-    @pytest.mark.parametrize("masked", [False, True])
-    def test_opcheck(self, masked):
+    def test_opcheck(self):
         logits, targets = some_masks(3, 2, 10)
-        valid = torch.tensor([[True, False]] * 3) if masked else None
-        soft = torch.rand(3, 1, 10)
-        for x, t in ((logits.requires_grad_(), targets.to(torch.uint8)), (logits.detach(), soft)):
-            torch.library.opcheck(torch.ops.arrcoc_sam.mask_sums_compiled.default, (x, t, valid, 0.25, 2.0))
-        grads = torch.rand(4, 3, 2)
-        torch.library.opcheck(
-            torch.ops.arrcoc_sam.mask_sums_compiled_backward.default, (grads, logits.detach(), soft, valid, None, 2.0)
-        )
+        valid, soft = torch.tensor([[True, False]] * 3), torch.rand(3, 1, 10)
+        forward = torch.ops.arrcoc_sam.mask_sums_compiled.default
+        backward = torch.ops.arrcoc_sam.mask_sums_compiled_backward.default
+        torch.library.opcheck(forward, (logits.requires_grad_(), targets.to(torch.uint8), None, 0.25, 2.0))
+        torch.library.opcheck(forward, (logits.detach(), soft, valid, None, 0.5))
+        torch.library.opcheck(backward, (torch.rand(4, 3, 2), logits.detach(), soft, valid, None, 0.5))
 
     def test_second_derivatives_are_refused(self):
         logits, targets = some_masks(2, 3, 4)
@@ -348,11 +345,11 @@ dist.destroy_process_group()
 """
 
 
-def test_two_processes_equal_one(tmp_path: Path):
+@pytest.mark.parametrize("backend", ["eager", pytest.param("compiled", marks=[needs_compiler, pytest.mark.slow])])
+def test_two_processes_equal_one(backend, tmp_path: Path):
     """DDP averages gradients: with the all-reduced normalizer over the number of processes, the mean is the batch's."""
     script = tmp_path / "two.py"
     script.write_text(DDP_SCRIPT)
-    backend = "compiled" if fused.has_cpp_compiler() else "eager"
     processes = [
         subprocess.Popen(
             [sys.executable, str(script), str(rank), str(tmp_path / "store"), backend],

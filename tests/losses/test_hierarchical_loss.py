@@ -180,6 +180,7 @@ class TestHierarchical:
         torch.testing.assert_close(loss, expected, rtol=1e-2, atol=0)
 
 
+@pytest.mark.usefixtures("as_at_run_time")
 class TestHierarchicalErrors:
     def test_shapes(self):
         levels, masks, confidence = a_batch()

@@ -55,6 +55,7 @@ def test_hierarchical():
     assert torch.equal(loss, LF.hierarchical_focal_dice_loss(levels, masks, confidence, normalizer=3.0))
 
 
+@pytest.mark.usefixtures("as_at_run_time")
 def test_options_are_checked_when_the_module_is_made():
     with pytest.raises(InputError, match="alpha"):
         FocalDiceLoss(alpha=2.0)

@@ -55,7 +55,7 @@ class TestMinimumOverMasks:
         loss, winner = LF.min_over_masks_loss(logits[:0], target[:0])
         assert loss.shape == winner.shape == (0,)
 
-    def test_errors(self):
+    def test_errors(self, as_at_run_time):
         logits, target, _ = an_answer()
         with pytest.raises(ShapeError, match="target has shape"):
             LF.min_over_masks_loss(logits, target[:, None].expand_as(logits))
@@ -108,7 +108,7 @@ class TestIoUPrediction:
         assert predicted.grad.tolist() == [[0.0, 1.0]]
         assert LF.iou_prediction_loss(predicted[:, :1], logits[:, :1], target).item() == 0.0
 
-    def test_errors(self):
+    def test_errors(self, as_at_run_time):
         logits, target, predicted = an_answer()
         with pytest.raises(InputError, match="min_over_masks_loss"):
             LF.iou_prediction_loss(predicted, logits, target, supervise="winner")
@@ -170,7 +170,7 @@ class TestMultiMask:
             assert terms["loss"].item() == 0.0
             terms["loss"].backward()
 
-    def test_errors(self):
+    def test_errors(self, as_at_run_time):
         logits, target, predicted = an_answer()
         with pytest.raises(InputError, match="iou_weight"):
             LF.multimask_loss(logits, target, predicted, iou_weight=math.nan)
