@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -181,6 +181,21 @@ def test_components_are_scored_apart_and_the_worst_stands_for_all(oracle_of: Cal
     assert apart.alignment_iou[0] == 0.0
     assert apart.lower_bound[1] > 0.9
     assert apart.area_share.tolist() == pytest.approx([(good | bad | speck).mean(), good.mean()])
+
+
+def test_the_object_score_of_models_that_have_one(toy_segmenter: SamSegmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = toy_segmenter.decode
+
+    def seen(*arguments: Any) -> Any:
+        candidates = decode(*arguments)
+        return replace(candidates, object_score=torch.arange(1.0, len(candidates) + 1))
+
+    monkeypatch.setattr(toy_segmenter, "decode", seen)
+    masks = np.stack([blob(64, 64, 5, 5, 20), np.zeros((64, 64), bool), blob(64, 64, 20, 20, 30)])
+    scores = MaskQualityEstimator(toy_segmenter).estimate(noise_image(64, 64), masks)
+    assert scores.object_score is not None
+    torch.testing.assert_close(scores.object_score, torch.tensor([1.0, torch.nan, 2.0]), equal_nan=True)
+    assert "object_score" in scores.to_frame()
 
 
 def test_soft_masks_are_cut_by_the_threshold(toy_segmenter: SamSegmenter) -> None:
