@@ -112,7 +112,7 @@ def make_claims(
         seed: Of permutations, halves and resamples.
 
     Returns:
-        The claims; everything abstains with fewer than 30 images.
+        The claims, on the CPU; everything abstains with fewer than 30 images.
 
     Raises:
         ShapeError: Not (n, n, N, 3).
@@ -142,7 +142,7 @@ def make_claims(
         # a copy: arrays on disk are not writable, which torch does not know
         chunk = torch.from_numpy(np.array(chunk)) if isinstance(chunk, np.ndarray) else chunk
         parts.append(_claims_of(chunk, permutations, halves, derangements, counts, confidence))
-    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    joined = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
     q_value = benjamini_hochberg(joined["p_any"])
     level, reason = _verdict(joined, q_value <= false_discovery_rate, num_images)
     return Claims(**joined, q_value=q_value, level=level, reason=reason, num_images=num_images, num_draws=num_draws)
@@ -177,7 +177,7 @@ def _claims_of(
     top = scores[1].nan_to_num(nan=-torch.inf).argmax(-1)
     # `part` and `null` are those of the reporting half, the last one.
     contributions = image_scores(part, null.std(0).masked_fill(scores[2].isnan(), torch.nan))
-    gap, interval, _ = bootstrap_gap(contributions, top, counts, confidence=confidence)
+    gap, interval, _ = bootstrap_gap(contributions, top, counts.to(contributions), confidence=confidence)
     return {
         "value": observed,
         "z": scores[0],

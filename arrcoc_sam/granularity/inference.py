@@ -79,7 +79,7 @@ def max_t(
         >>> null = torch.arange(99.0)[:, None].expand(99, 3) / 33
         >>> p_level, p_any = max_t(observed, null)
         >>> [round(v, 2) for v in p_level.tolist()], round(p_any.item(), 2)
-        ([0.01, 0.66, 1.0], 0.01)
+        ([0.01, 0.69, 1.0], 0.01)
     """
     _check_null(observed, null)
     together = torch.cat([null, observed[None]])
@@ -170,7 +170,7 @@ def bootstrap_gap(
     # A resample may miss every image that has a level; such draws say nothing.
     drawn = gaps(counts)
     drawn = torch.where(drawn.isfinite(), drawn, torch.nan)
-    quantiles = torch.tensor([tail, 1 - tail], dtype=drawn.dtype)
+    quantiles = torch.tensor([tail, 1 - tail], dtype=drawn.dtype, device=drawn.device)
     interval = drawn.nanquantile(quantiles, dim=0).T.masked_fill(~defined[:, None], torch.nan)
     return gap.masked_fill(~defined, torch.nan), interval, interval[:, 0] > 0
 

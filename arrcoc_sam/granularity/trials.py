@@ -40,7 +40,7 @@ def clopper_pearson(successes: int, trials: int, *, confidence: float = 0.99) ->
 
     Example:
         >>> [round(limit, 4) for limit in clopper_pearson(500, 10_000)]
-        [0.045, 0.0553]
+        [0.0451, 0.0553]
     """
     from scipy.stats import beta
 
