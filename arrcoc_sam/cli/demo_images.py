@@ -30,10 +30,10 @@ class DemoPhoto:
 
 
 DEMO_PHOTOS: tuple[DemoPhoto, ...] = (
-    DemoPhoto("astronaut", (("face", (222, 120)),), "Eileen Collins; NASA, public domain."),
-    DemoPhoto("chelsea", (("eye", (178, 108)),), "A cat's face; Stéfan van der Walt, CC0."),
-    DemoPhoto("coffee", (("coffee", (250, 170)),), "Cup, saucer and spoon; Rachel Michetti, CC0."),
-    DemoPhoto("rocket", (("rocket", (322, 250)),), "A rocket on its launch pad; SpaceX, CC0."),
+    DemoPhoto("astronaut", (("face", (222, 120)), ("suit", (192, 320))), "Eileen Collins; NASA, public domain."),
+    DemoPhoto("chelsea", (("eye", (178, 108)),), "A cat's face; Stefan van der Walt, CC0."),
+    DemoPhoto("coffee", (("coffee", (274, 150)),), "Coffee in a cup on a saucer; Rachel Michetti, CC0."),
+    DemoPhoto("camera", (("coat", (64, 277)),), "A man with a camera; Lav Varshney, CC0."),
     DemoPhoto("coins", (("coin", (295, 45)),), "Greek coins from Pompeii; Brooklyn Museum.", fails=True),
 )
 """Photographs and clicks; one of them shows where the embedded model fails."""
