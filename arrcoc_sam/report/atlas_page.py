@@ -132,8 +132,8 @@ def _facts(result: AtlasLike) -> Html:
     parts = [fact_tiles(facts)]
     reasons = Counter(str(reason) for reason in judged["reason"] if reason)
     if reasons:
-        listed = "; ".join(f"{count} maps, {reason}" for reason, count in reasons.most_common())
-        parts.append(element("p", text(f"Why maps abstain: {listed}."), class_="soft"))
+        listed = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
+        parts.append(element("p", text(f"Why maps abstain, with their number: {listed}."), class_="soft"))
     return join(parts)
 
 
@@ -141,6 +141,8 @@ def _reading(result: AtlasLike) -> Html:
     label = metric_label(str(result.info.get("metric", "shell_contrast")))
     rate = result.info.get("false_discovery_rate", 0.05)
     confidence = result.info.get("confidence", 0.95)
+    side = result.info.get("points_per_side")
+    levels = "masks that people drew" if side is None else "the masks at points that are the same in all images"
     entries = [
         ("The numbers", f"{label.title}: {label.meaning or label.unit}. It is the mean over images."),
         (
@@ -170,8 +172,8 @@ def _reading(result: AtlasLike) -> Html:
         ),
         (
             "The levels",
-            "Whole, part and subpart are the masks at points of a lattice that is the same in all images. Prompts "
-            "whose levels the attention's grid can't tell apart count for nothing; their share is above.",
+            f"Whole, part and subpart are {levels}. Prompts whose levels the attention's grid can't tell apart count "
+            "for nothing; the share of the others is above.",
         ),
         ("Sink mass", "Share of the attention in the top 1 % of the cells outside the whole."),
         ("Prefix mass", "Share of the attention on tokens that are no patch: class token, registers."),

@@ -72,7 +72,7 @@ def contrast_section(result: AtlasLike) -> Html:
     pictures = []
     for level in LEVELS:
         values = judged[f"z_{level}"].to_numpy(dtype=float)
-        top = f"largest {np.nanmax(values):.1f} null sd" if np.isfinite(values).any() else "nowhere defined"
+        top = f"largest {number(np.nanmax(values), 1)} null sd" if np.isfinite(values).any() else "nowhere defined"
         drawn = value_map(judged, values, scale, label=f"Calibrated contrast of each map at the {level}")
         pictures.append(_figure(level, top, drawn))
     said = (
@@ -131,9 +131,10 @@ def controls_section(result: AtlasLike) -> Html:
         )
     said = (
         "Attention that can't know what is in the image, judged as the model is. A Gaussian in the middle and uniform "
-        "attention are the same on every image: there is nothing to compare, and they abstain. Random weights show "
-        "what the architecture alone does to pixels."
+        "attention are the same on every image: there is nothing to compare, and they abstain."
     )
+    if any("random" in group for group in groups(result)):
+        said += " Random weights show what the architecture alone does to pixels."
     columns = ["attention", "maps", *KINDS, "largest z", "p ≤ .05", "p ≤ .05, toroidal", "shares"]
     parts = [
         element("h2", text("Controls")),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from importlib.resources import files
 from pathlib import Path
 
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.report.document import document, fact_tiles, left_out, made_by, notice
 from arrcoc_sam.report.labels import LEVEL_STYLES, metric_label
-from arrcoc_sam.report.markup import Html, element, join, table, text
+from arrcoc_sam.report.markup import Html, element, join, text
 from arrcoc_sam.report.provenance import Provenance
 from arrcoc_sam.report.results import ABSTAIN, GranularityLike
 from arrcoc_sam.report.sections import ReportItem, answers_table, item_section
@@ -144,14 +144,6 @@ class GranularityPage:
         """The page."""
         if not self._num_items:
             raise InputError(explain("no result to report on", "at least one"))
-        css = files("arrcoc_sam.report").joinpath("page.css").read_text(encoding="utf-8")
-        head = [
-            Html('<meta charset="utf-8">'),
-            Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-            Html('<meta name="referrer" content="no-referrer">'),
-            element("title", text(self.title)),
-            element("style", Html(f"{css}.key .scale{{background:{colour_scale()}}}")),
-        ]
         hidden = self._num_items - len(self._sections)
         more = f"{hidden} more images are in the table of results and count above, but are not shown on this page."
         body = [
@@ -160,11 +152,10 @@ class GranularityPage:
             self._reading(),
             *self._sections,
             *([element("p", text(more), class_="soft")] if hidden else []),
-            *self._skipped(),
-            self._made_by(),
+            *left_out(self.skipped),
+            made_by(self.provenance),
         ]
-        document = [element("head", head), element("body", element("main", body))]
-        return "<!doctype html>\n" + element("html", document, lang="en") + "\n"
+        return document(self.title, body, style=f".key .scale{{background:{colour_scale()}}}")
 
     def _header(self) -> Html:
         lead = (
@@ -175,7 +166,7 @@ class GranularityPage:
         parts += [element("p", text(note)) for note in self.notes]
         if self.provenance.demonstration:
             parts.append(
-                _notice(
+                notice(
                     "Demonstration model.",
                     "The masks come from the small embedded model, which has seen nothing but procedural scenes. On "
                     "photographs it is often wrong: look at the outlines before you read a number. For real work name "
@@ -184,7 +175,7 @@ class GranularityPage:
             )
         if not self._all_calibrated:
             parts.append(
-                _notice(
+                notice(
                     "Not calibrated.",
                     "These answers rank the levels of one image and are not compared with other images. A map that "
                     "looks alike on every image, brighter in the middle for instance, gets such answers too.",
@@ -200,10 +191,9 @@ class GranularityPage:
             ("Abstained", f"{100 * self.abstained:.0f} %"),
             ("Calibrated", "yes" if self._all_calibrated else "no"),
         ]
-        tiles = element(
-            "dl", [element("div", [element("dt", text(k)), element("dd", text(v))]) for k, v in facts], class_="facts"
+        return join(
+            [fact_tiles(facts), element("section", [element("h2", text("Answers")), answers_table(self._answers)])]
         )
-        return join([tiles, element("section", [element("h2", text("Answers")), answers_table(self._answers)])])
 
     def _reading(self) -> Html:
         levels = (
@@ -231,22 +221,6 @@ class GranularityPage:
         sinks = "share of the attention in the top 1 % of the cells outside the whole."
         meanings.append(join([element("dt", text("Sink mass")), element("dd", text(sinks))]))
         return element("section", [*parts, element("dl", meanings, class_="meanings")])
-
-    def _skipped(self) -> list[Html]:
-        if not self.skipped:
-            return []
-        rows = [[text(name), text(reason)] for name, reason in self.skipped]
-        listed = table("Files that could not be analysed", ["file", "reason"], rows, class_="words")
-        return [element("section", [element("h2", text(f"{len(rows)} left out")), listed])]
-
-    def _made_by(self) -> Html:
-        rows = [[text(name), element("code", text(value))] for name, value in self.provenance.rows()]
-        made = table("What is needed to make this page again", ["what", "value"], rows, class_="words")
-        return element("section", [element("h2", text("Provenance")), made])
-
-
-def _notice(title: str, words: str) -> Html:
-    return element("div", [element("strong", text(title)), Html(" "), text(words)], class_="notice", role="note")
 
 
 def _key() -> Html:
