@@ -24,6 +24,8 @@ __all__ = ["DEFAULT_METRICS", "GranularityAnalyzer", "regions_of", "sink_mass"]
 
 DEFAULT_METRICS = ("shell_contrast", "information_gain", "log_lift", "mass_accuracy", "pearson")
 SINK_SHARE = 0.01
+# Contrast of uniform attention in float32, in nats: what is below is 0.
+_ROUNDING = 1e-5
 
 
 class GranularityAnalyzer:
@@ -108,7 +110,7 @@ class GranularityAnalyzer:
         contrast = metrics["shell_contrast"]
         z = p_level = None
         if reference is None:
-            ranked, stands_out = contrast, contrast.nan_to_num(nan=-torch.inf).amax(-1) > 0
+            ranked, stands_out = contrast, contrast.nan_to_num(nan=-torch.inf).amax(-1) > _ROUNDING
         else:
             others = [evaluate(["shell_contrast"], other.values, regions)["shell_contrast"] for other in reference]
             null = torch.stack(others).to(contrast.device)

@@ -68,7 +68,7 @@ def shell_contrast(
     Example:
         >>> attention = torch.tensor([[[1.0, 1.0, 4.0, 4.0]]])
         >>> masks = torch.tensor([[0, 1, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1]]).bool().view(1, 3, 1, 4)
-        >>> [round(v, 3) for v in shell_contrast(attention, masks, smoothing=0.0).flatten().tolist()]  # ln 4 at the part
+        >>> [round(v, 3) for v in shell_contrast(attention, masks, smoothing=0.0).flatten().tolist()]  # ln 4
         [0.0, 1.386, 0.0]
     """
     if not smoothing >= 0:

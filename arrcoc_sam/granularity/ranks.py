@@ -153,18 +153,18 @@ def image_ranked(kernel: RankKernel, attention: Attention, masks: Masks, distinc
     dtype = accumulator(attention.device)
     size_hw = (int(masks.shape[-2]), int(masks.shape[-1]))
     weights = torch.ones(size_hw[0] * size_hw[1], dtype=dtype, device=attention.device)
-    rows = []
-    for maps in attention:
-        maps = maps.to(dtype)[None] if maps.ndim == 2 else maps.to(dtype)
-        pixels = torch.nn.functional.interpolate(maps[None], size=size_hw, mode="bilinear", align_corners=False)[0]
-        rankings = [Ranking.of(row[None], weights) for row in pixels.flatten(1)]
-        row = []
+    flags = torch.ones(masks.shape[:2], dtype=torch.bool, device=masks.device) if distinct is None else distinct
+    found = []
+    for maps in attention.to(dtype):
+        each = maps[None] if maps.ndim == 2 else maps  # one for all prompts, or one a prompt
+        pixels = torch.nn.functional.interpolate(each[None], size=size_hw, mode="bilinear", align_corners=False)[0]
+        rankings = [Ranking.of(values[None], weights) for values in pixels.flatten(1)]
+        by_prompt = []
         for k in range(len(masks)):
-            flags = None if distinct is None else distinct[k : k + 1]
-            levels = shells_of(masks[k : k + 1], flags)[0].to(dtype).flatten(1).flip(0).cumsum(0).flip(0)
+            shells = shells_of(masks[k : k + 1], flags[k : k + 1])[0].to(dtype).flatten(1)
+            levels = shells.flip(0).cumsum(0).flip(0)
             ranking = rankings[k % len(rankings)]
-            found = kernel(ranking, levels)
-            undefined = ranking.undefined[:, None] | (levels == 0).all(1)
-            row.append(found.masked_fill(undefined if flags is None else undefined | ~flags, torch.nan))
-        rows.append(torch.stack(row, dim=1))
-    return torch.cat(rows)
+            undefined = ranking.undefined[:, None] | (levels == 0).all(1) | ~flags[k].to(levels.device)
+            by_prompt.append(kernel(ranking, levels).masked_fill(undefined, torch.nan))
+        found.append(torch.stack(by_prompt, dim=1))
+    return torch.cat(found)

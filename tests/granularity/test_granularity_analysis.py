@@ -120,6 +120,12 @@ def test_abstains_where_no_level_is_above_what_lies_around_it():
     assert result.best_match.tolist() == [["abstain"]]
 
 
+def test_uniform_attention_abstains():
+    uniform = CallableAttention(lambda image: torch.rand(5, 1, 1).expand(5, 16, 16) + 0.1)
+    result = GranularityAnalyzer(None, uniform).analyze(IMAGE, None, hierarchy=NESTED)
+    assert set(result.best_match.ravel()) == {"abstain"}
+
+
 def test_a_level_that_is_not_distinct_is_never_named():
     pair = hierarchy((4, 28), (5, 28), (10, 18))
     assert pair.distinct.tolist() == [[True, False, True]]
