@@ -136,7 +136,7 @@ def test_human_masks_agree_with_themselves(experiment, small_pack):
     assert any(cell["both_answer"] for cell in summary["ccp"]["segmenter"]["maps"].values())
     assert set(summary["ccp"]["segmenter"]["mean_iou"].values()) == {1.0}
     assert summary["ccp"]["discs"]["mean_iou"]["whole"] < 1
-    lines = experiment.run.table({"x": {"agreement": summary, "seconds": 1.0, "machine": "here"}}).splitlines()
+    lines = experiment.run.table({"x": {"agreement": summary, "cpu_seconds": 1.0, "machine": "here"}}).splitlines()
     assert sum(line.startswith("| ccp") for line in lines) == 4 * 2 + 2
 
 
