@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from arrcoc_sam.images import load_image
     from arrcoc_sam.losses import FocalDiceLoss, HierarchicalAttentionLoss, MultiMaskLoss
     from arrcoc_sam.prompts import Prompts
+    from arrcoc_sam.quality import MaskQuality, MaskQualityEstimator
     from arrcoc_sam.segmenters import list_segmenters, load_segmenter
     from arrcoc_sam.segmenters.base import Segmenter
     from arrcoc_sam.segmenters.embedding import ImageEmbedding
@@ -63,6 +64,8 @@ __all__ = [
     "MaskCandidates",
     "MaskForest",
     "MaskHierarchy",
+    "MaskQuality",
+    "MaskQualityEstimator",
     "MultiMaskLoss",
     "Prompts",
     "RelevanceAttention",
@@ -113,6 +116,8 @@ _HOMES = {
     "MaskCandidates": "candidates",
     "MaskForest": "forest",
     "MaskHierarchy": "hierarchy",
+    "MaskQuality": "quality",
+    "MaskQualityEstimator": "quality",
     "MultiMaskLoss": "losses",
     "Prompts": "prompts",
     "RelevanceAttention": "attention",

@@ -56,6 +56,7 @@ def write_card(results: dict[str, Any], path: Path) -> None:
     lines += [
         f"| {k} clicks | {summary[f'iou_after_{k}']:.3f} | {summary[f'pearson_after_{k}']:.3f} | {summary[f'mae_after_{k}']:.3f} |"
         for k in (3, 8)
+        if f"iou_after_{k}" in summary
     ]
     seconds = results["seconds"]
     lines += [
