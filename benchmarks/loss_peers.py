@@ -7,6 +7,7 @@ Every peer is called the way its documentation says, with the options that bring
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -47,17 +48,6 @@ def sam2_dice(logits: Tensor, targets: Tensor) -> Tensor:
     """1 − (2Σpt + 1)/(Σp + Σt + 1) in its plain form: DETR's, MaskFormer's and SAM 2's."""
     p, t = logits.sigmoid().flatten(1), targets.flatten(1)
     return (1 - (2 * (p * t).sum(-1) + 1) / (p.sum(-1) + t.sum(-1) + 1)).mean()
-
-
-def peers() -> list[Peer]:
-    """The peers that are installed; all of them with the extra ``bench`` and ``hf``."""
-    made = []
-    for build in (_torchvision, _transformers, _monai, _smp, _kornia):
-        try:
-            made.append(build())
-        except ImportError:
-            continue
-    return made
 
 
 def _torchvision() -> Peer:
@@ -126,3 +116,22 @@ def _kornia() -> Peer:
         two_classes,
         "Dice of class labels, the background counted as a class; no soft targets there; smooths the denominator only",
     )
+
+
+BUILDERS: dict[str, Callable[[], Peer]] = {
+    "torchvision + SAM 2's Dice": _torchvision,
+    "transformers (DETR)": _transformers,
+    "MONAI": _monai,
+    "segmentation-models-pytorch": _smp,
+    "kornia": _kornia,
+}
+"""How to make each peer; what it imports is imported then."""
+
+
+def peers() -> list[Peer]:
+    """The peers that are installed; all of them with the extras ``bench`` and ``hf``."""
+    made = []
+    for build in BUILDERS.values():
+        with suppress(ImportError):
+            made.append(build())
+    return made
