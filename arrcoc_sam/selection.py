@@ -259,7 +259,7 @@ def _for_each(value: Any, num_prompts: int, shape: tuple[int, ...], name: str, d
     return given
 
 
-def _box_iou(a: Float[Tensor, "K M 4"], b: Float[Tensor, "K #M 4"]) -> Float[Tensor, "K M"]:
+def _box_iou(a: Float[Tensor, "K M 4"], b: Float[Tensor, "K 1 4"]) -> Float[Tensor, "K M"]:
     """IoU of boxes of pixel indices, both ends included: a box of one pixel has area 1. NaN boxes give NaN."""
     low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
     common = (high - low + 1).clamp_min(0).prod(-1)
