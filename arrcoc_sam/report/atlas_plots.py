@@ -222,7 +222,11 @@ def _name_cells(panel: Axes, rows: list[str], columns: list[str]) -> None:
 def _panels(groups_of_maps: list[pd.DataFrame], *, beside: float = 0.0) -> tuple[Figure, list[Axes]]:
     """A row of panels, each wide enough for its heads and so many inches beside them."""
     shapes = [laid_out(maps)[:2] for maps in groups_of_maps]
-    widths = [max(len(columns), 3) * _CELL_INCHES + 0.55 + beside for _, columns in shapes]
+    names = [max(len(name) for name in rows) for rows, _ in shapes]
+    widths = [
+        max(len(columns), 3) * _CELL_INCHES + 0.35 + 0.07 * letters + beside
+        for (_, columns), letters in zip(shapes, names, strict=True)
+    ]
     height = max(len(rows) for rows, _ in shapes) * _CELL_INCHES
     # Tables of a few heads still need room for the words about them.
     size = max(sum(widths) + (0.2 if beside else 1.1), 4.4), max(height + (0.6 if beside else 1.5), 2.8)

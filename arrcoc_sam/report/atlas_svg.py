@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,8 +23,8 @@ CONTRAST_COLORMAP = "BrBG"
 
 _CELL = 24.0
 _GAP = 2.0
-_LABEL = 34.0
 _HEAD = 18.0
+_LETTER = 7.0
 
 
 @dataclass(frozen=True)
@@ -90,17 +91,18 @@ def value_map(maps: pd.DataFrame, values: np.ndarray, scale: Scale, *, label: st
 
 def cell_map(rows: Sequence[str], columns: Sequence[str], cells: Mapping[tuple[int, int], Html], *, label: str) -> Html:
     """Cells with the names of their rows and columns; names are left out where there is no room for all."""
+    left = max(len(name) for name in rows) * _LETTER + 12
     words = [element("title", text(label))]
-    step = max(1, -(-max(len(name) for name in columns) * 8 // int(_CELL + _GAP)))
+    step = max(1, math.ceil(max(len(name) for name in columns) * 8 / (_CELL + _GAP)))
     for number, name in list(enumerate(columns))[::step]:
-        words.append(_word(_LABEL + number * (_CELL + _GAP) + _CELL / 2, _HEAD - 6, name, "middle"))
+        words.append(_word(left + number * (_CELL + _GAP) + _CELL / 2, _HEAD - 6, name, "middle"))
     for number, name in enumerate(rows):
-        words.append(_word(_LABEL - 6, _HEAD + number * (_CELL + _GAP) + _CELL / 2 + 3.5, name, "end"))
-    width = _LABEL + len(columns) * (_CELL + _GAP) + max(0, len(columns[-1]) * 8 - _CELL) / 2
+        words.append(_word(left - 6, _HEAD + number * (_CELL + _GAP) + _CELL / 2 + 3.5, name, "end"))
+    width = left + len(columns) * (_CELL + _GAP) + max(0, len(columns[-1]) * 8 - _CELL) / 2
     height = _HEAD + len(rows) * (_CELL + _GAP)
     return element(
         "svg",
-        [*words, *cells.values()],
+        [*words, element("g", cells.values(), transform=f"translate({left:g} {_HEAD:g})")],
         viewBox=f"0 0 {width:g} {height:g}",
         style=f"width:{width:g}px",
         role="img",
@@ -138,7 +140,7 @@ def interval_bar(value: float, low: float, high: float, ends: tuple[float, float
 
 
 def _cell(place: tuple[int, int], words: str, *, class_: str, letter: str = "", fill: str | None = None) -> Html:
-    x, y = _LABEL + place[1] * (_CELL + _GAP), _HEAD + place[0] * (_CELL + _GAP)
+    x, y = place[1] * (_CELL + _GAP), place[0] * (_CELL + _GAP)
     parts = [
         element("title", text(words)),
         element(

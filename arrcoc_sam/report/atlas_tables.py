@@ -100,8 +100,8 @@ def laid_out(maps: pd.DataFrame) -> tuple[list[str], list[str], dict[tuple[int, 
     """Where each map of a group stands in a table of layers by heads.
 
     Args:
-        maps: Rows of one group; names such as "L03.H07" or "pool.H02". What comes before the dot is the row; names
-            without a dot share one row.
+        maps: Rows of one group; names such as "L03.H07" or "pool.H02". What comes before the dot is the row; a name
+            without a dot has a row of its own.
 
     Returns:
         Names of the rows and of the columns, and for (row, column) the position among ``maps``.
@@ -110,10 +110,10 @@ def laid_out(maps: pd.DataFrame) -> tuple[list[str], list[str], dict[tuple[int, 
         >>> laid_out(pd.DataFrame({"map": ["L00.H00", "L00.H01", "L01.H00"]}))
         (['L00', 'L01'], ['H00', 'H01'], {(0, 0): 0, (0, 1): 1, (1, 0): 2})
     """
-    names = [name.split(".", maxsplit=1) if "." in name else ("", name) for name in maps["map"].astype(str)]
-    rows = list(dict.fromkeys(row for row, _ in names))
-    columns = list(dict.fromkeys(column for _, column in names))
-    places = {(rows.index(row), columns.index(column)): index for index, (row, column) in enumerate(names)}
+    names = [name.partition(".") for name in maps["map"].astype(str)]
+    rows = list(dict.fromkeys(row for row, _, _ in names))
+    columns = list(dict.fromkeys(column for _, _, column in names))
+    places = {(rows.index(row), columns.index(column)): index for index, (row, _, column) in enumerate(names)}
     return rows, columns, places
 
 
