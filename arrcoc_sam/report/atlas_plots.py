@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,8 +59,8 @@ def plot_levels(result: AtlasLike) -> Figure:
         maps = of_group(result, group)
         _draw_levels(panel, maps)
         abstained = 100 * float((maps["level"] == ABSTAIN).mean())
-        name = "model" if number == 0 else f"control: {group}"
-        panel.set_title(f"{name}\n{abstained:.0f} % abstain", fontsize=9.5)
+        name = textwrap.fill("model" if number == 0 else f"control: {group}", _letters(maps))
+        panel.set_title(f"{name}\n{abstained:.0f} % abstain", fontsize=9)
     handles = [Patch(color=LEVEL_STYLES[level].fill, label=f"{level[0].upper()}: {level}") for level in LEVELS]
     handles.append(Patch(**_hatched(), label="abstain"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8.5)
@@ -219,18 +220,24 @@ def _name_cells(panel: Axes, rows: list[str], columns: list[str]) -> None:
         spine.set_visible(False)
 
 
+def _panel_inches(maps: pd.DataFrame) -> float:
+    """Width of a panel with the names of its rows; wide enough for a title, too."""
+    rows, columns, _ = laid_out(maps)
+    return max(len(columns), 4) * _CELL_INCHES + 0.4 + 0.07 * max(len(name) for name in rows)
+
+
+def _letters(maps: pd.DataFrame) -> int:
+    """How many letters of a title a panel has room for."""
+    return int(9 * _panel_inches(maps))
+
+
 def _panels(groups_of_maps: list[pd.DataFrame], *, beside: float = 0.0) -> tuple[Figure, list[Axes]]:
     """A row of panels, each wide enough for its heads and so many inches beside them."""
-    shapes = [laid_out(maps)[:2] for maps in groups_of_maps]
-    names = [max(len(name) for name in rows) for rows, _ in shapes]
-    widths = [
-        max(len(columns), 3) * _CELL_INCHES + 0.35 + 0.07 * letters + beside
-        for (_, columns), letters in zip(shapes, names, strict=True)
-    ]
-    height = max(len(rows) for rows, _ in shapes) * _CELL_INCHES
+    widths = [_panel_inches(maps) + beside for maps in groups_of_maps]
+    height = max(len(laid_out(maps)[0]) for maps in groups_of_maps) * _CELL_INCHES
     # Tables of a few heads still need room for the words about them.
-    size = max(sum(widths) + (0.2 if beside else 1.1), 4.4), max(height + (0.6 if beside else 1.5), 2.8)
-    figure = _figure(*size)
+    width, room = (sum(widths) + 0.2, 0.6) if beside else (max(sum(widths) + 1.1, 4.4), 1.6)
+    figure = _figure(width, max(height + room, 2.8))
     panels = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
     return figure, list(panels)
 

@@ -217,6 +217,8 @@ def _figure(name: str, words: str, drawn: Html, key: Html | None = None) -> Html
 def _shares(maps: pd.DataFrame) -> str:
     rows, columns, _ = laid_out(maps)
     abstained = 100 * float((maps["level"] == ABSTAIN).mean())
+    if len(columns) == 1:
+        return f"{len(rows)} maps, {abstained:.0f} % abstain"
     return f"{len(rows)} layers × {len(columns)} heads, {abstained:.0f} % abstain"
 
 

@@ -174,6 +174,7 @@ def test_the_page_without_an_ablation_has_no_such_section(make_atlas: MakeAtlas)
 
 
 def test_layers_and_heads_are_laid_out_by_name() -> None:
+    assert laid_out(pd.DataFrame({"map": ["edges", "balanced"]}))[:2] == (["edges", "balanced"], [""])
     maps = pd.DataFrame({"map": ["L01.H00", "pool.H01", "L01.H02"]})
     rows, columns, places = laid_out(maps)
     assert (rows, columns) == (["L01", "pool"], ["H00", "H01", "H02"])
