@@ -40,6 +40,7 @@ class ValidationReport:
 
     Attributes:
         confusion: Heads by what was planted (rows) and what was claimed (columns whole, part, subpart, abstain).
+        by_gain: One row a planted level and gain: heads, right, wrong, abstained: the power of the protocol.
         balanced_accuracy: Mean over planted levels of the share claimed rightly, an abstention counting as wrong.
         balanced_accuracy_answered: The same among the heads that do not abstain.
         abstained: Share of planted heads of which nothing is claimed.
@@ -54,6 +55,7 @@ class ValidationReport:
     """
 
     confusion: pd.DataFrame
+    by_gain: pd.DataFrame
     balanced_accuracy: float
     balanced_accuracy_answered: float
     abstained: float
@@ -76,7 +78,7 @@ def validate(
     *,
     num_images: int = 100,
     num_heads: int = 20,
-    gains: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0),
+    gains: tuple[float, ...] = (0.5, 1.0, 2.0),
     num_trials: int = 1_000,
     grid_hw: tuple[int, int] = (32, 32),
     alpha: float = 0.05,
@@ -107,13 +109,14 @@ def validate(
         raise InputError(explain(came, "at least 30 images, 1 head, 10 trials, 1 gain, alpha in (0, 1)"))
     generator = torch.Generator().manual_seed(seed)
     regions = scene_regions(num_images, grid_hw, seed=seed, progress=progress)
-    planted_at, maps = _heads(regions, num_heads, gains, generator)
+    planted_at, planted_gain, maps = _heads(regions, num_heads, gains, generator)
     claims = make_claims(_matrix(maps, regions), false_discovery_rate=alpha, seed=seed)
     confusion = _confusion(planted_at, claims.level.tolist())
     answered = confusion.loc[list(LEVELS)].drop(columns=ABSTAIN)
     nothing = confusion.drop(index=list(LEVELS))
     return ValidationReport(
         confusion=confusion,
+        by_gain=_by_gain(planted_at, planted_gain, claims.level.tolist()),
         balanced_accuracy=balanced_accuracy(confusion.loc[list(LEVELS)]),
         balanced_accuracy_answered=balanced_accuracy(answered),
         abstained=float(confusion.loc[list(LEVELS), ABSTAIN].sum() / confusion.loc[list(LEVELS)].to_numpy().sum()),
@@ -176,20 +179,22 @@ def balanced_accuracy(confusion: pd.DataFrame) -> float:
 
 def _heads(
     regions: Regions, num_heads: int, gains: tuple[float, ...], generator: torch.Generator
-) -> tuple[list[str], Float[Tensor, "heads n h w"]]:
-    """Heads planted at each level with each gain, then as many of each ignorant kind."""
+) -> tuple[list[str], list[float], Float[Tensor, "heads n h w"]]:
+    """Heads planted at each level with each gain, then as many of each ignorant kind (of gain 0)."""
     levels = regions.levels
-    names, maps = [], []
+    names, strengths, maps = [], [], []
     for number, name in enumerate(LEVELS):
         for gain in gains:
             for _ in range(num_heads):
                 names.append(name)
+                strengths.append(gain)
                 maps.append(planted(levels[:, number], gain=gain, generator=generator))
     for kind in IGNORANT:
         for _ in range(num_heads * len(gains)):
             names.append(kind)
+            strengths.append(0.0)
             maps.append(ignorant(kind, len(regions), regions.grid_hw, generator=generator))
-    return names, torch.stack(maps)
+    return names, strengths, torch.stack(maps)
 
 
 def _matrix(maps: Float[Tensor, "heads n h w"], regions: Regions) -> Float[Tensor, "n n heads 3"]:
@@ -204,6 +209,18 @@ def _matrix(maps: Float[Tensor, "heads n h w"], regions: Regions) -> Float[Tenso
 def _confusion(planted_at: list[str], claimed: list[str]) -> pd.DataFrame:
     counts = pd.crosstab(pd.Series(planted_at, name="planted"), pd.Series(claimed, name="claimed"))
     return counts.reindex(index=[*LEVELS, *IGNORANT], columns=[*LEVELS, ABSTAIN], fill_value=0)
+
+
+def _by_gain(planted_at: list[str], gains: list[float], claimed: list[str]) -> pd.DataFrame:
+    table = pd.DataFrame({"level": planted_at, "gain": gains, "claimed": claimed})
+    table = table[table["level"].isin(LEVELS)]
+    table["right"] = table["claimed"] == table["level"]
+    table["abstained"] = table["claimed"] == ABSTAIN
+    table["wrong"] = ~table["right"] & ~table["abstained"]
+    groups = table.groupby(["gain", "level"], sort=True)
+    counts = groups[["right", "wrong", "abstained"]].sum()
+    counts.insert(0, "heads", groups.size())
+    return counts.reset_index()
 
 
 def _single_image(regions: Regions, planted_at: list[str], maps: Float[Tensor, "heads n h w"]) -> pd.DataFrame:

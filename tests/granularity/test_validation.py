@@ -108,6 +108,11 @@ def test_the_whole_protocol_finds_what_is_there():
     )
     assert report.balanced_accuracy >= 0.85
     assert report.confusion.to_numpy().sum() == 3 * 3 + 3 * 3
+    assert report.by_gain["heads"].tolist() == [3, 3, 3]
+    assert (report.by_gain[["right", "wrong", "abstained"]].sum(axis=1) == 3).all()
+    assert report.by_gain["right"].sum() == sum(
+        report.confusion.loc[level, level] for level in report.confusion.index[:3]
+    )
     assert report.confusion.loc[list(IGNORANT), "abstain"].sum() >= 8
     assert 0 <= report.abstained <= 0.2
     assert {"scenes", "sinks against other images"} <= set(seen)
