@@ -1,9 +1,8 @@
 """Focal + Dice, forward and backward: ours and other libraries', interleaved in one process.
 
-    python benchmarks/losses.py                         prints the tables
-    python benchmarks/losses.py --json losses.json      also writes every number, with versions and the machine
-    python benchmarks/losses.py --readme                also puts the tables into benchmarks/README.md
-    python benchmarks/losses.py --from-json losses.json --readme      from numbers that were measured before
+    python benchmarks/losses.py             measures, prints the tables, writes results/losses.json
+    python benchmarks/losses.py --quick     few rounds, one small shape: does it run; nothing is written
+    python benchmarks/table.py              puts the tables into benchmarks/README.md
 
 A round calls every contestant once, in an order that is shuffled anew, on the same logits; the time is forward and
 backward of the mean of 20 · focal + Dice. Compilation is in the warm-up. Peak memory is what the process grows by,
@@ -39,11 +38,17 @@ from torch import Tensor
 from arrcoc_sam.losses import functional as LF
 from arrcoc_sam.losses.arguments import Backend
 
-README = Path(__file__).with_name("README.md")
-BEGIN, END = "<!-- losses: begin -->", "<!-- losses: end -->"
+RESULTS = Path(__file__).parent / "results" / f"losses{'_gpu' if torch.cuda.is_available() else ''}.json"
 CPU_SHAPES = ((8, 3, 256, 256), (2, 3, 1024, 1024))
 GPU_SHAPES = ((8, 3, 256, 256), (64, 3, 1024, 1024))
 REFERENCE = "torchvision + SAM 2's Dice"
+COMPILED = f"torch.compile of {REFERENCE}"
+BARS = {REFERENCE: 4.0, COMPILED: 1.3}
+"""How many times longer these peers have to take on a CPU."""
+PEAK_BAR = 1.1
+"""Peak memory of ours beyond the inputs, in multiples of the logits."""
+FLOOR_BAR = 1.25
+"""Time of ours on a GPU, in multiples of the bandwidth floor."""
 
 
 def contestants(device: str) -> dict[str, Callable[[], Loss]]:
@@ -53,7 +58,7 @@ def contestants(device: str) -> dict[str, Callable[[], Loss]]:
         f"arrcoc_sam ({ours})": lambda: lambda x, t: LF.focal_dice_loss(x, t, backend=ours),
         f"arrcoc_sam ({ours}), bool targets": lambda: lambda x, t: LF.focal_dice_loss(x, _as_bool(t), backend=ours),
         "arrcoc_sam (eager)": lambda: lambda x, t: LF.focal_dice_loss(x, t, backend="eager"),
-        f"torch.compile of {REFERENCE}": lambda: torch.compile(BUILDERS[REFERENCE]().focal_dice),
+        COMPILED: lambda: torch.compile(BUILDERS[REFERENCE]().focal_dice),
     }
     for name in BUILDERS:
         makers[name] = partial(_peer, name)
@@ -241,28 +246,33 @@ def tables(measured: dict[str, Any]) -> str:
         runners = entry["contestants"]
         ours = next(iter(runners.values()))["median"]
         lines += ["", f"**{' × '.join(map(str, entry['shape']))}**", ""]
-        lines += ["| | × ours | median, ms | middle half, ms | peak memory |", "| --- | --- | --- | --- | --- |"]
+        lines += [
+            "| | × ours | median, ms | middle half, ms | peak memory | |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
         for name, row in sorted(runners.items(), key=lambda item: item[1]["median"]):
             peak = "–" if row.get("peak") is None else f"{row['peak']:.2f} ×"
             spread = f"{1e3 * row['low']:.2f} – {1e3 * row['high']:.2f}"
-            lines.append(f"| {name} | {row['median'] / ours:.2f} | {1e3 * row['median']:.2f} | {spread} | {peak} |")
+            ratio, note = row["median"] / ours, ""
+            if "floor" not in entry and name in BARS:
+                note = verdict(ratio, BARS[name], least=True)
+            elif row["median"] == ours and row.get("peak") is not None:
+                note = f"memory: {verdict(row['peak'], PEAK_BAR, least=False)}"
+            lines.append(f"| {name} | {ratio:.2f} | {1e3 * row['median']:.2f} | {spread} | {peak} | {note} |")
         if "floor" in entry:
+            times = ours / entry["floor"]
             lines += [
                 "",
                 f"Bandwidth floor: {1e3 * entry['floor']:.3f} ms at {entry['bandwidth'] / 1e9:.0f} GB/s; "
-                f"ours takes {ours / entry['floor']:.2f} × as long.",
+                f"ours takes {times:.2f} × as long ({verdict(times, FLOOR_BAR, least=False)}).",
             ]
     return "\n".join(lines)
 
 
-def write_readme(text: str) -> None:
-    """Replace the part of the README between the marks, or add it."""
-    document = README.read_text() if README.exists() else "# Benchmarks\n"
-    if BEGIN not in document:
-        document += f"\n## Losses (`benchmarks/losses.py`)\n\n{BEGIN}\n{END}\n"
-    before, _, rest = document.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    README.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+def verdict(value: float, bar: float, *, least: bool) -> str:
+    """What a bar says of a figure."""
+    met = value >= bar if least else value <= bar
+    return f"bar {'≥' if least else '≤'} {bar:g} ×: {'met' if met else 'missed'}"
 
 
 def main() -> None:
@@ -270,9 +280,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--threads", type=int, help="threads of the CPU; PyTorch's choice by default")
     parser.add_argument("--shape", type=int, nargs=4, metavar=("B", "L", "H", "W"), help="one shape instead of all")
-    parser.add_argument("--json", type=Path, help="write every number here")
-    parser.add_argument("--from-json", type=Path, help="take the numbers from here instead of measuring")
-    parser.add_argument("--readme", action="store_true", help="put the tables into benchmarks/README.md")
+    parser.add_argument("--quick", action="store_true", help="3 rounds of 2 × 3 × 64²; nothing is written")
+    parser.add_argument("--json", type=Path, default=RESULTS, help="where every number goes")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -281,16 +290,12 @@ def main() -> None:
     if arguments.peak_of:
         print(peak_of_this_process(arguments.peak_of, tuple(arguments.shape)))
         return
-    if arguments.from_json:
-        measured = json.loads(arguments.from_json.read_text())
-    else:
-        measured = measure(arguments.rounds, [tuple(arguments.shape)] if arguments.shape else None)
-    if arguments.json:
+    shapes = [tuple(arguments.shape)] if arguments.shape else None
+    measured = measure(3, [(2, 3, 64, 64)]) if arguments.quick else measure(arguments.rounds, shapes)
+    print(tables(measured))
+    if not arguments.quick:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(measured, indent=1) + "\n")
-    text = tables(measured)
-    if arguments.readme:
-        write_readme(text)
-    print(text)
 
 
 if __name__ == "__main__":
