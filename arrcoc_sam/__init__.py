@@ -37,10 +37,9 @@ if TYPE_CHECKING:
     )
     from arrcoc_sam.candidates import MaskCandidates, ensemble, select
     from arrcoc_sam.errors import ArrcocSamError
-    from arrcoc_sam.forest import MaskForest
     from arrcoc_sam.geometry import ImageTransform
     from arrcoc_sam.granularity import GranularityAnalyzer, GranularityResult
-    from arrcoc_sam.hierarchy import MaskHierarchy
+    from arrcoc_sam.hierarchy import MaskForest, MaskHierarchy
     from arrcoc_sam.images import load_image
     from arrcoc_sam.losses import FocalDiceLoss, HierarchicalAttentionLoss, MultiMaskLoss
     from arrcoc_sam.prompts import Prompts
@@ -114,7 +113,7 @@ _HOMES = {
     "ImageEmbedding": "segmenters.embedding",
     "ImageTransform": "geometry",
     "MaskCandidates": "candidates",
-    "MaskForest": "forest",
+    "MaskForest": "hierarchy",
     "MaskHierarchy": "hierarchy",
     "MaskQuality": "quality",
     "MaskQualityEstimator": "quality",

@@ -19,8 +19,8 @@ from torch import Tensor
 from arrcoc_sam.errors import HierarchyError, InputError, MixedSizesError, ShapeError, describe, explain
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.hierarchy import MaskHierarchy
+from arrcoc_sam.hierarchy.levels import DISTINCT_IOU, LEVELS, NESTED_SHARE
 from arrcoc_sam.inputs import as_size
-from arrcoc_sam.levels import DISTINCT_IOU, LEVELS, NESTED_SHARE
 from arrcoc_sam.masks import stability_score
 from arrcoc_sam.selection import Selection, check_strategy, ensemble_masks, select_masks
 

@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
-from arrcoc_sam.averaging import sampling_matrix
-from arrcoc_sam.cell_windows import CellWindows, average_over_windows
 from arrcoc_sam.errors import InputError, ShapeError, describe, explain
 from arrcoc_sam.inputs import Coordinates, as_coordinates, as_masks, as_size
+from arrcoc_sam.masks.averaging import sampling_matrix
+from arrcoc_sam.masks.cell_windows import CellWindows, average_over_windows
 
 __all__ = ["ImageTransform"]
 

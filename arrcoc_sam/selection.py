@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from arrcoc_sam.errors import HierarchyError, InputError, ShapeError, UnknownNameError, describe, explain
-from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.masks import areas, mask_boxes, mask_iou
 
 __all__ = [

@@ -20,8 +20,8 @@ from arrcoc_sam.cli.level_sources import HumanLevels, LevelSource, SegmenterLeve
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, explain
 from arrcoc_sam.granularity.metrics import check_names
+from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.images import load_image
-from arrcoc_sam.levels import LEVELS
 from arrcoc_sam.report import GranularityPage, Provenance, plot_granularity
 from arrcoc_sam.report.provenance import DEMONSTRATION_MODEL
 from arrcoc_sam.report.results import ABSTAIN

@@ -23,8 +23,8 @@ from arrcoc_sam.granularity.atlas import AtlasResult, run_atlas
 from arrcoc_sam.granularity.claims import MIN_IMAGES
 from arrcoc_sam.granularity.metrics import check_names
 from arrcoc_sam.hierarchy import MaskHierarchy
+from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.images import load_image
-from arrcoc_sam.levels import LEVELS
 from arrcoc_sam.report import Provenance
 from arrcoc_sam.report.atlas_page import atlas_report
 from arrcoc_sam.report.atlas_plots import atlas_figures

@@ -7,7 +7,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from arrcoc_sam.attention import AttentionMaps
-from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.hierarchy.levels import LEVELS
 
 __all__ = ["planted_maps"]
 

@@ -22,7 +22,7 @@ from arrcoc_sam.cli.granularity_run import Analysed, analyze_image, find_levels
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.hierarchy import MaskHierarchy
-from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.masks import pairwise_iou
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.report import GranularityPage, Provenance

@@ -15,7 +15,7 @@ from torch import Tensor
 from arrcoc_sam.attention import AttentionMaps, CallableAttention
 from arrcoc_sam.granularity import GranularityAnalyzer, GranularityResult
 from arrcoc_sam.hierarchy import MaskHierarchy
-from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.report import ReportItem
 

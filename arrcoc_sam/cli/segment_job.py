@@ -21,13 +21,13 @@ from arrcoc_sam.cli.granularity_run import LevelScores, find_levels
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.errors import InputError, explain
+from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.images import load_image
-from arrcoc_sam.levels import LEVELS
 from arrcoc_sam.masks import mask_boxes
+from arrcoc_sam.masks.rle import encode_rle
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.report import Provenance
 from arrcoc_sam.report.writing import write_text
-from arrcoc_sam.rle import encode_rle
 
 __all__ = ["SegmentJob"]
 

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from arrcoc_sam.components import largest_interior_point
-from arrcoc_sam.forest import MaskForest
+from arrcoc_sam.hierarchy.mask_forest import MaskForest
+from arrcoc_sam.masks.components import largest_interior_point
 
 __all__ = ["nested_chains"]
 
@@ -15,9 +15,9 @@ __all__ = ["nested_chains"]
 def nested_chains(masks: Bool[Tensor, "N H W"]) -> tuple[Int64[Tensor, "K 3"], Float64[Tensor, "K 2"]]:
     """One chain for every mask that holds no other and lies in another, at the deepest pixel of its own.
 
-    The masks are joined by containment (:class:`arrcoc_sam.forest.MaskForest`: duplicates dropped, the parent of a mask
-    being the smallest that contains 0.9 of it). A chain runs from the outermost mask, the whole, to the innermost one;
-    of more than three masks the three that make the most distinct levels are taken, and of two the inner one is
+    The masks are joined by containment (:class:`arrcoc_sam.hierarchy.MaskForest`: duplicates dropped, the parent of a
+    mask being the smallest that contains 0.9 of it). A chain runs from the outermost mask, the whole, to the innermost
+    one; of more than three masks the three that make the most distinct levels are taken, and of two the inner one is
     repeated. Masks that hold no other and lie in none make no chain: they tell no levels apart.
 
     Args:

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Bool, Float64, UInt8
 from torch import Tensor
 
-from arrcoc_sam.components import largest_interior_point
 from arrcoc_sam.datasets.chains import nested_chains
 from arrcoc_sam.datasets.coco_json import read_coco_json
 from arrcoc_sam.datasets.coco_records import (
@@ -28,8 +27,9 @@ from arrcoc_sam.datasets.coco_records import (
 from arrcoc_sam.datasets.faults import CocoId, Fault, FaultLog
 from arrcoc_sam.errors import DataError, explain
 from arrcoc_sam.hierarchy import MaskHierarchy
+from arrcoc_sam.hierarchy.levels import LEVELS, clip_levels
 from arrcoc_sam.images import load_image
-from arrcoc_sam.levels import LEVELS, clip_levels
+from arrcoc_sam.masks.components import largest_interior_point
 
 __all__ = ["CocoDataset", "human_hierarchies"]
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from arrcoc_sam.datasets.faults import CocoId, FaultLog
 from arrcoc_sam.datasets.segmentations import segmentation_to_rle
 from arrcoc_sam.errors import DataError, describe, explain
-from arrcoc_sam.levels import LEVELS
-from arrcoc_sam.rle import RLE, decode_rle
+from arrcoc_sam.hierarchy.levels import LEVELS
+from arrcoc_sam.masks.rle import RLE, decode_rle
 
 __all__ = [
     "CocoAnnotation",

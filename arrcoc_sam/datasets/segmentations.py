@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from arrcoc_sam.errors import DataError, describe, explain
-from arrcoc_sam.rle import RLE, rle_areas
+from arrcoc_sam.masks.rle import RLE, rle_areas
 
 __all__ = ["segmentation_to_rle"]
 

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from arrcoc_sam.averaging import separable_average
 from arrcoc_sam.granularity.moments import Moments, with_background
 from arrcoc_sam.granularity.regions import accumulator, checked_masks, levels_from_shells, shells_of
+from arrcoc_sam.masks.averaging import separable_average
 
 __all__ = ["image_moments", "upsampling_matrix"]
 

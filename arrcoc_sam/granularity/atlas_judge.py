@@ -19,7 +19,7 @@ from arrcoc_sam.granularity.claims import MIN_COMPUTED, Claims, make_claims
 from arrcoc_sam.granularity.moment_metrics import OF_MOMENTS
 from arrcoc_sam.granularity.result import ABSTAIN
 from arrcoc_sam.granularity.trials import Progress
-from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.hierarchy.levels import LEVELS
 
 __all__ = ["AtlasJudge"]
 

@@ -12,7 +12,6 @@ from jaxtyping import Float64, UInt8
 from torch import Tensor
 
 from arrcoc_sam.attention.maps import AttentionMaps, AttentionSource, ImageLike
-from arrcoc_sam.clicks import point_grid
 from arrcoc_sam.errors import DataError, explain
 from arrcoc_sam.granularity.atlas_store import ImageRecord, Levels
 from arrcoc_sam.granularity.planted import centre_prior
@@ -21,6 +20,7 @@ from arrcoc_sam.hierarchy import MaskHierarchy
 from arrcoc_sam.images import load_image
 from arrcoc_sam.masks import pairwise_intersection
 from arrcoc_sam.prompts import Prompts
+from arrcoc_sam.prompts.clicks import point_grid
 from arrcoc_sam.segmenters.base import Segmenter
 
 __all__ = ["CONTROLS", "AtlasReader", "Hierarchies"]

@@ -16,7 +16,7 @@ from torch import Tensor
 from arrcoc_sam.errors import DataError, OutputError, explain
 from arrcoc_sam.granularity.claims import Claims
 from arrcoc_sam.granularity.result import ABSTAIN
-from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.hierarchy.levels import LEVELS
 
 __all__ = ["MODEL", "AtlasResult", "heads_frame"]
 

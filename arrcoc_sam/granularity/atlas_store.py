@@ -20,7 +20,7 @@ from torch import Tensor
 
 from arrcoc_sam.errors import DataError, OutputError, explain
 from arrcoc_sam.granularity.regions import Regions
-from arrcoc_sam.levels import DISTINCT_IOU, MIN_CELLS, NESTED_SHARE, relate_levels
+from arrcoc_sam.hierarchy.levels import DISTINCT_IOU, MIN_CELLS, NESTED_SHARE, relate_levels
 
 __all__ = ["AtlasStore", "ImageRecord", "Levels", "Thresholds"]
 
@@ -31,7 +31,7 @@ _PREFIX = "prefix/"
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What makes levels distinct, nested and measurable; see :mod:`arrcoc_sam.levels`."""
+    """What makes levels distinct, nested and measurable; see :mod:`arrcoc_sam.hierarchy.levels`."""
 
     distinct_iou: float = DISTINCT_IOU
     nested_share: float = NESTED_SHARE

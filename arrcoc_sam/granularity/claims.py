@@ -31,7 +31,7 @@ from arrcoc_sam.granularity.nulls import (
 )
 from arrcoc_sam.granularity.regions import accumulator
 from arrcoc_sam.granularity.result import ABSTAIN
-from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.hierarchy.levels import LEVELS
 
 __all__ = ["MIN_COMPUTED", "MIN_IMAGES", "Claims", "make_claims"]
 

@@ -5,8 +5,10 @@ They do not mind levels that are empty or not distinct: whoever calls them sets 
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from arrcoc_sam.granularity.moments import CONSTANT_VARIANCE
@@ -16,7 +18,10 @@ from arrcoc_sam.granularity.regions import EMPTY_SHARE
 __all__ = ["OF_RANKS", "area_under_curve", "area_under_curve_against"]
 
 
-def _spearman(ranking: Ranking, levels: Float[Tensor, "M G"]) -> Float[Tensor, "N M"]:
+Levels: TypeAlias = Float[Tensor, "M G"] | Bool[Tensor, "M G"]
+
+
+def _spearman(ranking: Ranking, levels: Levels) -> Float[Tensor, "N M"]:
     weights = ranking.weights / ranking.weights.sum()
 
     def standard(ranks: Float[Tensor, "M G"]) -> Float[Tensor, "M G"]:
@@ -24,11 +29,12 @@ def _spearman(ranking: Ranking, levels: Float[Tensor, "M G"]) -> Float[Tensor, "
         variance = (centred**2 * weights).sum(1, keepdim=True)
         return torch.where(variance < CONSTANT_VARIANCE, torch.nan, centred / variance.sqrt())
 
-    attention, level = standard(ranking.midranks()), standard(midranks(levels, ranking.weights))
+    attention = standard(ranking.midranks)
+    level = standard(midranks(levels.to(ranking.weights), ranking.weights))
     return ((attention * weights) @ level.T).clamp(-1, 1)
 
 
-def _normalized_ap(ranking: Ranking, levels: Float[Tensor, "M G"]) -> Float[Tensor, "N M"]:
+def _normalized_ap(ranking: Ranking, levels: Levels) -> Float[Tensor, "N M"]:
     mass = levels * ranking.weights
     total, area = mass.sum(1), _areas(ranking, levels)
     found = []
@@ -41,7 +47,9 @@ def _normalized_ap(ranking: Ranking, levels: Float[Tensor, "M G"]) -> Float[Tens
     return _corrected(torch.cat(found) / total, area)
 
 
-def _rank_accuracy(ranking: Ranking, levels: Float[Tensor, "M G"]) -> Float[Tensor, "N M"]:
+def _rank_accuracy(ranking: Ranking, levels: Levels) -> Float[Tensor, "N M"]:
+    if levels.dtype == torch.bool and ranking.unweighted:
+        return _rank_accuracy_of_sets(ranking, levels)
     mass = levels * ranking.weights
     total, area = mass.sum(1), _areas(ranking, levels)
     wanted = total.round()
@@ -58,24 +66,39 @@ def _rank_accuracy(ranking: Ranking, levels: Float[Tensor, "M G"]) -> Float[Tens
     return _corrected(torch.cat(found) / total, area).masked_fill(wanted == 0, torch.nan)
 
 
-def _pointing_game(ranking: Ranking, levels: Float[Tensor, "M G"]) -> Float[Tensor, "N M"]:
+def _rank_accuracy_of_sets(ranking: Ranking, levels: Bool[Tensor, "M G"]) -> Float[Tensor, "N M"]:
+    """The same for sets of cells of weight 1: only the cells inside are looked at, and nothing is summed."""
+    found = ranking.reached.new_full((len(ranking), len(levels)), torch.nan)
+    group = ranking.group.to(torch.int32)
+    for number, level in enumerate(levels):
+        inside = level.nonzero()[:, 0]
+        wanted = len(inside)
+        if wanted == 0:
+            continue
+        first, last = ranking.first[:, wanted - 1], ranking.last[:, wanted - 1]  # the ties at the boundary
+        cells = group[:, inside]
+        above = torch.count_nonzero(cells < first[:, None], dim=1)
+        tied = torch.count_nonzero(cells == first[:, None], dim=1)
+        found[:, number] = (above + tied * ((wanted - first) / (last - first + 1))) / wanted
+    return _corrected(found, _areas(ranking, levels))
+
+
+def _pointing_game(ranking: Ranking, levels: Levels) -> Float[Tensor, "N M"]:
     largest = torch.zeros_like(ranking.reached).scatter_(1, ranking.order, (ranking.first == 0).to(ranking.reached))
     return (largest / largest.sum(1, keepdim=True)) @ (levels >= 0.5).to(largest).T
 
 
-def area_under_curve(ranking: Ranking, levels: Float[Tensor, "M G"]) -> Float[Tensor, "N M"]:
+def area_under_curve(ranking: Ranking, levels: Levels) -> Float[Tensor, "N M"]:
     """Area under the ROC curve: the share of (positive, negative) pairs in order, ties by half."""
     positive = levels * ranking.weights
     inside = positive.sum(1)
     outside = ranking.weights.sum() - inside
     # Pairs among the positives themselves split evenly, n₁² / 2; what is left are positives above negatives.
-    value = (ranking.midranks() @ positive.T - inside**2 / 2) / (inside * outside)
+    value = (ranking.midranks @ positive.T - inside**2 / 2) / (inside * outside)
     return value.clamp(0, 1).masked_fill(1 - _areas(ranking, levels) < EMPTY_SHARE, torch.nan)
 
 
-def area_under_curve_against(
-    ranking: Ranking, levels: Float[Tensor, "M G"], negatives: Float[Tensor, "M G"]
-) -> Float[Tensor, "N M"]:
+def area_under_curve_against(ranking: Ranking, levels: Levels, negatives: Float[Tensor, "M G"]) -> Float[Tensor, "N M"]:
     """Area under the ROC curve against negatives of their own, one weight a cell and level."""
     positive, negative = levels * ranking.weights, negatives * ranking.weights
     total = negative.sum(1)
@@ -100,8 +123,8 @@ OF_RANKS: dict[str, RankKernel] = {
 """Rank metrics that need nothing but attention and masks, by name."""
 
 
-def _areas(ranking: Ranking, levels: Float[Tensor, "M G"]) -> Float[Tensor, " M"]:
-    return (levels @ ranking.weights) / ranking.weights.sum()
+def _areas(ranking: Ranking, levels: Levels) -> Float[Tensor, " M"]:
+    return (levels.to(ranking.weights) @ ranking.weights) / ranking.weights.sum()
 
 
 def _corrected(value: Float[Tensor, "N M"], area: Float[Tensor, " M"]) -> Float[Tensor, "N M"]:

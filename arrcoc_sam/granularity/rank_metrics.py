@@ -1,7 +1,7 @@
 """Metrics of the order of cells alone: whatever stretches or squeezes attention monotonically leaves them as they are.
 
 See :mod:`arrcoc_sam.granularity.metrics` for what the arguments mean and what is NaN. At ``resolution="image"`` these
-have to upsample the maps, one at a time: ranks are not linear.
+have to upsample the maps, a few at a time: ranks are not linear.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from arrcoc_sam.averaging import area_average
 from arrcoc_sam.errors import ShapeError, describe, explain
 from arrcoc_sam.granularity.arguments import (
     Attention,
@@ -21,10 +20,12 @@ from arrcoc_sam.granularity.arguments import (
     check_arguments,
     like,
 )
+from arrcoc_sam.granularity.image_ranks import image_ranked
 from arrcoc_sam.granularity.rank_kernels import OF_RANKS, area_under_curve_against
-from arrcoc_sam.granularity.ranks import Ranking, RankKernel, grid_ranked, image_ranked
+from arrcoc_sam.granularity.ranks import Ranking, RankKernel, grid_ranked
 from arrcoc_sam.granularity.regions import Regions, accumulator, checked_masks
-from arrcoc_sam.levels import clip_levels
+from arrcoc_sam.hierarchy.levels import clip_levels
+from arrcoc_sam.masks.averaging import area_average
 
 __all__ = [
     "auc",
@@ -223,8 +224,9 @@ def shuffled_auc(
     if valid is not None:
         often = often[:, valid.flatten() > 0]
 
-    def kernel(ranking: Ranking, levels: Float[Tensor, "M G"]) -> Float[Tensor, "N M"]:
-        return area_under_curve_against(ranking, levels, (1 - levels) * often.repeat(len(levels) // 3, 1))
+    def kernel(ranking: Ranking, levels: Float[Tensor, "M G"] | Bool[Tensor, "M G"]) -> Float[Tensor, "N M"]:
+        inside = levels.to(often)
+        return area_under_curve_against(ranking, inside, (1 - inside) * often.repeat(len(levels) // 3, 1))
 
     return _ranked(kernel, attention, masks, resolution, valid, distinct)
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from arrcoc_sam.granularity.arguments import Attention, Distinct, Masks, Values
-from arrcoc_sam.granularity.regions import Regions, accumulator, checked_masks, shells_of
+from arrcoc_sam.granularity.arguments import Attention, Values
+from arrcoc_sam.granularity.regions import Regions, accumulator
 
-__all__ = ["RankKernel", "Ranking", "grid_ranked", "image_ranked", "midranks"]
+__all__ = ["RankKernel", "Ranking", "grid_ranked", "midranks"]
 
 # Elements of (maps, levels, cells) that one gather may make.
 _CHUNK = 1 << 24
@@ -75,11 +76,22 @@ class Ranking:
         """Weight of all cells larger than the one at each place."""
         return before(self.reached, self.first)
 
+    @cached_property
     def midranks(self) -> Float[Tensor, "N G"]:
         """Weight of smaller cells and half that of equal ones, cell by cell."""
         below = self.weights.sum() - self.up_to
         ranks = torch.zeros_like(self.reached)
         return ranks.scatter_(1, self.order, below + (self.up_to - self.above) / 2)
+
+    @cached_property
+    def group(self) -> Int64[Tensor, "N G"]:
+        """Where the group of ties of each cell begins in the order: the same for equal cells, more for smaller ones."""
+        return torch.zeros_like(self.first).scatter_(1, self.order, self.first)
+
+    @cached_property
+    def unweighted(self) -> bool:
+        """Whether every cell weighs 1."""
+        return bool((self.weights == 1).all())
 
     def select(self, index: slice) -> Ranking:
         """Some of the maps."""
@@ -108,11 +120,11 @@ def midranks(levels: Float[Tensor, "M G"], weights: Float[Tensor, " G"]) -> Floa
     """
     if bool(((levels == 0) | (levels == 1)).all()):
         return levels
-    return Ranking.of((levels * 1e6).round(), weights).midranks()
+    return Ranking.of((levels * 1e6).round(), weights).midranks
 
 
-RankKernel: TypeAlias = Callable[[Ranking, Float[Tensor, "M G"]], Float[Tensor, "N M"]]
-"""A rank metric of N maps against M levels; it need not mind levels that are empty or not distinct."""
+RankKernel: TypeAlias = Callable[[Ranking, Float[Tensor, "M G"] | Bool[Tensor, "M G"]], Float[Tensor, "N M"]]
+"""A rank metric of N maps against M levels, soft or hard; it need not mind levels that are empty or not distinct."""
 
 
 def grid_ranked(kernels: Sequence[RankKernel], attention: Attention, regions: Regions) -> list[Values]:
@@ -145,26 +157,3 @@ def grid_ranked(kernels: Sequence[RankKernel], attention: Attention, regions: Re
         undefined = torch.stack([ranking.undefined for ranking in rankings], dim=1)
     undefined = undefined[..., None] | ~regions.distinct | ~(levels > 0).any(-1)
     return [values.masked_fill(undefined, torch.nan) for values in found]
-
-
-def image_ranked(kernel: RankKernel, attention: Attention, masks: Masks, distinct: Distinct) -> Values:
-    """A rank metric over pixels. Ranks are not linear, so here the maps are upsampled, one at a time."""
-    masks = checked_masks(masks)
-    dtype = accumulator(attention.device)
-    size_hw = (int(masks.shape[-2]), int(masks.shape[-1]))
-    weights = torch.ones(size_hw[0] * size_hw[1], dtype=dtype, device=attention.device)
-    flags = torch.ones(masks.shape[:2], dtype=torch.bool, device=masks.device) if distinct is None else distinct
-    found = []
-    for maps in attention.to(dtype):
-        each = maps[None] if maps.ndim == 2 else maps  # one for all prompts, or one a prompt
-        pixels = torch.nn.functional.interpolate(each[None], size=size_hw, mode="bilinear", align_corners=False)[0]
-        rankings = [Ranking.of(values[None], weights) for values in pixels.flatten(1)]
-        by_prompt = []
-        for k in range(len(masks)):
-            shells = shells_of(masks[k : k + 1], flags[k : k + 1])[0].to(dtype).flatten(1)
-            levels = shells.flip(0).cumsum(0).flip(0)
-            ranking = rankings[k % len(rankings)]
-            undefined = ranking.undefined[:, None] | (levels == 0).all(1) | ~flags[k].to(levels.device)
-            by_prompt.append(kernel(ranking, levels).masked_fill(undefined, torch.nan))
-        found.append(torch.stack(by_prompt, dim=1))
-    return torch.cat(found)

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from arrcoc_sam.errors import InputError, ShapeError, describe, explain
-from arrcoc_sam.levels import MIN_CELLS, clip_levels, measurable_shells, shell_masks
+from arrcoc_sam.hierarchy.levels import MIN_CELLS, clip_levels, measurable_shells, shell_masks
 from arrcoc_sam.masks import area_average
 
 __all__ = ["EMPTY_SHARE", "Regions", "accumulator", "checked_masks", "levels_from_shells", "shells_of"]
@@ -151,7 +151,7 @@ class Regions:
     def measurable(
         self, valid: Bool[Tensor, " K"] | None = None, *, min_cells: float = MIN_CELLS
     ) -> Bool[Tensor, " K"]:
-        """Whether levels can be told apart on this grid, (K,): :func:`arrcoc_sam.levels.measurable_shells`.
+        """Whether levels can be told apart on this grid, (K,): :func:`arrcoc_sam.hierarchy.levels.measurable_shells`.
 
         Args:
             valid: Which triples are valid at image resolution; all by default.

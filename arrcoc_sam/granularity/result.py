@@ -14,7 +14,7 @@ from torch import Tensor
 
 from arrcoc_sam.attention.maps import AttentionMaps
 from arrcoc_sam.hierarchy import MaskHierarchy
-from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.hierarchy.levels import LEVELS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -23,7 +23,7 @@ from arrcoc_sam.granularity.regions import Regions
 from arrcoc_sam.granularity.result import ABSTAIN
 from arrcoc_sam.granularity.trials import HEADLINE, NULLS, Progress, false_positive_rates
 from arrcoc_sam.hierarchy import MaskHierarchy
-from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.scenes import generate_scene
 
 __all__ = ["ValidationReport", "balanced_accuracy", "scene_regions", "validate"]

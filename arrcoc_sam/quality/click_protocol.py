@@ -20,10 +20,10 @@ from jaxtyping import Bool, Float64, Int, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from arrcoc_sam.clicks import sample_error_clicks
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.masks import pairwise_iou
 from arrcoc_sam.prompts import Prompts
+from arrcoc_sam.prompts.clicks import sample_error_clicks
 from arrcoc_sam.scenes.scene import LEVEL_NAMES
 from arrcoc_sam.segmenters.base import Segmenter
 from arrcoc_sam.segmenters.embedding import ImageEmbedding

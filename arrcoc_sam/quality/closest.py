@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
 from arrcoc_sam.masks import connected_components, encode_rle, mask_iou
+from arrcoc_sam.masks.rle import RLE
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.quality.bounds import jaccard_bounds
-from arrcoc_sam.rle import RLE
 from arrcoc_sam.segmenters.base import Multimask, Segmenter
 from arrcoc_sam.segmenters.embedding import ImageEmbedding
 

@@ -15,13 +15,13 @@ import torch
 from arrcoc_sam.errors import InputError, UnknownNameError, describe, explain
 from arrcoc_sam.images import ImageInput, load_image
 from arrcoc_sam.masks import areas, encode_rle
+from arrcoc_sam.masks.rle import RLE
 from arrcoc_sam.prompts import PROMPT_KINDS
 from arrcoc_sam.quality.bounds import jaccard_bounds
 from arrcoc_sam.quality.closest import Asking
 from arrcoc_sam.quality.external_masks import ExternalMasks, MasksInput
 from arrcoc_sam.quality.mask_quality import EncodedMasks, MaskQuality, QualityCalibration, calibrated
 from arrcoc_sam.quality.thresholds import Threshold, check_threshold
-from arrcoc_sam.rle import RLE
 from arrcoc_sam.segmenters.base import Multimask, Segmenter
 from arrcoc_sam.segmenters.embedding import ImageEmbedding
 

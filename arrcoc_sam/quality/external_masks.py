@@ -13,7 +13,7 @@ from torch import Tensor
 
 from arrcoc_sam.errors import InputError, ShapeError, describe, explain
 from arrcoc_sam.inputs import as_masks
-from arrcoc_sam.prompt_inputs import checked_image_index
+from arrcoc_sam.prompts.prompt_inputs import checked_image_index
 from arrcoc_sam.quality.thresholds import Threshold, binarize, check_soft
 
 __all__ = ["ExternalMasks", "MasksInput"]

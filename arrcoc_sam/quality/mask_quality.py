@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from arrcoc_sam.errors import InputError, explain
-from arrcoc_sam.rle import RLE, decode_rle
+from arrcoc_sam.masks.rle import RLE, decode_rle
 
 __all__ = ["CalibratedQuality", "EncodedMasks", "MaskQuality", "QualityCalibration", "QualityKind", "calibrated"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.report.atlas_svg import CONTRAST_COLORMAP
 from arrcoc_sam.report.atlas_tables import (
     KINDS,

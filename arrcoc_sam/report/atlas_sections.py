@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.report.atlas_svg import CONTRAST_COLORMAP, Scale, interval_bar, level_map, scale_key, value_map
 from arrcoc_sam.report.atlas_tables import (
     KINDS,

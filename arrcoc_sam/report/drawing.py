@@ -12,7 +12,7 @@ from torch import Tensor
 from arrcoc_sam.attention.maps import AttentionMaps
 from arrcoc_sam.errors import ShapeError, describe, explain
 from arrcoc_sam.geometry import ImageTransform
-from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.hierarchy.levels import LEVELS
 
 __all__ = [
     "LevelOutlines",

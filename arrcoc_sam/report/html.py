@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from arrcoc_sam.errors import InputError, explain
-from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.report.document import document, fact_tiles, left_out, made_by, notice
 from arrcoc_sam.report.labels import LEVEL_STYLES, metric_label
 from arrcoc_sam.report.markup import Html, element, join, text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.hierarchy.levels import LEVELS
 
 __all__ = [
     "AREA_BOUND",

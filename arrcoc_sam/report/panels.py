@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from arrcoc_sam.errors import ShapeError, describe, explain
 from arrcoc_sam.geometry import ImageTransform
-from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.report.drawing import LevelOutlines, grid_extent, level_outlines, thumbnail
 from arrcoc_sam.report.labels import ATTENTION_COLORMAP, LEVEL_STYLES
 

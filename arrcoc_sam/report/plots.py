@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from arrcoc_sam.errors import InputError, explain
-from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.report.drawing import display_peak, level_array, level_outlines, level_shares, relative_density
 from arrcoc_sam.report.labels import AREA_BOUND, LEVEL_STYLES, metric_label
 from arrcoc_sam.report.panels import draw_outlines, level_bars, mark_point, overlay_attention, show_image

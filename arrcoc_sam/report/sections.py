@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arrcoc_sam.errors import ShapeError, describe, explain
-from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.report import svg
 from arrcoc_sam.report.bars import bar_block, bar_scale, metric_bars
 from arrcoc_sam.report.drawing import display_peak, level_array, level_shares, relative_density

@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from arrcoc_sam.clicks import sample_error_clicks
 from arrcoc_sam.losses import functional as LF
 from arrcoc_sam.masks import mask_iou
+from arrcoc_sam.prompts.clicks import sample_error_clicks
 from arrcoc_sam.training.batches import SceneBatch
 
 __all__ = ["ClickRecipe", "interactive_loss"]

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -98,6 +99,7 @@ def train_segmenter(
     scenes: SceneCollection,
     folder: str | Path,
     *,
+    initial: str | Path | None = None,
     checkpoint_every: int = 250,
     progress: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Sam:
@@ -110,6 +112,7 @@ def train_segmenter(
         config: Stages, recipe, optimizer, seed.
         scenes: Training scenes.
         folder: Where checkpoint and log go.
+        initial: Weights of the embedded model (safetensors) to go on from; random ones by default.
         checkpoint_every: Steps between checkpoints.
         progress: Called with (steps done, figures of the step) at every tenth step.
 
@@ -122,6 +125,8 @@ def train_segmenter(
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     model = build_tiny(config.stages[0].image_size).train()
+    if initial is not None:
+        model.load_state_dict({name: value.float() for name, value in load_file(initial).items()})
     model.image_encoder.to(memory_format=torch.channels_last)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)  # type: ignore[no-untyped-call]
     optimizer = torch.optim.AdamW(_parameter_groups(model, config.weight_decay), lr=config.learning_rate)

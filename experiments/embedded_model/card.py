@@ -12,9 +12,7 @@ LEVELS = ("whole", "part", "subpart")
 def write_card(results: dict[str, Any], path: Path) -> None:
     """The card as Markdown; every number comes from ``results``."""
     split = results["split"]["name"]
-    summary, config = results[split], results["config"]
-    stages = ", then ".join(f"{stage['steps']:,} steps at {stage['image_size']} px" for stage in config["stages"])
-    per_step = config["stages"][0]
+    summary, last = results[split], results["phases"][-1]["training"]
     lines = [
         "# tiny: the embedded demonstration model",
         "",
@@ -24,7 +22,7 @@ def write_card(results: dict[str, Any], path: Path) -> None:
         "",
         "segment-anything's own prompt encoder and mask decoder (width 128, two layers) on a small convolutional encoder",
         f"of stride 8: {results['parameters'] / 1e6:.2f} M parameters, {results['bytes'] / 1e6:.2f} MB as safetensors in half",
-        f"precision, frame {config['stages'][-1]['image_size']} × {config['stages'][-1]['image_size']} px. Apache-2.0, as the package.",
+        f"precision, frame {last['stages'][-1]['image_size']} × {last['stages'][-1]['image_size']} px. Apache-2.0, as the package.",
         "",
         f"## Measured on `{split}`",
         "",
@@ -69,24 +67,40 @@ def write_card(results: dict[str, Any], path: Path) -> None:
     lines += [
         "## How it was made",
         "",
-        f"{results['num_scenes']:,} scenes of generator version 1 (seeds 0 to {results['num_scenes'] - 1:,}), {stages};"
-        f" {per_step['num_images']} images ×",
-        f"{per_step['num_targets']} prompts × {config['recipe']['num_rounds']} rounds a step; minimum-over-masks 20 focal + Dice and the IoU head's"
-        " squared error; AdamW",
-        f"{config['learning_rate']:g}, moving average {config['ema_decay']}, seed {config['seed']}, bfloat16 autocast, CPU."
-        f" Evaluated at commit `{results['commit'][:12]}`",
-        f"with torch {results['versions']['torch']}. To make it again:",
+        "Minimum-over-masks 20 focal + Dice and the IoU head's squared error; AdamW, moving average, bfloat16 autocast, CPU.",
+        "Each phase goes on from the weights of the one before, on scenes of generator version 1 that it has not seen:",
+        "",
+        "| phase | scenes (seeds) | steps | a step | learning rate | weight of the IoU loss | moving average | seed |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        *(phase_row(number, phase) for number, phase in enumerate(results["phases"])),
+        "",
+        f"Evaluated at commit `{results['commit'][:12]}` with torch {results['versions']['torch']}. To make it again:",
         "",
         "```bash",
         "uv run python experiments/embedded_model/run.py all",
         "```",
         "",
-        "The shipped run was made in two sittings on one core: its first 1,750 steps ran the mask upscaling in bfloat16 and",
-        "a plain PyTorch version of the same losses, the rest the package's own; the schedule, data and seeds are those of",
-        "the command.",
+        "The shipped run was made in three sittings on one core: the first 1,750 steps ran the mask upscaling in bfloat16 and",
+        "a plain PyTorch version of the same losses, the rest the package's own; schedule, data and seeds are those of the",
+        "command.",
         "",
     ]
     path.write_text("\n".join(lines))
+
+
+def phase_row(number: int, phase: dict[str, Any]) -> str:
+    """One phase of the training as a row."""
+    training = phase["training"]
+    first, recipe = training["stages"][0], training["recipe"]
+    cells = [
+        str(number + 1),
+        f"{phase['num_scenes']:,} ({phase['first_seed']:,} to {phase['first_seed'] + phase['num_scenes'] - 1:,})",
+        ", then ".join(f"{stage['steps']:,} at {stage['image_size']} px" for stage in training["stages"]),
+        f"{first['num_images']} images × {first['num_targets']} prompts × {recipe['num_rounds']} rounds",
+        *(f"{value:g}" for value in (training["learning_rate"], recipe["iou_weight"], training["ema_decay"])),
+        str(training["seed"]),
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def real_pack_section(pack: dict[str, Any]) -> list[str]:

@@ -10,10 +10,11 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,33 +29,74 @@ from safetensors.torch import save_file
 
 import arrcoc_sam as aa
 from arrcoc_sam.masks import pairwise_iou
+from arrcoc_sam.masks.rle import decode_rle
 from arrcoc_sam.quality import AnnotatedImage, ClickReport, click_image, summarize_clicks
 from arrcoc_sam.report.panels import mark_point, outline_masks, show_image
-from arrcoc_sam.rle import decode_rle
 from arrcoc_sam.scenes import LEVEL_NAMES, TEST_V1, draw_bank, generate_scene
 from arrcoc_sam.segmenters.tiny import tiny_weights_path
+from arrcoc_sam.training.interactive import ClickRecipe
 from arrcoc_sam.training.segmenter import SegmenterTraining, Stage, train_segmenter
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-NUM_SCENES = 10_000
-CONFIG = SegmenterTraining(stages=(Stage(128, 2700), Stage(192, 400)), ema_decay=0.995, seed=0)
-CLICKS = (1, 3)
+CLICKS = (1, 3, 8)
 
 
-def train(out: Path) -> None:
-    """Draws the bank, trains, and puts the moving average into the package in half precision."""
+@dataclass(frozen=True)
+class Phase:
+    """A training run on scenes of its own; it goes on from the weights that the phase before it shipped."""
+
+    first_seed: int
+    num_scenes: int
+    training: SegmenterTraining
+
+
+PHASES = (
+    Phase(0, 10_000, SegmenterTraining(stages=(Stage(128, 2700), Stage(192, 400)), ema_decay=0.995, seed=0)),
+    Phase(
+        10_000,
+        8_000,
+        SegmenterTraining(
+            stages=(Stage(192, 1600),),
+            recipe=ClickRecipe(iou_weight=5.0),
+            learning_rate=5e-4,
+            warmup_steps=100,
+            decay_share=0.6,
+            ema_decay=0.995,
+            seed=1,
+        ),
+    ),
+)
+
+
+def train(out: Path, phases: Sequence[int] = range(len(PHASES))) -> None:
+    """Runs the phases in order, each from the weights that the last one put into the package."""
+    for number in phases:
+        train_phase(number, out / f"phase{number}")
+
+
+def train_phase(number: int, out: Path) -> None:
+    """Draws the phase's bank, trains, and puts the moving average into the package in half precision."""
+    phase = PHASES[number]
+    initial = out / "initial.safetensors"
+    if number > 0 and not initial.is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(tiny_weights_path(), initial)
     with Progress() as progress:
-        drawing = progress.add_task("scenes", total=1.0)
+        drawing = progress.add_task(f"phase {number}: scenes", total=1.0)
         bank = draw_bank(
             out / "scenes",
-            first_seed=0,
-            num_scenes=NUM_SCENES,
+            first_seed=phase.first_seed,
+            num_scenes=phase.num_scenes,
             progress=lambda done, total: progress.update(drawing, completed=done / total),
         )
-        training = progress.add_task("steps", total=CONFIG.total_steps)
+        training = progress.add_task(f"phase {number}: steps", total=phase.training.total_steps)
         model = train_segmenter(
-            CONFIG, bank, out / "training", progress=lambda step, _: progress.update(training, completed=step)
+            phase.training,
+            bank,
+            out / "training",
+            initial=initial if number > 0 else None,
+            progress=lambda step, _: progress.update(training, completed=step),
         )
     weights = {name: half(value).contiguous() for name, value in model.state_dict().items()}
     target = Path(tiny_weights_path())
@@ -62,7 +104,7 @@ def train(out: Path) -> None:
     temporary = target.with_suffix(".tmp")
     save_file(weights, temporary, metadata={"format": "pt", "image_size": str(model.image_encoder.img_size)})
     temporary.replace(target)
-    (HERE / "training.csv").write_bytes((out / "training" / "log.csv").read_bytes())
+    (HERE / f"training_phase{number}.csv").write_bytes((out / "training" / "log.csv").read_bytes())
 
 
 def half(value: torch.Tensor) -> torch.Tensor:
@@ -84,8 +126,7 @@ def evaluate() -> dict[str, Any]:
         "parameters": sum(p.numel() for p in segmenter.model.parameters()),
         "bytes": Path(tiny_weights_path()).stat().st_size,
         "checkpoint_hash": segmenter.checkpoint_hash,
-        "config": asdict(CONFIG),
-        "num_scenes": NUM_SCENES,
+        "phases": [asdict(phase) for phase in PHASES],
         "versions": {"arrcoc_sam": aa.__version__, "torch": torch.__version__, "numpy": np.__version__},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU",
         "commit": commit(),
@@ -174,14 +215,18 @@ def timing(segmenter: aa.Segmenter) -> dict[str, float]:
 def figures() -> None:
     """The training curve, and what the model answers on scenes it never saw."""
     (HERE / "figures").mkdir(exist_ok=True)
-    log = pd.read_csv(HERE / "training.csv")
+    logs = [pd.read_csv(HERE / f"training_phase{number}.csv") for number in range(len(PHASES))]
+    starts = np.cumsum([0, *(phase.training.total_steps for phase in PHASES[:-1])])
+    log = pd.concat([part.assign(step=part["step"] + start) for part, start in zip(logs, starts, strict=True)])
+    stages = [stage.steps for phase in PHASES for stage in phase.training.stages]
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, names in ((left, ("mask_loss", "iou_loss")), (right, ("oracle_iou", "final_iou"))):
         for name, color in zip(names, ("#00204d", "#c8a300"), strict=True):
             axes.plot(log["step"], log[name], color=color, alpha=0.15, linewidth=0.8)
             axes.plot(log["step"], log[name].rolling(15, min_periods=1).mean(), color=color, label=LABELS[name])
-        axes.axvline(CONFIG.stages[0].steps, color="0.6", linestyle=":", linewidth=1)
+        for boundary in np.cumsum(stages)[:-1]:
+            axes.axvline(boundary, color="0.6", linestyle=":", linewidth=1)
         axes.set_xlabel("step (16 images × 4 prompts × 3 rounds)")
         axes.legend(frameon=False)
     left.set_yscale("log")
@@ -255,9 +300,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["all", "train", "evaluate", "figures", "card"])
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "embedded_model", help="scenes and checkpoints")
+    parser.add_argument("--phase", type=int, help="only this phase of the training, from the shipped weights")
     arguments = parser.parse_args()
     if arguments.what in ("all", "train"):
-        train(arguments.out)
+        train(arguments.out, range(len(PHASES)) if arguments.phase is None else [arguments.phase])
     if arguments.what in ("all", "evaluate"):
         print(json.dumps(evaluate(), indent=1))
     if arguments.what in ("all", "figures"):

@@ -22,7 +22,7 @@ import arrcoc_sam as aa
 from arrcoc_sam.attention import CallableAttention, ViTAttention
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.granularity.atlas import AtlasResult, run_atlas
-from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.report import Provenance
 from arrcoc_sam.report.atlas_page import atlas_report
 from arrcoc_sam.report.atlas_plots import atlas_figures

@@ -13,7 +13,7 @@ import torch
 
 from arrcoc_sam.granularity.inference import bootstrap_counts
 from arrcoc_sam.granularity.result import ABSTAIN
-from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.hierarchy.levels import LEVELS
 
 ANSWERS = (*LEVELS, ABSTAIN)
 _ABSTAIN = len(LEVELS)

@@ -28,7 +28,7 @@ import arrcoc_sam as aa
 from arrcoc_sam.attention import CallableAttention
 from arrcoc_sam.datasets import CocoDataset, CocoImage
 from arrcoc_sam.hierarchy import MaskHierarchy
-from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.masks import mask_iou
 
 HERE = Path(__file__).parent

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from arrcoc_sam.attention import loading
-from arrcoc_sam.rle import encode_rle
+from arrcoc_sam.masks.rle import encode_rle
 
 Command = Callable[..., Any]
 

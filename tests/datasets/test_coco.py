@@ -13,7 +13,7 @@ from PIL import Image
 from arrcoc_sam.datasets import CocoDataset, human_hierarchies
 from arrcoc_sam.datasets.chains import nested_chains
 from arrcoc_sam.errors import DataError, ImageReadError
-from arrcoc_sam.rle import encode_rle
+from arrcoc_sam.masks.rle import encode_rle
 
 HEIGHT, WIDTH = 12, 16
 

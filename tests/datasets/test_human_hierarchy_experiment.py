@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score
 
 from arrcoc_sam.datasets import CocoDataset
-from arrcoc_sam.rle import encode_rle
+from arrcoc_sam.masks.rle import encode_rle
 from arrcoc_sam.scenes import generate_scene
 
 ROOT = Path(__file__).parents[2]

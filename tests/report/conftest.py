@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.hierarchy.levels import LEVELS
 
 
 def atlas_rows(group: str, num_layers: int, num_heads: int, *, seed: int, strength: float) -> pd.DataFrame:

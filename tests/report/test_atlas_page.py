@@ -16,7 +16,7 @@ from PIL import Image
 
 from arrcoc_sam.granularity import claims
 from arrcoc_sam.granularity.atlas_result import AtlasResult
-from arrcoc_sam.levels import LEVELS
+from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.report import Provenance
 from arrcoc_sam.report.atlas_page import atlas_html, atlas_report
 from arrcoc_sam.report.atlas_plots import atlas_figures

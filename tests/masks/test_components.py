@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage import measure
 
-from arrcoc_sam.components import connected_components, inscribed_circle, largest_interior_point
 from arrcoc_sam.errors import InputError
+from arrcoc_sam.masks.components import connected_components, inscribed_circle, largest_interior_point
 
 shapes = st.tuples(st.integers(1, 24), st.integers(1, 24))
 

@@ -1,8 +1,8 @@
 """Exact area averages: how masks get onto a coarser grid without losing area.
 
 A cell of the grid takes from every pixel in proportion to their overlap. In two dimensions that is two small
-matrices, one for the rows and one for the columns (:func:`overlap_matrix`); :mod:`arrcoc_sam.cell_windows` does the
-same without ever multiplying with a 0.
+matrices, one for the rows and one for the columns (:func:`overlap_matrix`); :mod:`arrcoc_sam.masks.cell_windows`
+does the same without ever multiplying with a 0.
 
 Reference:
     Adaptive average pooling, the usual shortcut, changes areas by factors of 0.8 to 1.56 from 50 to 14 cells, for its
@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from arrcoc_sam.cell_windows import CellWindows, average_over_windows
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.inputs import as_masks, as_size
+from arrcoc_sam.masks.cell_windows import CellWindows, average_over_windows
 
 __all__ = ["area_average", "overlap_matrix", "sampling_matrix", "separable_average"]
 

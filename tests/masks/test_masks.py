@@ -17,6 +17,7 @@ from arrcoc_sam.masks import (
     containment,
     mask_boxes,
     mask_iou,
+    measures,
     pairwise_containment,
     pairwise_intersection,
     pairwise_iou,
@@ -67,7 +68,7 @@ def test_pairwise_is_elementwise_on_all_pairs(shape, num_others, seed):
 def test_chunks_change_nothing(monkeypatch, chunk):
     a, b = random_masks(3, 4, 9, 11), random_masks(3, 2, 9, 11, seed=1)
     whole = pairwise_iou(a, b)
-    monkeypatch.setattr(module, "_CHUNK_CPU", chunk)
+    monkeypatch.setattr(measures, "_CHUNK_CPU", chunk)
     assert torch.equal(pairwise_iou(a, b), whole)
 
 

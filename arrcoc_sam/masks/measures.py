@@ -1,8 +1,4 @@
-"""Pure operations on masks, batched, in torch.
-
-A mask is a bool tensor (…, H, W); numpy arrays are accepted everywhere. Nothing here knows about images, models or
-levels. Offered here too: the averages over a grid of :mod:`arrcoc_sam.averaging`, the pieces and innermost points of
-:mod:`arrcoc_sam.components`, the run lengths of :mod:`arrcoc_sam.rle`.
+"""Area, boxes, overlap, containment and stability of masks.
 
 Counts are exact whatever the size: pixels are added as bytes, in rows of at most 255, which is also ten times as fast
 as torch's own sum of bools.
@@ -17,29 +13,17 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
-from arrcoc_sam.averaging import area_average, overlap_matrix
-from arrcoc_sam.components import connected_components, inscribed_circle, largest_interior_point
 from arrcoc_sam.errors import InputError, ShapeError, describe, explain
 from arrcoc_sam.inputs import as_masks
-from arrcoc_sam.rle import RLE, decode_rle, encode_rle, rle_areas
 
 __all__ = [
-    "RLE",
-    "area_average",
     "areas",
-    "connected_components",
     "containment",
-    "decode_rle",
-    "encode_rle",
-    "inscribed_circle",
-    "largest_interior_point",
     "mask_boxes",
     "mask_iou",
-    "overlap_matrix",
     "pairwise_containment",
     "pairwise_intersection",
     "pairwise_iou",
-    "rle_areas",
     "stability_score",
 ]
 

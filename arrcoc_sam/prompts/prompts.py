@@ -1,8 +1,4 @@
-"""Prompts: what a promptable segmenter is asked, many at a time, and how masks become prompts.
-
-Offered here too: the point grids and clicks of :mod:`arrcoc_sam.clicks`, the mask prompts of
-:mod:`arrcoc_sam.mask_prompts`.
-"""
+"""Prompts: what a promptable segmenter is asked, many at a time."""
 
 from __future__ import annotations
 
@@ -15,10 +11,9 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
-from arrcoc_sam.clicks import grid_points_xy, point_grid, sample_error_clicks
 from arrcoc_sam.errors import InputError, ShapeError, describe, explain
-from arrcoc_sam.mask_prompts import PROMPT_KINDS, PromptFrame, mask_prompt_logits, mask_prompt_parts
-from arrcoc_sam.prompt_inputs import (
+from arrcoc_sam.prompts.mask_prompts import PromptFrame, mask_prompt_parts
+from arrcoc_sam.prompts.prompt_inputs import (
     ArrayLike,
     checked_boxes,
     checked_image_index,
@@ -27,16 +22,7 @@ from arrcoc_sam.prompt_inputs import (
     first_few,
 )
 
-__all__ = [
-    "PROMPT_KINDS",
-    "PromptFrame",
-    "PromptSignature",
-    "Prompts",
-    "grid_points_xy",
-    "mask_prompt_logits",
-    "point_grid",
-    "sample_error_clicks",
-]
+__all__ = ["PromptSignature", "Prompts"]
 
 
 class PromptSignature(NamedTuple):

@@ -13,11 +13,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from arrcoc_sam.errors import HierarchyError, InputError, ShapeError, describe, explain
-from arrcoc_sam.hierarchy import MaskHierarchy
+from arrcoc_sam.hierarchy.levels import NESTED_SHARE
+from arrcoc_sam.hierarchy.mask_hierarchy import MaskHierarchy
 from arrcoc_sam.inputs import Coordinates, as_coordinates, as_masks
-from arrcoc_sam.levels import NESTED_SHARE
 from arrcoc_sam.masks import mask_boxes, pairwise_intersection
-from arrcoc_sam.rle import encode_rle
+from arrcoc_sam.masks.rle import encode_rle
 
 __all__ = ["MaskForest"]
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from segment_anything.utils.amg import build_point_grid
 
-from arrcoc_sam.clicks import grid_points_xy, point_grid, sample_error_clicks
 from arrcoc_sam.errors import InputError, ShapeError, UnknownNameError
+from arrcoc_sam.prompts.clicks import grid_points_xy, point_grid, sample_error_clicks
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 32])

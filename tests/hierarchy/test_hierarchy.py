@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from arrcoc_sam.errors import HierarchyError, InputError, ShapeError
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.hierarchy import LEVELS, MaskHierarchy
-from arrcoc_sam.levels import relate_levels, shell_masks
+from arrcoc_sam.hierarchy.levels import relate_levels, shell_masks
 
 SIDE = 5
 

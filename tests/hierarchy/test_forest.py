@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arrcoc_sam.errors import HierarchyError, InputError, ShapeError
-from arrcoc_sam.forest import MaskForest
-from arrcoc_sam.rle import decode_rle
+from arrcoc_sam.hierarchy.mask_forest import MaskForest
+from arrcoc_sam.masks.rle import decode_rle
 
 SIDE = 8
 

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arrcoc_sam.averaging import overlap_matrix
-from arrcoc_sam.cell_windows import CellWindows, average_over_windows
 from arrcoc_sam.errors import InputError
+from arrcoc_sam.masks.averaging import overlap_matrix
+from arrcoc_sam.masks.cell_windows import CellWindows, average_over_windows
 
 counts = st.integers(1, 60)
 

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arrcoc_sam import averaging, cell_windows
-from arrcoc_sam.averaging import area_average, overlap_matrix, sampling_matrix, separable_average
 from arrcoc_sam.errors import InputError, ShapeError
+from arrcoc_sam.masks import averaging, cell_windows
+from arrcoc_sam.masks.averaging import area_average, overlap_matrix, sampling_matrix, separable_average
 
 
 def mean_by_integral_image(mask: np.ndarray, grid_hw: tuple[int, int]) -> np.ndarray:

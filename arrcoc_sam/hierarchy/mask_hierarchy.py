@@ -1,7 +1,7 @@
 """MaskHierarchy: the three levels of every prompt.
 
-Works on tensors and knows nothing of images or models. What a level is, is defined in :mod:`arrcoc_sam.levels`; all
-nested masks of an image are a :class:`arrcoc_sam.forest.MaskForest`.
+What a level is, is defined in :mod:`arrcoc_sam.hierarchy.levels`; all nested masks of an image are a
+:class:`arrcoc_sam.hierarchy.mask_forest.MaskForest`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from torch import Tensor
 
 from arrcoc_sam.errors import ShapeError, describe, explain
 from arrcoc_sam.geometry import ImageTransform
-from arrcoc_sam.inputs import as_masks
-from arrcoc_sam.levels import (
+from arrcoc_sam.hierarchy.levels import (
     DISTINCT_IOU,
     LEVELS,
     MIN_CELLS,
@@ -29,9 +28,10 @@ from arrcoc_sam.levels import (
     relate_levels,
     shell_masks,
 )
+from arrcoc_sam.inputs import as_masks
 from arrcoc_sam.masks import area_average, pairwise_intersection
 
-__all__ = ["LEVELS", "MaskHierarchy"]
+__all__ = ["MaskHierarchy"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +73,8 @@ class MaskHierarchy:
         """Read M >= 3 masks a prompt as whole, part and subpart, whatever order they come in.
 
         Three masks are sorted by area. Of more, the largest is the whole, and the part and the subpart are those that
-        make the most levels distinct and nested (:func:`arrcoc_sam.levels.choose_levels`). A pair of masks is given
-        with the inner one repeated: its subpart is then not distinct.
+        make the most levels distinct and nested (:func:`arrcoc_sam.hierarchy.levels.choose_levels`). A pair of masks is
+        given with the inner one repeated: its subpart is then not distinct.
 
         Args:
             masks: Candidates of a decoder, or human masks.

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
-from arrcoc_sam.components import largest_interior_point
 from arrcoc_sam.errors import InputError, ShapeError, UnknownNameError, describe, explain
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.inputs import as_masks
 from arrcoc_sam.masks import mask_boxes
+from arrcoc_sam.masks.components import largest_interior_point
 
 __all__ = ["PROMPT_KINDS", "MaskPromptParts", "PromptFrame", "mask_prompt_logits", "mask_prompt_parts"]
 

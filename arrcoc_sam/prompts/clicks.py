@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from arrcoc_sam.components import inscribed_circle
 from arrcoc_sam.errors import InputError, ShapeError, UnknownNameError, describe, explain
 from arrcoc_sam.inputs import as_masks, as_size
+from arrcoc_sam.masks.components import inscribed_circle
 
 __all__ = ["grid_points_xy", "point_grid", "sample_error_clicks"]
 

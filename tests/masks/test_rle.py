@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, MixedSizesError, ShapeError
-from arrcoc_sam.rle import decode_rle, encode_rle, rle_areas
+from arrcoc_sam.masks.rle import decode_rle, encode_rle, rle_areas
 
 shapes = st.tuples(st.integers(1, 60), st.integers(1, 60))
 

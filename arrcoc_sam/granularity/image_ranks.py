@@ -1,0 +1,67 @@
+"""Rank metrics over the image's pixels: maps are upsampled and sorted, once each, and judged against all levels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from arrcoc_sam.granularity.arguments import Attention, Distinct, Masks, Values
+from arrcoc_sam.granularity.ranks import Ranking, RankKernel
+from arrcoc_sam.granularity.regions import accumulator, checked_masks
+from arrcoc_sam.hierarchy.levels import clip_levels
+
+__all__ = ["image_ranked"]
+
+# Pixels that are ranked, and pixels of levels that are turned into floats, at a time.
+_RANKED = 1 << 24
+_LEVELS = 1 << 25
+
+
+def image_ranked(kernel: RankKernel, attention: Attention, masks: Masks, distinct: Distinct) -> Values:
+    """A rank metric over pixels. Ranks are not linear, so here the maps are upsampled, a few at a time.
+
+    Args:
+        kernel: The metric.
+        attention: Mass per cell, of N maps, or of N maps for each prompt.
+        masks: Whole, part, subpart of K prompts at the image's size.
+        distinct: Which levels count.
+
+    Returns:
+        (N, K, 3), NaN where a level is empty or not distinct or a map has no mass.
+    """
+    levels = clip_levels(checked_masks(masks))
+    if attention.ndim == 3:
+        values = _against_levels(kernel, attention, levels.flatten(0, 1), masks.shape[-2:])
+        values = values.unflatten(1, (len(levels), 3))
+    else:
+        by_prompt = [
+            _against_levels(kernel, attention[:, k], levels[k], masks.shape[-2:]) for k in range(attention.shape[1])
+        ]
+        values = torch.stack(by_prompt, dim=1)
+    unknown = ~(levels > 0).any(-1).any(-1)
+    if distinct is not None:
+        unknown |= ~distinct.to(unknown.device)
+    return values.masked_fill(unknown.to(values.device), torch.nan)
+
+
+def _against_levels(
+    kernel: RankKernel,
+    attention: Float[Tensor, "N h w"],
+    levels: Bool[Tensor, "M H W"] | Float[Tensor, "M H W"],
+    size_hw: torch.Size,
+) -> Float[Tensor, "N M"]:
+    """The metric of every map against every level."""
+    dtype = accumulator(attention.device)
+    num_pixels = size_hw.numel()
+    weights = torch.ones(num_pixels, dtype=dtype, device=attention.device)
+    maps_at_once = max(1, _RANKED // num_pixels)
+    levels_at_once = 3 * max(1, _LEVELS // (3 * num_pixels))  # whole triples
+    found = []
+    for maps in attention.to(dtype).split(maps_at_once):
+        pixels = F.interpolate(maps[:, None], size=size_hw, mode="bilinear", align_corners=False)
+        ranking = Ranking.of(pixels.flatten(1), weights)
+        row = [kernel(ranking, part.flatten(1)) for part in levels.split(levels_at_once)]
+        found.append(torch.cat(row, dim=1).masked_fill(ranking.undefined[:, None], torch.nan))
+    return torch.cat(found)
