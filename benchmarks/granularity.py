@@ -36,6 +36,7 @@ from arrcoc_sam.granularity import metrics as M
 
 RESULTS = Path(__file__).parent / "results" / "granularity.json"
 SIDE, NUM_MAPS, NUM_LEVELS = 1024, 144, 3
+RANKED_MAPS = 16  # of all maps, where each one costs as much
 EXACT = 1e-6
 FLOAT32 = 1e-4  # what float32 sums over a million pixels leave
 VERSIONS = ("arrcoc-sam", "torch", "numpy", "scipy", "scikit-learn", "quantus", "torchmetrics")
@@ -206,23 +207,20 @@ def quantus_contest(work: Workload, name: str, ours: Callable[..., Tensor], bar:
             found = (found - share) / (1 - share)
         return found
 
-    # Ranks at the image's size cost as much for each map: one map and some prompts are measured.
+    # Ranks at the image's size cost as much for each map: some maps are measured, against all masks.
     partial = resolution == "image" and name != "RelevanceMassAccuracy"
-    used = min(len(work.masks), 32)
+    asked = {pair[0] for pair in work.pairs}
+    used = sorted([*asked, *(number for number in range(NUM_MAPS) if number not in asked)][:RANKED_MAPS])
 
     def answer() -> np.ndarray:
         if not partial:
             return at_pairs(ours(work.maps[grid], work.masks, resolution=resolution), work.pairs)
-        first = work.pairs[0][0]
-        values = ours(work.maps[grid][first : first + 1], work.masks[:used], resolution=resolution)
-        inside = [
-            (0, prompt, level) if chosen == first and prompt < used else None for chosen, prompt, level in work.pairs
-        ]
-        return np.array([np.nan if place is None else float(values[place]) for place in inside])
+        values = ours(work.maps[grid][used], work.masks, resolution=resolution)
+        return at_pairs(values, [(used.index(number), prompt, level) for number, prompt, level in work.pairs])
 
     notes = {
         "grid": "ours on the token grid (the default), masks averaged to it: another quantity than the peer's",
-        "image": "ours upsamples, too: ranks are not linear" if partial else "",
+        "image": "ours upsamples and sorts, too: ranks are not linear" if partial else "",
     }
     return Contest(
         name=f"{ours.__name__}, {'token grid' if resolution == 'grid' else 'as if upsampled'}",
@@ -231,7 +229,7 @@ def quantus_contest(work: Workload, name: str, ours: Callable[..., Tensor], bar:
         bar=bar,
         ours=answer,
         theirs=theirs,
-        share_of_ours=used / len(work.masks) / NUM_MAPS if partial else 1.0,
+        share_of_ours=len(used) / NUM_MAPS if partial else 1.0,
         share_of_theirs=len(work.pairs) / work.num_values,
         tolerance=None if resolution == "grid" else (1e-3 if name == "RelevanceRankAccuracy" else EXACT),
         note=notes[resolution],
