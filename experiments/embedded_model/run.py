@@ -57,7 +57,7 @@ PHASES = (
         10_000,
         8_000,
         SegmenterTraining(
-            stages=(Stage(192, 1350),),
+            stages=(Stage(192, 2300),),
             recipe=ClickRecipe(iou_weight=5.0),
             learning_rate=5e-4,
             warmup_steps=100,
