@@ -8,15 +8,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from arrcoc_sam.granularity.arguments import Attention, Distinct, Masks, Values
-from arrcoc_sam.granularity.ranks import Ranking, RankKernel
+from arrcoc_sam.granularity.ranks import Levels, LevelSets, Ranking, RankKernel
 from arrcoc_sam.granularity.regions import accumulator, checked_masks
 from arrcoc_sam.hierarchy.levels import clip_levels
 
 __all__ = ["image_ranked"]
 
-# Pixels that are ranked, and pixels of levels that are turned into floats, at a time.
-_RANKED = 1 << 24
-_LEVELS = 1 << 25
+# Pixels that are ranked at a time: float64 arrays of up to 24 MB, which the C library's allocator reuses. Larger ones
+# are mapped anew each time, and the page faults take longer than the work.
+_RANKED = 3 << 20
 
 
 def image_ranked(kernel: RankKernel, attention: Attention, masks: Masks, distinct: Distinct) -> Values:
@@ -34,13 +34,13 @@ def image_ranked(kernel: RankKernel, attention: Attention, masks: Masks, distinc
     levels = clip_levels(checked_masks(masks))
     if attention.ndim == 3:
         values = _against_levels(kernel, attention, levels.flatten(0, 1), masks.shape[-2:])
-        values = values.unflatten(1, (len(levels), 3))
+        values = values.reshape(len(values), len(levels), 3)
     else:
         by_prompt = [
             _against_levels(kernel, attention[:, k], levels[k], masks.shape[-2:]) for k in range(attention.shape[1])
         ]
         values = torch.stack(by_prompt, dim=1)
-    unknown = ~(levels > 0).any(-1).any(-1)
+    unknown = ~levels.flatten(-2).any(-1)
     if distinct is not None:
         unknown |= ~distinct.to(unknown.device)
     return values.masked_fill(unknown.to(values.device), torch.nan)
@@ -57,11 +57,12 @@ def _against_levels(
     num_pixels = size_hw.numel()
     weights = torch.ones(num_pixels, dtype=dtype, device=attention.device)
     maps_at_once = max(1, _RANKED // num_pixels)
-    levels_at_once = 3 * max(1, _LEVELS // (3 * num_pixels))  # whole triples
+    flat = levels.flatten(1)
+    given: Levels = LevelSets(flat) if flat.dtype == torch.bool else flat.to(dtype)
     found = []
-    for maps in attention.to(dtype).split(maps_at_once):
-        pixels = F.interpolate(maps[:, None], size=size_hw, mode="bilinear", align_corners=False)
+    for start in range(0, len(attention), maps_at_once):
+        maps = attention[start : start + maps_at_once, None].to(dtype)
+        pixels = F.interpolate(maps, size=size_hw, mode="bilinear", align_corners=False)
         ranking = Ranking.of(pixels.flatten(1), weights)
-        row = [kernel(ranking, part.flatten(1)) for part in levels.split(levels_at_once)]
-        found.append(torch.cat(row, dim=1).masked_fill(ranking.undefined[:, None], torch.nan))
+        found.append(kernel(ranking, given).masked_fill(ranking.undefined[:, None], torch.nan))
     return torch.cat(found)

@@ -5,20 +5,19 @@ They do not mind levels that are empty or not distinct: whoever calls them sets 
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from arrcoc_sam.granularity.moments import CONSTANT_VARIANCE
-from arrcoc_sam.granularity.ranks import Ranking, RankKernel, before, midranks
+from arrcoc_sam.granularity.ranks import Levels, LevelSets, Ranking, RankKernel, before, midranks
 from arrcoc_sam.granularity.regions import EMPTY_SHARE
 
-__all__ = ["OF_RANKS", "area_under_curve", "area_under_curve_against"]
+__all__ = ["OF_RANKS", "area_under_curve", "area_under_curve_against", "soft"]
 
 
-Levels: TypeAlias = Float[Tensor, "M G"] | Bool[Tensor, "M G"]
+# Elements of levels that are turned into floats at a time.
+_PIECE = 1 << 20
 
 
 def _spearman(ranking: Ranking, levels: Levels) -> Float[Tensor, "N M"]:
@@ -29,12 +28,18 @@ def _spearman(ranking: Ranking, levels: Levels) -> Float[Tensor, "N M"]:
         variance = (centred**2 * weights).sum(1, keepdim=True)
         return torch.where(variance < CONSTANT_VARIANCE, torch.nan, centred / variance.sqrt())
 
-    attention = standard(ranking.midranks)
-    level = standard(midranks(levels.to(ranking.weights), ranking.weights))
-    return ((attention * weights) @ level.T).clamp(-1, 1)
+    attention = standard(ranking.midranks) * weights
+    if isinstance(levels, LevelSets):  # a set ranks its cells as it is, and its mean falls out against a centred map
+        area = _areas(ranking, levels)
+        return (sums_inside(attention, levels) / (area * (1 - area)).sqrt()).clamp(-1, 1)
+    return (attention @ standard(midranks(levels, ranking.weights)).T).clamp(-1, 1)
 
 
 def _normalized_ap(ranking: Ranking, levels: Levels) -> Float[Tensor, "N M"]:
+    return torch.cat([_normalized_ap_of(ranking, part) for part in soft(levels, ranking)], dim=1)
+
+
+def _normalized_ap_of(ranking: Ranking, levels: Float[Tensor, "M G"]) -> Float[Tensor, "N M"]:
     mass = levels * ranking.weights
     total, area = mass.sum(1), _areas(ranking, levels)
     found = []
@@ -48,8 +53,12 @@ def _normalized_ap(ranking: Ranking, levels: Levels) -> Float[Tensor, "N M"]:
 
 
 def _rank_accuracy(ranking: Ranking, levels: Levels) -> Float[Tensor, "N M"]:
-    if levels.dtype == torch.bool and ranking.unweighted:
+    if isinstance(levels, LevelSets) and ranking.unweighted:
         return _rank_accuracy_of_sets(ranking, levels)
+    return torch.cat([_rank_accuracy_of_shares(ranking, part) for part in soft(levels, ranking)], dim=1)
+
+
+def _rank_accuracy_of_shares(ranking: Ranking, levels: Float[Tensor, "M G"]) -> Float[Tensor, "N M"]:
     mass = levels * ranking.weights
     total, area = mass.sum(1), _areas(ranking, levels)
     wanted = total.round()
@@ -66,39 +75,46 @@ def _rank_accuracy(ranking: Ranking, levels: Levels) -> Float[Tensor, "N M"]:
     return _corrected(torch.cat(found) / total, area).masked_fill(wanted == 0, torch.nan)
 
 
-def _rank_accuracy_of_sets(ranking: Ranking, levels: Bool[Tensor, "M G"]) -> Float[Tensor, "N M"]:
+def _rank_accuracy_of_sets(ranking: Ranking, levels: LevelSets) -> Float[Tensor, "N M"]:
     """The same for sets of cells of weight 1: only the cells inside are looked at, and nothing is summed."""
     found = ranking.reached.new_full((len(ranking), len(levels)), torch.nan)
     group = ranking.group.to(torch.int32)
-    for number, level in enumerate(levels):
-        inside = level.nonzero()[:, 0]
+    for number, inside in enumerate(levels.cells):
         wanted = len(inside)
         if wanted == 0:
             continue
-        first, last = ranking.first[:, wanted - 1], ranking.last[:, wanted - 1]  # the ties at the boundary
-        cells = group[:, inside]
-        above = torch.count_nonzero(cells < first[:, None], dim=1)
-        tied = torch.count_nonzero(cells == first[:, None], dim=1)
+        # The ties at the boundary; a single cell that lies there ties with nothing, and is looked up.
+        first, last = ranking.first[:, wanted - 1], ranking.last[:, wanted - 1]
+        cells, begin = group.index_select(1, inside), first.to(torch.int32)[:, None]
+        above = torch.count_nonzero(cells < begin, dim=1)
+        if torch.equal(first, last):
+            tied = levels.masks[number, ranking.order[:, wanted - 1]]
+        else:
+            tied = torch.count_nonzero(cells == begin, dim=1)
         found[:, number] = (above + tied * ((wanted - first) / (last - first + 1))) / wanted
     return _corrected(found, _areas(ranking, levels))
 
 
 def _pointing_game(ranking: Ranking, levels: Levels) -> Float[Tensor, "N M"]:
     largest = torch.zeros_like(ranking.reached).scatter_(1, ranking.order, (ranking.first == 0).to(ranking.reached))
-    return (largest / largest.sum(1, keepdim=True)) @ (levels >= 0.5).to(largest).T
+    most = largest / largest.sum(1, keepdim=True)
+    return torch.cat([most @ (part >= 0.5).to(most).T for part in soft(levels, ranking)], dim=1)
 
 
 def area_under_curve(ranking: Ranking, levels: Levels) -> Float[Tensor, "N M"]:
     """Area under the ROC curve: the share of (positive, negative) pairs in order, ties by half."""
-    positive = levels * ranking.weights
-    inside = positive.sum(1)
-    outside = ranking.weights.sum() - inside
+    weights = ranking.weights
+    # The sums of ranks inside a level and, in the last row, its area, in one product.
+    *sums, inside = sums_inside(torch.cat([ranking.midranks * weights, weights[None]]), levels)
+    outside = weights.sum() - inside
     # Pairs among the positives themselves split evenly, n₁² / 2; what is left are positives above negatives.
-    value = (ranking.midranks @ positive.T - inside**2 / 2) / (inside * outside)
-    return value.clamp(0, 1).masked_fill(1 - _areas(ranking, levels) < EMPTY_SHARE, torch.nan)
+    value = (torch.stack(sums) - inside**2 / 2) / (inside * outside)
+    return value.clamp(0, 1).masked_fill(outside / weights.sum() < EMPTY_SHARE, torch.nan)
 
 
-def area_under_curve_against(ranking: Ranking, levels: Levels, negatives: Float[Tensor, "M G"]) -> Float[Tensor, "N M"]:
+def area_under_curve_against(
+    ranking: Ranking, levels: Float[Tensor, "M G"], negatives: Float[Tensor, "M G"]
+) -> Float[Tensor, "N M"]:
     """Area under the ROC curve against negatives of their own, one weight a cell and level."""
     positive, negative = levels * ranking.weights, negatives * ranking.weights
     total = negative.sum(1)
@@ -123,8 +139,27 @@ OF_RANKS: dict[str, RankKernel] = {
 """Rank metrics that need nothing but attention and masks, by name."""
 
 
+def sums_inside(values: Float[Tensor, "N G"], levels: Levels) -> Float[Tensor, "N M"]:
+    """Σ value · level over the cells: a matrix product, of sets in pieces that stay in the caches as floats."""
+    if not isinstance(levels, LevelSets):
+        return values @ levels.T
+    total = values.new_zeros(len(values), len(levels))
+    step = max(1, _PIECE // len(levels))
+    for start in range(0, values.shape[1], step):
+        piece = slice(start, start + step)
+        total.addmm_(values[:, piece], levels.masks[:, piece].to(values.dtype).T)
+    return total
+
+
+def soft(levels: Levels, ranking: Ranking) -> list[Float[Tensor, "M G"]]:
+    """Levels as shares of cells; sets a triple at a time."""
+    if not isinstance(levels, LevelSets):
+        return [levels]
+    return [levels.masks[start : start + 3].to(ranking.weights) for start in range(0, len(levels), 3)]
+
+
 def _areas(ranking: Ranking, levels: Levels) -> Float[Tensor, " M"]:
-    return (levels.to(ranking.weights) @ ranking.weights) / ranking.weights.sum()
+    return sums_inside(ranking.weights[None], levels)[0] / ranking.weights.sum()
 
 
 def _corrected(value: Float[Tensor, "N M"], area: Float[Tensor, " M"]) -> Float[Tensor, "N M"]:

@@ -6,6 +6,7 @@ have to upsample the maps, a few at a time: ranks are not linear.
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -21,8 +22,8 @@ from arrcoc_sam.granularity.arguments import (
     like,
 )
 from arrcoc_sam.granularity.image_ranks import image_ranked
-from arrcoc_sam.granularity.rank_kernels import OF_RANKS, area_under_curve_against
-from arrcoc_sam.granularity.ranks import Ranking, RankKernel, grid_ranked
+from arrcoc_sam.granularity.rank_kernels import OF_RANKS, area_under_curve_against, soft
+from arrcoc_sam.granularity.ranks import Levels, Ranking, RankKernel, grid_ranked
 from arrcoc_sam.granularity.regions import Regions, accumulator, checked_masks
 from arrcoc_sam.hierarchy.levels import clip_levels
 from arrcoc_sam.masks.averaging import area_average
@@ -224,9 +225,12 @@ def shuffled_auc(
     if valid is not None:
         often = often[:, valid.flatten() > 0]
 
-    def kernel(ranking: Ranking, levels: Float[Tensor, "M G"] | Bool[Tensor, "M G"]) -> Float[Tensor, "N M"]:
-        inside = levels.to(often)
-        return area_under_curve_against(ranking, inside, (1 - inside) * often.repeat(len(levels) // 3, 1))
+    def kernel(ranking: Ranking, levels: Levels) -> Float[Tensor, "N M"]:
+        found = [
+            area_under_curve_against(ranking, part, (1 - part) * often.repeat(len(part) // 3, 1))
+            for part in soft(levels, ranking)
+        ]
+        return torch.cat(found, dim=1)
 
     return _ranked(kernel, attention, masks, resolution, valid, distinct)
 

@@ -13,13 +13,13 @@ from functools import cached_property
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 from arrcoc_sam.granularity.arguments import Attention, Values
 from arrcoc_sam.granularity.regions import Regions, accumulator
 
-__all__ = ["RankKernel", "Ranking", "grid_ranked", "midranks"]
+__all__ = ["LevelSets", "Levels", "RankKernel", "Ranking", "grid_ranked", "midranks"]
 
 # Elements of (maps, levels, cells) that one gather may make.
 _CHUNK = 1 << 24
@@ -123,8 +123,31 @@ def midranks(levels: Float[Tensor, "M G"], weights: Float[Tensor, " G"]) -> Floa
     return Ranking.of((levels * 1e6).round(), weights).midranks
 
 
-RankKernel: TypeAlias = Callable[[Ranking, Float[Tensor, "M G"] | Bool[Tensor, "M G"]], Float[Tensor, "N M"]]
-"""A rank metric of N maps against M levels, soft or hard; it need not mind levels that are empty or not distinct."""
+@dataclass(frozen=True)
+class LevelSets:
+    """Levels that are sets of cells, not shares of them.
+
+    Attributes:
+        masks: (M, G).
+    """
+
+    masks: Bool[Tensor, "M G"]
+
+    def __len__(self) -> int:
+        """M."""
+        return len(self.masks)
+
+    @cached_property
+    def cells(self) -> list[Int32[Tensor, " _"]]:
+        """The cells of each level."""
+        return [mask.nonzero()[:, 0].int() for mask in self.masks]
+
+
+Levels: TypeAlias = Float[Tensor, "M G"] | LevelSets
+"""Levels over G cells, soft or sets."""
+
+RankKernel: TypeAlias = Callable[[Ranking, Levels], Float[Tensor, "N M"]]
+"""A rank metric of N maps against M levels; it need not mind levels that are empty or not distinct."""
 
 
 def grid_ranked(kernels: Sequence[RankKernel], attention: Attention, regions: Regions) -> list[Values]:
