@@ -108,7 +108,7 @@ def area_under_curve(ranking: Ranking, levels: Levels) -> Float[Tensor, "N M"]:
     *sums, inside = sums_inside(torch.cat([ranking.midranks * weights, weights[None]]), levels)
     outside = weights.sum() - inside
     # Pairs among the positives themselves split evenly, n₁² / 2; what is left are positives above negatives.
-    value = (torch.stack(sums) - inside**2 / 2) / (inside * outside)
+    value: Tensor = (torch.stack(sums) - inside**2 / 2) / (inside * outside)
     return value.clamp(0, 1).masked_fill(outside / weights.sum() < EMPTY_SHARE, torch.nan)
 
 
