@@ -18,7 +18,7 @@ from torch import nn
 from arrcoc_sam.attention.families import require_supported
 from arrcoc_sam.errors import CheckpointError, InputError, MissingExtraError, UnknownNameError, explain
 
-__all__ = ["load_vision_transformer"]
+__all__ = ["cache_only_if_unreachable", "load_vision_transformer"]
 
 
 def load_vision_transformer(
@@ -58,7 +58,7 @@ def load_vision_transformer(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     load = _load_timm if library == "timm" else _load_transformers
     from_hub = pretrained if library == "timm" else not Path(rest).is_dir()
-    with _cache_only_if_unreachable() if from_hub else nullcontext():
+    with cache_only_if_unreachable() if from_hub else nullcontext():
         model, processor = load(rest, pretrained, image_size, any_size, options or {})
     return model.eval().to(device), processor
 
@@ -118,7 +118,7 @@ def _load_transformers(
 
 
 @contextmanager
-def _cache_only_if_unreachable() -> Iterator[None]:
+def cache_only_if_unreachable() -> Iterator[None]:
     """Where the hub can't be reached at all, go straight to the cache: the hub's client would retry for a minute."""
     if constants.HF_HUB_OFFLINE or _hub_is_reachable():
         yield

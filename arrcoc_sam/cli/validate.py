@@ -24,6 +24,9 @@ def validate(
     heads: Annotated[
         int, typer.Option(min=1, help="Heads planted at each level and strength, and of each kind that knows nothing.")
     ] = 20,
+    gain: Annotated[
+        list[float], typer.Option(help="How much denser than elsewhere attention is on a planted level; repeatable.")
+    ] = [0.5, 1.0, 2.0],  # noqa: B006 (Typer reads it, nothing writes it)
     grid: Annotated[int, typer.Option(min=8, max=64, help="Cells a side of the attention's grid.")] = 32,
     alpha: Annotated[float, typer.Option(help="Level of the tests, and false discovery rate of the claims.")] = 0.05,
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
@@ -42,6 +45,7 @@ def validate(
         trials=trials,
         scenes=scenes,
         heads=heads,
+        gains=tuple(gain),
         grid=grid,
         alpha=alpha,
         seed=seed,

@@ -32,6 +32,7 @@ class ValidateJob:
     trials: int
     scenes: int
     heads: int
+    gains: tuple[float, ...]
     grid: int
     alpha: float
     seed: int
@@ -50,6 +51,7 @@ class ValidateJob:
                 report = validate(
                     num_images=self.scenes,
                     num_heads=self.heads,
+                    gains=self.gains,
                     num_trials=self.trials,
                     grid_hw=(self.grid, self.grid),
                     alpha=self.alpha,
@@ -76,6 +78,7 @@ def as_json(report: ValidationReport) -> dict[str, Any]:
     return {
         "passed": report.passed,
         "confusion": {str(kind): row.astype(int).to_dict() for kind, row in report.confusion.iterrows()},
+        "by_gain": json.loads(report.by_gain.to_json(orient="records")),
         "balanced_accuracy": report.balanced_accuracy,
         "balanced_accuracy_answered": report.balanced_accuracy_answered,
         "abstained": report.abstained,
@@ -90,6 +93,7 @@ def as_json(report: ValidationReport) -> dict[str, Any]:
 
 def _save(report: ValidationReport, record: dict[str, Any], folder: Path) -> None:
     report.confusion.to_csv(folder / "confusion.csv")
+    report.by_gain.to_csv(folder / "by_gain.csv", index=False)
     report.sizes.to_csv(folder / "false_positive_rates.csv", index=False)
     report.single_image.to_csv(folder / "single_image.csv", index=False)
     (folder / "validation.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -107,9 +111,20 @@ def _print(report: ValidationReport) -> None:
         f"Claims about heads that know nothing of the image: {100 * report.false_claims:.2f} %.",
     ):
         out().print(words, soft_wrap=True, markup=False)
+    _print_power(report.by_gain)
     _print_sizes(report.sizes, report.alpha)
     _print_single(report.single_image)
     out().print("Passed." if report.passed else "Not passed.", soft_wrap=True, markup=False)
+
+
+def _print_power(by_gain: pd.DataFrame) -> None:
+    counts = ["heads", "right", "wrong", "abstained"]
+    rows = [
+        (f"{row['gain']:g}", str(row["level"]), *(str(row[name]) for name in counts))
+        for row in by_gain.to_dict("records")
+    ]
+    title = "Power: claims by how much denser than elsewhere attention is on the planted level"
+    print_table(title, ["gain", "planted", *counts], rows, to=out(), right=["gain", *counts])
 
 
 def _print_sizes(sizes: pd.DataFrame, alpha: float) -> None:

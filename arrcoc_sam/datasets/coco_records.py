@@ -20,9 +20,12 @@ __all__ = [
     "CocoAnnotation",
     "CocoHierarchy",
     "CocoImage",
+    "is_id",
+    "read_annotation",
     "read_annotations",
     "read_categories",
     "read_hierarchies",
+    "read_image",
     "read_images",
 ]
 
@@ -108,15 +111,26 @@ def read_images(records: Sequence[Any], log: FaultLog) -> dict[CocoId, CocoImage
     """
     images: dict[CocoId, CocoImage] = {}
     for place, record_id, record in _identified("image", records, log):
-        name, height, width = record.get("file_name"), record.get("height"), record.get("width")
-        if not isinstance(name, str) or not name.strip():
-            log.add("image", record_id, place, explain(f"file_name is {describe(name)}", "the picture's path"))
-        elif not (_is_count(height) and _is_count(width)):
-            came = f"height is {describe(height)} and width is {describe(width)}"
-            log.add("image", record_id, place, explain(came, "whole numbers of pixels, at least 1"))
-        else:
-            images[record_id] = CocoImage(record_id, name.replace("\\", "/"), (height, width))
+        try:
+            images[record_id] = read_image(record_id, record)
+        except DataError as error:
+            log.add("image", record_id, place, str(error))
     return images
+
+
+def read_image(record_id: CocoId, record: Mapping[str, Any]) -> CocoImage:
+    """One image.
+
+    Raises:
+        DataError: It has no file name or no size.
+    """
+    name, height, width = record.get("file_name"), record.get("height"), record.get("width")
+    if not isinstance(name, str) or not name.strip():
+        raise DataError(explain(f"file_name is {describe(name)}", "the picture's path"))
+    if not (_is_count(height) and _is_count(width)):
+        came = f"height is {describe(height)} and width is {describe(width)}"
+        raise DataError(explain(came, "whole numbers of pixels, at least 1"))
+    return CocoImage(record_id, name.replace("\\", "/"), (height, width))
 
 
 def read_categories(records: Sequence[Any], log: FaultLog) -> dict[CocoId, str]:
@@ -151,10 +165,10 @@ def read_annotations(
     annotations: dict[CocoId, CocoAnnotation] = {}
     for place, record_id, record in _identified("annotation", records, log):
         image_id = record.get("image_id")
-        if _is_id(image_id) and image_id in dropped:
+        if is_id(image_id) and image_id in dropped:
             continue
         try:
-            annotations[record_id] = _annotation(record_id, record, images, categories)
+            annotations[record_id] = read_annotation(record_id, record, images, categories)
         except DataError as error:
             log.add("annotation", record_id, place, str(error))
     return annotations
@@ -175,7 +189,7 @@ def read_hierarchies(
     hierarchies: dict[CocoId, CocoHierarchy] = {}
     for place, record_id, record in _identified("hierarchy", records, log):
         image_id = record.get("image_id")
-        if _is_id(image_id) and image_id in dropped:
+        if is_id(image_id) and image_id in dropped:
             continue
         try:
             hierarchies[record_id] = _hierarchy(record_id, record, images, annotations)
@@ -184,18 +198,35 @@ def read_hierarchies(
     return hierarchies
 
 
-def _annotation(
-    record_id: CocoId, record: Mapping[str, Any], images: Mapping[CocoId, CocoImage], categories: Mapping[CocoId, str]
+def read_annotation(
+    record_id: CocoId,
+    record: Mapping[str, Any],
+    images: Mapping[CocoId, CocoImage],
+    categories: Mapping[CocoId, str],
+    *,
+    allow_empty: bool = False,
 ) -> CocoAnnotation:
+    """One annotation, its mask checked and compressed.
+
+    Args:
+        record_id: Its id.
+        record: As it stands in the file.
+        images: Images that it may be about.
+        categories: Classes that it may be of; any where there are none.
+        allow_empty: Take a mask without a pixel for a mask.
+
+    Raises:
+        DataError: It can't be used.
+    """
     image, category, crowd = _image_of(record, images), record.get("category_id"), record.get("iscrowd", 0)
-    if category is not None and not (_is_id(category) and (not categories or category in categories)):
+    if category is not None and not (is_id(category) and (not categories or category in categories)):
         expected = "the id of one of 'categories'" if categories else "a whole number"
         raise DataError(
             explain(f"it is of category {category!r}", expected, "add the category" if categories else None)
         )
     if crowd not in (0, 1):
         raise DataError(explain(f"iscrowd is {describe(crowd)}", "0 or 1"))
-    rle, area = segmentation_to_rle(record.get("segmentation"), image.size_hw)
+    rle, area = segmentation_to_rle(record.get("segmentation"), image.size_hw, allow_empty=allow_empty)
     return CocoAnnotation(record_id, image.id, category, bool(crowd), image.size_hw, rle["counts"], area)
 
 
@@ -209,7 +240,7 @@ def _hierarchy(
     found: list[CocoAnnotation] = []
     for level in LEVELS if record.get("subpart") is not None else LEVELS[:2]:
         annotation_id = record.get(level)
-        if not _is_id(annotation_id) or annotation_id not in annotations:
+        if not is_id(annotation_id) or annotation_id not in annotations:
             raise DataError(explain(f"its {level} is {annotation_id!r}", "the id of one of the usable 'annotations'"))
         if annotations[annotation_id].image_id != image.id:
             came = f"its {level}, annotation {annotation_id!r}, is of image {annotations[annotation_id].image_id!r}"
@@ -230,7 +261,7 @@ def _hierarchy(
 
 def _image_of(record: Mapping[str, Any], images: Mapping[CocoId, CocoImage]) -> CocoImage:
     image_id = record.get("image_id")
-    if not _is_id(image_id) or image_id not in images:
+    if not is_id(image_id) or image_id not in images:
         raise DataError(explain(f"it is about image {image_id!r}", "the id of one of 'images'", "add the image"))
     return images[image_id]
 
@@ -240,7 +271,7 @@ def _identified(kind: str, records: Sequence[Any], log: FaultLog) -> Iterator[tu
     seen: set[CocoId] = set()
     for position, record in enumerate(records):
         record_id = record.get("id") if isinstance(record, Mapping) else None
-        if not _is_id(record_id):
+        if not is_id(record_id):
             came = f"its id is {describe(record_id)}" if isinstance(record, Mapping) else f"it is {describe(record)}"
             log.add(kind, None, f"{kind} number {position + 1}", explain(came, "a record with a whole number as 'id'"))
             continue
@@ -251,7 +282,8 @@ def _identified(kind: str, records: Sequence[Any], log: FaultLog) -> Iterator[tu
         yield f"{kind} {record_id!r}", record_id, record
 
 
-def _is_id(value: object) -> TypeGuard[CocoId]:
+def is_id(value: object) -> TypeGuard[CocoId]:
+    """Whether a value can be an id: a whole number, or a string."""
     return isinstance(value, (int, str)) and not isinstance(value, bool)
 
 

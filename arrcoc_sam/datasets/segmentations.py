@@ -16,7 +16,7 @@ __all__ = ["segmentation_to_rle"]
 _EXPECTED = "polygons [[x0, y0, x1, y1, x2, y2, …], …], or a dictionary with 'size' and 'counts'"
 
 
-def segmentation_to_rle(segmentation: Any, size_hw: tuple[int, int]) -> tuple[RLE, int]:
+def segmentation_to_rle(segmentation: Any, size_hw: tuple[int, int], *, allow_empty: bool = False) -> tuple[RLE, int]:
     """A COCO segmentation as compressed run lengths, with the number of its pixels.
 
     Everything is checked before pycocotools sees it, whose decoder trusts its input: it takes a polygon of four numbers
@@ -25,13 +25,14 @@ def segmentation_to_rle(segmentation: Any, size_hw: tuple[int, int]) -> tuple[RL
     Args:
         segmentation: Polygons (flat x, y lists, of which the union is meant), or run lengths, compressed or not.
         size_hw: Height and width of the image.
+        allow_empty: Take a mask without a pixel for a mask.
 
     Returns:
-        ``{"size": [H, W], "counts": str}`` and the area in pixels, at least 1.
+        ``{"size": [H, W], "counts": str}`` and the area in pixels, at least 1 unless empty masks are allowed.
 
     Raises:
         DataError: Something else; a size that is not the image's; counts that do not add up; a polygon of fewer than
-            three points or one far outside the image; a mask without a pixel.
+            three points or one far outside the image; a mask without a pixel, unless allowed.
 
     Example:
         >>> segmentation_to_rle([[0, 0, 2, 0, 2, 1, 0, 1]], (3, 4))
@@ -45,7 +46,7 @@ def segmentation_to_rle(segmentation: Any, size_hw: tuple[int, int]) -> tuple[RL
         rle, area = _from_polygons(segmentation, size_hw)
     else:
         raise DataError(explain(f"the segmentation is {describe(segmentation)}", _EXPECTED))
-    if area == 0:
+    if area == 0 and not allow_empty:
         raise DataError(explain("the mask has no pixel", "an area of at least 1", "remove the annotation"))
     return rle, area
 

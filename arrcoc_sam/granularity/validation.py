@@ -214,10 +214,11 @@ def _confusion(planted_at: list[str], claimed: list[str]) -> pd.DataFrame:
 def _by_gain(planted_at: list[str], gains: list[float], claimed: list[str]) -> pd.DataFrame:
     table = pd.DataFrame({"level": planted_at, "gain": gains, "claimed": claimed})
     table = table[table["level"].isin(LEVELS)]
-    table["right"] = table["claimed"] == table["level"]
+    table["level"] = pd.Categorical(table["level"], LEVELS, ordered=True)
+    table["right"] = table["claimed"] == table["level"].astype(str)
     table["abstained"] = table["claimed"] == ABSTAIN
     table["wrong"] = ~table["right"] & ~table["abstained"]
-    groups = table.groupby(["gain", "level"], sort=True)
+    groups = table.groupby(["gain", "level"], observed=True)
     counts = groups[["right", "wrong", "abstained"]].sum()
     counts.insert(0, "heads", groups.size())
     return counts.reset_index()

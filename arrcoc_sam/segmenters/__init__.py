@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from arrcoc_sam.errors import UnknownNameError, UnsupportedModelError, explain
+from arrcoc_sam.errors import InputError, UnknownNameError, explain
 
 if TYPE_CHECKING:
     from arrcoc_sam.segmenters.base import Segmenter
@@ -40,9 +40,11 @@ def load_segmenter(
     """A segmenter by name, in eval mode and frozen (``requires_grad`` False).
 
     Args:
-        name: "tiny", the embedded demonstration model, or "sam_vit_b", "sam_vit_l", "sam_vit_h".
+        name: "tiny", the embedded demonstration model; "sam_vit_b", "sam_vit_l", "sam_vit_h"; or "hf:" and a
+            repository of the Hugging Face hub or a local folder, with a model of one of the families in
+            ``docs/hf_families.md``.
         checkpoint: A file of weights (.pth or .safetensors). By default the published one, fetched on first use,
-            verified and cached; of "tiny" the one that ships in the package.
+            verified and cached; of "tiny" the one that ships in the package. Not for "hf:" names.
         device: "auto" takes a GPU where there is one.
         dtype: ``torch.bfloat16`` or ``torch.float16`` for autocast of encoder and transformer; prompts, logits and
             predicted IoU stay float32.
@@ -52,17 +54,18 @@ def load_segmenter(
 
     Raises:
         UnknownNameError: No segmenter has this name.
-        UnsupportedModelError: A Hugging Face model, which this release has no adapter for.
+        UnsupportedModelError: A Hugging Face model that is no promptable SAM.
         CheckpointError: The weights are missing, damaged, or of another architecture.
-        InputError: A device that is not there, or another dtype.
+        MissingExtraError: An "hf:" name without transformers.
+        InputError: A device that is not there, another dtype, or a checkpoint beside an "hf:" name.
     """
     if name.startswith("hf:"):
-        raise UnsupportedModelError(
-            explain(
-                f"{name!r}: the adapter for Hugging Face models is not in this release",
-                f"one of {', '.join(list_segmenters())}",
-            )
-        )
+        if checkpoint is not None:
+            came = f"checkpoint={str(checkpoint)!r} beside {name!r}"
+            raise InputError(explain(came, "no checkpoint: the repository or folder holds the weights"))
+        from arrcoc_sam.segmenters.hf_loading import load_hf_segmenter
+
+        return load_hf_segmenter(name, device=device, dtype=dtype)
     if name not in list_segmenters():
         raise UnknownNameError(explain(f"no segmenter is called {name!r}", f"one of {', '.join(list_segmenters())}"))
     # segment-anything takes a while to import
