@@ -38,8 +38,12 @@ def report() -> ValidationReport:
         [("pearson", 0.8, 0.2, 0.2, 0.6)],
         columns=["metric", "balanced_accuracy", "whole_of_nothing", "part_of_nothing", "subpart_of_nothing"],
     )
+    by_gain = pd.DataFrame(
+        [[1.0, "whole", 10, 8, 0, 2]], columns=["gain", "level", "heads", "right", "wrong", "abstained"]
+    )
     return ValidationReport(
         confusion=confusion,
+        by_gain=by_gain,
         balanced_accuracy=26 / 30,
         balanced_accuracy_answered=0.963,
         abstained=0.1,
@@ -57,7 +61,8 @@ def test_the_whole_pipeline_runs_and_answers_in_json(command: Command) -> None:
     assert answer.code in (0, 1), answer.err  # so few trials may convict by chance
     record = json.loads(answer.out)
     assert record["passed"] is (answer.code == 0)
-    assert sum(sum(row.values()) for row in record["confusion"].values()) == 2 * 3 * 4
+    assert sum(sum(row.values()) for row in record["confusion"].values()) == 2 * 3 * 3  # kinds of head, levels, gains
+    assert [(row["gain"], row["level"]) for row in record["by_gain"][:2]] == [(0.5, "whole"), (0.5, "part")]
     own = [row for row in record["sizes"] if row["null"] == "other images"]
     assert [row["trials"] for row in own] == [10, 10, 10]
     assert all(row["low"] <= row["rate"] <= row["high"] for row in record["sizes"])
@@ -74,7 +79,9 @@ def test_numbers_are_printed_and_written(
     assert "10.0 % abstain" in answer.out
     assert "know nothing of the image: 3.33 %" in answer.out
     assert "Passed." in answer.out
+    assert "Power" in answer.out
     assert {file.name for file in Path("out").iterdir()} == {
+        "by_gain.csv",
         "confusion.csv",
         "false_positive_rates.csv",
         "single_image.csv",
