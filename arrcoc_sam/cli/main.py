@@ -19,6 +19,7 @@ from arrcoc_sam.cli.checkpoints import checkpoints
 from arrcoc_sam.cli.demo import demo
 from arrcoc_sam.cli.record import recorded
 from arrcoc_sam.cli.segment import segment
+from arrcoc_sam.cli.train import train
 from arrcoc_sam.cli.validate import validate
 from arrcoc_sam.errors import ArrcocSamError
 
@@ -43,6 +44,7 @@ app.command()(atlas)
 app.command()(segment)
 app.command()(validate)
 app.add_typer(checkpoints, name="checkpoints")
+app.add_typer(train, name="train")
 
 
 def _print_version(wanted: bool) -> bool:

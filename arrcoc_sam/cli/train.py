@@ -1,0 +1,16 @@
+"""``arrcoc-sam train``: one command for each thing that is trained."""
+
+from __future__ import annotations
+
+import typer
+
+__all__ = ["train"]
+
+train = typer.Typer(
+    help="Train a segmenter, attention, or an IoU head.", pretty_exceptions_enable=False, no_args_is_help=True
+)
+
+
+@train.callback()
+def about() -> None:
+    """Training, from a file of settings, with checkpoints that resume."""
