@@ -11,7 +11,7 @@ import numpy as np
 
 from arrcoc_sam.errors import DataError, explain
 
-__all__ = ["read_coco_json"]
+__all__ = ["packed", "read_coco_json"]
 
 # Boxes, keypoints, captions and whatever else annotations carry is dropped while the text is being parsed.
 _KEPT = ("id", "image_id", "category_id", "iscrowd", "segmentation")
@@ -35,7 +35,7 @@ def read_coco_json(path: str | os.PathLike[str]) -> dict[str, list[Any]]:
     path = Path(path)
     try:
         with path.open(encoding="utf-8-sig") as file:
-            document = json.load(file, object_hook=_packed)
+            document = json.load(file, object_hook=packed)
     except FileNotFoundError as error:
         raise DataError(explain(f"{path} does not exist", "a COCO JSON file", "check the path")) from error
     except json.JSONDecodeError as error:
@@ -61,8 +61,8 @@ def read_coco_json(path: str | os.PathLike[str]) -> dict[str, list[Any]]:
     return lists
 
 
-def _packed(record: dict[str, Any]) -> dict[str, Any]:
-    """A record as it is parsed: annotations without what is not needed, their numbers as arrays."""
+def packed(record: dict[str, Any]) -> dict[str, Any]:
+    """A record while it is parsed: annotations without what is not needed, their numbers as arrays."""
     if "counts" in record:
         return {**record, "counts": _array(record["counts"])}
     if "segmentation" in record and "image_id" in record:

@@ -1,0 +1,171 @@
+"""A COCO file as a data set of masks to be scored and filtered, streamed both ways."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from arrcoc_sam.datasets.coco_json import packed
+from arrcoc_sam.datasets.coco_records import is_id, read_annotation, read_image
+from arrcoc_sam.datasets.faults import CocoId
+from arrcoc_sam.datasets.json_stream import stream_json
+from arrcoc_sam.datasets.mask_index import IndexedImages, MaskEntry, MaskIndex
+from arrcoc_sam.datasets.mask_sets import Changes, files_digest
+from arrcoc_sam.errors import DataError, describe, explain
+from arrcoc_sam.hierarchy.levels import LEVELS
+from arrcoc_sam.report.writing import replacing
+
+__all__ = ["CocoMasks"]
+
+
+class CocoMasks:
+    """Masks of a COCO file: polygons, run lengths of both kinds, crowds; empty masks are masks like others.
+
+    Attributes:
+        path: The JSON file.
+        images: The folder that file names are relative to.
+        masks: None.
+    """
+
+    format = "coco"
+    masks: Path | None = None
+
+    def __init__(self, path: str | os.PathLike[str], *, images: str | os.PathLike[str] | None = None) -> None:
+        self.path = Path(path)
+        self.images = self.path.parent if images is None else Path(images)
+
+    def digest(self) -> str:
+        """SHA-256 of the file."""
+        return files_digest(self.path, [self.path])
+
+    def fill(self, index: MaskIndex) -> None:
+        """List images and masks.
+
+        Raises:
+            DataError: The file is no COCO file, or ids repeat.
+        """
+        unusable: dict[CocoId, str] = {}
+        categories: dict[CocoId, str] = {}
+        seen: set[str] = set()
+        annotations_first = False
+        for key, value in self._lists():
+            seen.add(key)
+            if key == "images":
+                for record in value:
+                    self._add_image(record, index, unusable)
+            elif key == "categories":
+                categories = {r["id"]: str(r.get("name", r["id"])) for r in value if _has_id(r)}
+            elif {"images", "categories"} <= seen:
+                self._add_masks(value, index, unusable, categories)
+            else:
+                annotations_first = True
+        for name in ("images", "annotations"):
+            if name not in seen:
+                expected = "COCO's lists 'images' and 'annotations'"
+                raise DataError(explain(f"{self.path} has no list {name!r}", expected, "is it a COCO file?"))
+        if annotations_first:  # once more, now that it is known what they are about
+            for key, value in self._lists():
+                if key == "annotations":
+                    self._add_masks(value, index, unusable, categories)
+
+    def rewrite(self, target: Path, changes: Changes) -> None:
+        """Write the file again; what is not about masks stays as it is, hierarchies of lost masks go with them.
+
+        Raises:
+            DataError: It can't be read.
+            OutputError: ``target`` can't be written.
+        """
+        with replacing(target) as temporary, temporary.open("w", encoding="utf-8") as out:
+            out.write("{")
+            for number, (key, value) in enumerate(stream_json(self.path)):
+                out.write(f"{',' if number else ''}\n{json.dumps(key)}: ")
+                if isinstance(value, Iterator):
+                    _write_list(_changed(key, value, changes), out)
+                else:
+                    json.dump(value, out, ensure_ascii=False)
+            out.write("\n}\n")
+
+    def _lists(self) -> Iterator[tuple[str, Iterator[Any]]]:
+        for key, value in stream_json(self.path, object_hook=packed):
+            if key not in ("images", "annotations", "categories"):
+                continue
+            if not isinstance(value, Iterator):
+                came = f"{key!r} of {self.path} is {describe(value)}"
+                raise DataError(explain(came, "COCO's lists 'images' and 'annotations'", "is it a COCO file?"))
+            yield key, value
+
+    def _add_image(self, record: Any, index: MaskIndex, unusable: dict[CocoId, str]) -> None:
+        if not _has_id(record):
+            return  # nothing can be about it; masks that mean it will say so
+        try:
+            image = read_image(record["id"], record)
+        except DataError as error:
+            unusable[record["id"]] = f"image {record['id']!r}: {error}"
+        else:
+            index.add_image(image.id, image.file_name, image.size_hw)
+
+    def _add_masks(
+        self,
+        records: Iterator[Any],
+        index: MaskIndex,
+        unusable: Mapping[CocoId, str],
+        categories: Mapping[CocoId, str],
+    ) -> None:
+        images = IndexedImages(index)
+        for position, record in enumerate(records):
+            index.add(_entry(position, record, images, unusable, categories))
+
+
+def _entry(
+    position: int,
+    record: Any,
+    images: IndexedImages,
+    unusable: Mapping[CocoId, str],
+    categories: Mapping[CocoId, str],
+) -> MaskEntry:
+    if not _has_id(record):
+        came = f"its id is {describe(record.get('id'))}" if isinstance(record, Mapping) else f"it is {describe(record)}"
+        words = explain(came, "a record with a whole number as 'id'")
+        return MaskEntry(None, None, error=f"annotation number {position + 1}: {words}")
+    mask_id, image_id, category = record["id"], record.get("image_id"), record.get("category_id")
+    number = images.number(image_id) if is_id(image_id) else None
+    name = categories.get(category, str(category)) if is_id(category) else None
+    if is_id(image_id) and image_id in unusable:
+        return MaskEntry(mask_id, None, name, error=unusable[image_id])
+    try:
+        mask = read_annotation(mask_id, record, images, categories, allow_empty=True)
+    except DataError as error:
+        return MaskEntry(mask_id, number, name, error=str(error))
+    return MaskEntry(mask_id, number, name, mask.crowd, mask.size_hw, mask.counts)
+
+
+def _has_id(record: Any) -> bool:
+    return isinstance(record, Mapping) and is_id(record.get("id"))
+
+
+def _changed(key: str, records: Iterator[Any], changes: Changes) -> Iterator[Any]:
+    for record in records:
+        if not _has_id(record):
+            yield record
+        elif key == "images":
+            if changes.keeps_image(record["id"]):
+                yield record
+        elif key == "annotations":
+            if changes.keeps(record["id"]):
+                yield {**record, **changes.fields(record["id"])}
+        elif key == "hierarchies":
+            if all(changes.keeps(record[level]) for level in LEVELS if is_id(record.get(level))):
+                yield record
+        else:
+            yield record
+
+
+def _write_list(records: Iterator[Any], out: TextIO) -> None:
+    out.write("[")
+    for number, record in enumerate(records):
+        out.write(",\n " if number else "\n ")
+        json.dump(record, out, ensure_ascii=False)
+    out.write("\n]")
