@@ -14,7 +14,7 @@ from torch import Tensor
 from arrcoc_sam.errors import DataError, MixedSizesError, ShapeError, describe, explain
 from arrcoc_sam.inputs import as_masks
 
-__all__ = ["RLE", "decode_rle", "encode_rle", "rle_areas"]
+__all__ = ["RLE", "decode_rle", "encode_rle", "rle_areas", "run_lengths"]
 
 RLE: TypeAlias = dict[str, Any]
 """``{"size": [height, width], "counts": str}``, the string being COCO's compressed run lengths, column by column."""
@@ -90,18 +90,32 @@ def rle_areas(rle: Sequence[Mapping[str, Any]]) -> Int64[Tensor, " K"]:
     Raises:
         DataError: As for :func:`decode_rle`.
     """
-    return torch.tensor([int(_checked(each)[1][1::2].sum()) for each in rle], dtype=torch.int64)
+    return torch.tensor([int(run_lengths(each)[1][1::2].sum()) for each in rle], dtype=torch.int64)
 
 
 def _drawn(rle: Mapping[str, Any]) -> Bool[Tensor, "H W"]:
-    (height, width), runs = _checked(rle)
+    (height, width), runs = run_lengths(rle)
     values = np.zeros(len(runs), dtype=bool)
     values[1::2] = True
     return torch.from_numpy(np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T))
 
 
-def _checked(rle: Mapping[str, Any]) -> tuple[tuple[int, int], np.ndarray]:
-    """Size and runs of one mask, which begin with a run of background and add up to the size."""
+def run_lengths(rle: Mapping[str, Any]) -> tuple[tuple[int, int], np.ndarray]:
+    """Size and runs of one mask, which begin with a run of background and add up to the size.
+
+    Args:
+        rle: A dictionary with ``size`` and ``counts``.
+
+    Returns:
+        (height, width), and the lengths of the runs in column-major order, int64.
+
+    Raises:
+        DataError: As for :func:`decode_rle`.
+
+    Example:
+        >>> run_lengths({"size": [2, 2], "counts": "22"})
+        ((2, 2), array([2, 2]))
+    """
     if not isinstance(rle, Mapping) or "size" not in rle or "counts" not in rle:
         raise DataError(explain(f"a run-length mask is {describe(rle)}", "a dictionary with 'size' and 'counts'"))
     size, counts = rle["size"], rle["counts"]
