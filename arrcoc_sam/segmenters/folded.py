@@ -8,11 +8,10 @@ products of n × C × (H · tokens). The same weights, the same numbers up to ro
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,12 +21,8 @@ from segment_anything.modeling.transformer import Attention, TwoWayAttentionBloc
 from torch import Tensor, nn
 
 from arrcoc_sam.errors import InputError, explain
-from arrcoc_sam.prompts import Prompts
-from arrcoc_sam.segmenters.base import Multimask, Segmenter
-from arrcoc_sam.segmenters.embedding import ImageEmbedding
-from arrcoc_sam.segmenters.sam import SamSegmenter
 
-__all__ = ["FoldedDecoder", "can_fold", "folded_transformer", "image_to_token", "predict_iou", "token_to_image"]
+__all__ = ["FoldedDecoder", "can_fold", "folded_transformer", "image_to_token", "token_to_image"]
 
 
 @dataclass(frozen=True)
@@ -42,8 +37,9 @@ class FoldedDecoder:
             products get smaller, which is below the width of a head: 15 tokens in SAM 1.
 
     Example:
+        >>> from arrcoc_sam.segmenters.sam import SamSegmenter
         >>> from arrcoc_sam.segmenters.tiny import build_tiny
-        >>> segmenter = SamSegmenter(build_tiny(), name="untrained", decoder_path=FoldedDecoder())
+        >>> segmenter = SamSegmenter(build_tiny(), name="untrained", decoder_path=FoldedDecoder(max_tokens=7))
     """
 
     masks: bool = True
@@ -95,38 +91,6 @@ class FoldedDecoder:
         attention: Any = decoder.transformer.final_attn_token_to_image
         limit = attention.internal_dim // attention.num_heads - 1 if self.max_tokens is None else self.max_tokens
         return bool(num_tokens <= limit)
-
-
-def predict_iou(
-    segmenter: Segmenter,
-    embedding: ImageEmbedding,
-    prompts: Prompts,
-    multimask: Multimask = True,
-    *,
-    chunk_size: int | None = None,
-) -> Float[Tensor, "K M"]:
-    """Only the predicted IoU of the candidates that ``segmenter.decode`` would give: no mask is made.
-
-    Args:
-        segmenter: On a ``Sam`` the masks' share of the work is left out; any other decodes and drops them.
-        embedding: As for ``decode``.
-        prompts: As for ``decode``.
-        multimask: As for ``decode``.
-        chunk_size: As for ``decode``.
-
-    Returns:
-        (K, M) raw predictions.
-
-    Raises:
-        EmbeddingMismatchError: The embedding is another segmenter's.
-        InputError: As for ``decode``.
-    """
-    _ = segmenter.checkpoint_hash  # worked out once, not by every copy
-    without_masks = copy.copy(segmenter)
-    if isinstance(without_masks, SamSegmenter):
-        path = without_masks.decoder_path
-        without_masks.decoder_path = replace(path if isinstance(path, FoldedDecoder) else FoldedDecoder(), masks=False)
-    return without_masks.decode(embedding, prompts, multimask, chunk_size=chunk_size).predicted_iou
 
 
 def can_fold(transformer: nn.Module) -> bool:

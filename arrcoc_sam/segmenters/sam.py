@@ -19,6 +19,8 @@ from torch import Tensor
 
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.segmenters.base import DecoderOutput, ModelPrompts, Segmenter
+from arrcoc_sam.segmenters.folded import FoldedDecoder
+from arrcoc_sam.segmenters.lean_encoder import can_run_lean, lean_encoder
 
 __all__ = ["DecoderPath", "SamSegmenter", "stock_decoder"]
 
@@ -106,7 +108,7 @@ class SamSegmenter(Segmenter):
         name: str,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        decoder_path: DecoderPath = stock_decoder,
+        decoder_path: DecoderPath | None = None,
     ) -> None:
         """Wrap a model; see :class:`Segmenter`.
 
@@ -115,10 +117,10 @@ class SamSegmenter(Segmenter):
             name: What to call it in messages.
             device: "auto", a device, or None for where the model lies.
             dtype: Autocast of encoder and transformer, or None.
-            decoder_path: How the mask decoder is run.
+            decoder_path: How the mask decoder is run; by default folded where that pays.
         """
         super().__init__(model, name=name, device=device, dtype=dtype)
-        self.decoder_path = decoder_path
+        self.decoder_path: DecoderPath = FoldedDecoder() if decoder_path is None else decoder_path
 
     @property
     def image_size(self) -> int:
@@ -141,8 +143,9 @@ class SamSegmenter(Segmenter):
 
     def _encode(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> Mapping[str, Tensor]:
         pixels = torch.stack([self.model.preprocess(image) for image in images])
+        encoder = self.model.image_encoder
         with self._reduced()():
-            embeddings = self.model.image_encoder(pixels)
+            embeddings = lean_encoder(encoder, pixels) if can_run_lean(encoder) else encoder(pixels)
         return {"image": embeddings.float()}
 
     def _decode(self, features: Mapping[str, Tensor], prompts: ModelPrompts, tokens: Sequence[int]) -> DecoderOutput:

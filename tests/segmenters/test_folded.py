@@ -15,7 +15,8 @@ from torch import nn
 
 from arrcoc_sam.errors import InputError
 from arrcoc_sam.prompts import Prompts
-from arrcoc_sam.segmenters.folded import FoldedDecoder, can_fold, folded_transformer, predict_iou
+from arrcoc_sam.segmenters.folded import FoldedDecoder, can_fold, folded_transformer
+from arrcoc_sam.segmenters.iou_only import predict_iou
 from arrcoc_sam.segmenters.sam import SamSegmenter, stock_decoder
 from arrcoc_sam.segmenters.tiny import build_tiny
 
@@ -59,9 +60,9 @@ def test_equals_stock(small_sam: Any, picture: Any, architecture: str, factor: f
     torch.manual_seed(0)
     model = copy.deepcopy(small_sam) if architecture == "small" else build_tiny().requires_grad_(False)
     model.mask_decoder = scaled(model.mask_decoder, factor)
-    stock = SamSegmenter(model, name="stock")
+    stock = SamSegmenter(model, name="stock", decoder_path=stock_decoder)
     folded = SamSegmenter(model, name="folded", decoder_path=ALWAYS)
-    assert stock.decoder_path is stock_decoder  # the default
+    assert SamSegmenter(model, name="as it comes").decoder_path == FoldedDecoder()
     size = (90, 120)
     embedding = stock.encode([picture(*size, seed=1), picture(*size, seed=2)])
     for name, prompts in prompts_of_every_kind(size, stock.mask_input_size).items():
@@ -221,7 +222,7 @@ def test_predict_iou_leaves_the_segmenter_as_it_is(segmenter: SamSegmenter, pict
     embedding = segmenter.encode([picture(90, 120, seed=1)] * 2)
     prompts = prompts_of_every_kind((90, 120), segmenter.mask_input_size)["point"]
     assert predict_iou(segmenter, embedding, prompts, chunk_size=1).shape == (2, 3)
-    assert segmenter.decoder_path is stock_decoder
+    assert segmenter.decoder_path == FoldedDecoder(masks=True)
     assert segmenter.decode(embedding, prompts).logits.shape[-1] > 0
 
 
