@@ -8,11 +8,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from arrcoc_sam.errors import DataError, MixedSizesError, ShapeError, describe, explain
 from arrcoc_sam.inputs import as_masks
+from arrcoc_sam.masks.run_lengths import coco_strings
 
 __all__ = ["RLE", "decode_rle", "encode_rle", "rle_areas", "run_lengths"]
 
@@ -41,10 +41,9 @@ def encode_rle(masks: Bool[Tensor, "*K H W"] | np.ndarray) -> Any:
     given = as_masks(masks)
     if given.ndim > 3:
         raise ShapeError(explain(f"masks is {describe(given)}", "(H, W) or (K, H, W)", "flatten the leading axes"))
-    # column-major (H, W, K) without a second copy: the transpose of a contiguous (K, W, H) array
-    columns = np.ascontiguousarray(given.reshape(-1, *given.shape[-2:]).mT.cpu().numpy().view(np.uint8))
-    encoded: list[dict[str, Any]] = coco_mask.encode(columns.T) if len(columns) else []  # type: ignore[no-untyped-call]
-    records = [{"size": [int(s) for s in e["size"]], "counts": e["counts"].decode("ascii")} for e in encoded]
+    height, width = given.shape[-2:]
+    strings = coco_strings(given.reshape(-1, height, width).cpu().numpy())
+    records = [{"size": [height, width], "counts": counts} for counts in strings]
     return records[0] if given.ndim == 2 else records
 
 
