@@ -17,7 +17,9 @@ __all__ = ["CheckpointOption", "DeviceOption", "JsonOption", "SegmenterOption", 
 SegmenterOption = Annotated[
     str,
     typer.Option(
-        "--segmenter", "-s", help="tiny (the embedded demonstration model), sam_vit_b, sam_vit_l or sam_vit_h."
+        "--segmenter",
+        "-s",
+        help="tiny (the embedded demonstration model), sam_vit_b, sam_vit_l, sam_vit_h, or hf:<repository or folder>.",
     ),
 ]
 CheckpointOption = Annotated[

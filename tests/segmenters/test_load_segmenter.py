@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from arrcoc_sam.errors import CheckpointError, InputError, UnknownNameError, UnsupportedModelError
+from arrcoc_sam.errors import CheckpointError, InputError, UnknownNameError
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.segmenters import checkpoints, list_segmenters, load_segmenter
 from arrcoc_sam.segmenters.sam import SamSegmenter
@@ -54,8 +54,6 @@ def test_names(monkeypatch):
     assert list(checkpoints.CHECKPOINTS) == list_segmenters()[1:]
     with pytest.raises(UnknownNameError, match=r"'sam'; expected one of tiny, sam_vit_b, sam_vit_l, sam_vit_h"):
         load_segmenter("sam")
-    with pytest.raises(UnsupportedModelError, match=r"'hf:facebook/sam-vit-base'.*not in this release"):
-        load_segmenter("hf:facebook/sam-vit-base")
 
 
 def test_published_weights_are_fetched_by_name(monkeypatch, tmp_path):
