@@ -26,8 +26,8 @@ from arrcoc_sam.selection import Selection, check_strategy, ensemble_masks, sele
 
 __all__ = ["MaskCandidates", "ensemble", "select", "upscale"]
 
-# Floats that a step of upscaling may hold, on the CPU and elsewhere.
-_STEP_CPU = 1 << 24
+# Floats that a step of upscaling may hold, on the CPU (16 MB: the C library's allocator reuses it) and elsewhere.
+_STEP_CPU = 1 << 22
 _STEP_GPU = 1 << 27
 
 
@@ -51,9 +51,13 @@ def upscale(
         ``Sam.postprocess_masks`` of segment-anything.
     """
     height, width = transform.resized_hw
-    frame = F.interpolate(logits, transform.frame_hw, mode="bilinear", align_corners=False)
-    frame = frame[..., :height, :width]
-    return F.interpolate(frame, size_hw or transform.original_hw, mode="bilinear", align_corners=False)
+    size_hw = size_hw or transform.original_hw
+    # A mask a row: of several channels PyTorch would make a channels-last copy, which takes longer than the work.
+    rows = logits.flatten(0, 1)[:, None]
+    frame = F.interpolate(rows, transform.frame_hw, mode="bilinear", align_corners=False)[..., :height, :width]
+    if (height, width) != tuple(size_hw):  # at its own size, interpolation changes nothing
+        frame = F.interpolate(frame, size_hw, mode="bilinear", align_corners=False)
+    return frame.reshape(*logits.shape[:2], *size_hw)
 
 
 @dataclass(frozen=True, eq=False)

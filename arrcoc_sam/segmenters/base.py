@@ -45,7 +45,7 @@ Multimask: TypeAlias = bool | Literal["all"]
 
 # Work of one step: pixels of the frames that are encoded, positions of the embeddings that are decoded.
 _ENCODE_PIXELS_CPU, _ENCODE_PIXELS_GPU = 1 << 20, 1 << 22
-_DECODE_CELLS_CPU, _DECODE_CELLS_GPU = 1 << 14, 1 << 18
+_DECODE_CELLS_CPU, _DECODE_CELLS_GPU = 1 << 13, 1 << 18
 
 
 class DecoderOutput(NamedTuple):
