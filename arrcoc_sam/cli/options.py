@@ -19,7 +19,8 @@ SegmenterOption = Annotated[
     typer.Option(
         "--segmenter",
         "-s",
-        help="tiny (the embedded demonstration model), sam_vit_b, sam_vit_l, sam_vit_h, or hf:<repository or folder>.",
+        help="tiny (the embedded demonstration model), sam_vit_b, sam_vit_l, sam_vit_h, mobile_sam, or "
+        "hf:<repository or folder>.",
     ),
 ]
 CheckpointOption = Annotated[

@@ -26,9 +26,9 @@ def list_segmenters() -> list[str]:
 
     Example:
         >>> list_segmenters()
-        ['tiny', 'sam_vit_b', 'sam_vit_l', 'sam_vit_h']
+        ['tiny', 'sam_vit_b', 'sam_vit_l', 'sam_vit_h', 'mobile_sam']
     """
-    return ["tiny", *_SAM_BUILDERS]
+    return ["tiny", *_SAM_BUILDERS, "mobile_sam"]
 
 
 def load_segmenter(
@@ -40,8 +40,8 @@ def load_segmenter(
     """A segmenter by name, in eval mode and frozen (``requires_grad`` False).
 
     Args:
-        name: "tiny", the embedded demonstration model; "sam_vit_b", "sam_vit_l", "sam_vit_h"; or "hf:" and a
-            repository of the Hugging Face hub or a local folder, with a model of one of the families in
+        name: "tiny", the embedded demonstration model; "sam_vit_b", "sam_vit_l", "sam_vit_h", "mobile_sam"; or
+            "hf:" and a repository of the Hugging Face hub or a local folder, with a model of one of the families in
             ``docs/hf_families.md``.
         checkpoint: A file of weights (.pth or .safetensors). By default the published one, fetched on first use,
             verified and cached; of "tiny" the one that ships in the package. Not for "hf:" names.
@@ -73,13 +73,19 @@ def load_segmenter(
 
     from arrcoc_sam.segmenters.base import choose_device
     from arrcoc_sam.segmenters.checkpoints import fetch, load_weights
+    from arrcoc_sam.segmenters.mobile_sam import build_mobile_sam, rename_mobile_sam
     from arrcoc_sam.segmenters.sam import SamSegmenter
     from arrcoc_sam.segmenters.tiny import build_tiny, tiny_weights_path
 
     target = choose_device(device)  # before a large file is fetched
     if checkpoint is None:
         checkpoint = tiny_weights_path() if name == "tiny" else fetch(name)
-    with torch.device("meta"):  # random weights would be drawn only to be overwritten
-        model = build_tiny() if name == "tiny" else getattr(segment_anything, _SAM_BUILDERS[name])()
-    load_weights(model, checkpoint, name=name)
+    rename = None
+    if name == "mobile_sam":  # has buffers that no checkpoint holds, hence not on the meta device
+        with torch.random.fork_rng(devices=[]):
+            model, rename = build_mobile_sam(), rename_mobile_sam
+    else:
+        with torch.device("meta"):  # random weights would be drawn only to be overwritten
+            model = build_tiny() if name == "tiny" else getattr(segment_anything, _SAM_BUILDERS[name])()
+    load_weights(model, checkpoint, name=name, rename=rename)
     return SamSegmenter(model.eval().requires_grad_(False), name=name, device=target, dtype=dtype)

@@ -11,7 +11,7 @@ import os
 import pickle
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +89,14 @@ CHECKPOINTS: Mapping[str, Checkpoint] = {
             f"{_SEGMENT_ANYTHING}/sam_vit_h_4b8939.pth",
             2_564_550_879,
             "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+            "Apache-2.0",
+        ),
+        Checkpoint(
+            "mobile_sam",
+            "https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/"
+            "f706ad9c4eb7f219c00d9050e46328518ffb65d2/weights/mobile_sam.pt",
+            40_728_226,
+            "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
             "Apache-2.0",
         ),
     )
@@ -223,7 +231,13 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def load_weights(model: nn.Module, path: str | Path, *, name: str) -> None:
+def load_weights(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    name: str,
+    rename: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> None:
     """Read weights from a file into a model, every tensor or none.
 
     Args:
@@ -231,11 +245,13 @@ def load_weights(model: nn.Module, path: str | Path, *, name: str) -> None:
             the CPU, which saves drawing random weights first.
         path: A file for :func:`read_weights`.
         name: What the model is called in the error message.
+        rename: Gives the file's tensors the model's names, where these differ.
 
     Raises:
         CheckpointError: As for :func:`read_weights`, or the tensors are those of another architecture.
     """
     state, wanted = read_weights(path), model.state_dict()
+    state = state if rename is None else rename(state)
     missing = [key for key in wanted if key not in state]
     extra = [key for key in state if key not in wanted]
     other = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]

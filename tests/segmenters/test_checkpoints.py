@@ -44,20 +44,22 @@ def small_model() -> nn.Module:
 
 
 def test_registry_is_the_published_one():
-    assert list(CHECKPOINTS) == ["sam_vit_b", "sam_vit_l", "sam_vit_h"]
+    assert list(CHECKPOINTS) == ["sam_vit_b", "sam_vit_l", "sam_vit_h", "mobile_sam"]
     for name, known in CHECKPOINTS.items():
         assert known.name == name
-        assert known.file_name.startswith(f"{name}_")
-        assert known.file_name.endswith(".pth")
+        assert known.file_name.startswith(name)
+        assert known.file_name.endswith((".pth", ".pt"))
         assert len(bytes.fromhex(known.sha256)) == 32
         assert known.url.startswith("https://")
-    # float32: four bytes a parameter; the models have 93.7, 312.3 and 641.1 million
+    # float32: four bytes a parameter; the models have 93.7, 312.3, 641.1 and 10.1 million
     millions = [known.size_bytes / 4e6 for known in CHECKPOINTS.values()]
-    assert millions == pytest.approx([93.7, 312.3, 641.1], abs=0.1)
+    assert millions == pytest.approx([93.7, 312.3, 641.1, 10.1], abs=0.1)
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(UnknownNameError, match=r"'sam_vit_x'; expected one of sam_vit_b, sam_vit_l, sam_vit_h"):
+    with pytest.raises(
+        UnknownNameError, match=r"'sam_vit_x'; expected one of sam_vit_b, sam_vit_l, sam_vit_h, mobile_sam"
+    ):
         get_checkpoint("sam_vit_x")
 
 

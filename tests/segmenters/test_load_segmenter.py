@@ -50,9 +50,11 @@ def test_loading_draws_no_random_numbers(weights):
 
 
 def test_names(monkeypatch):
-    assert list_segmenters() == ["tiny", "sam_vit_b", "sam_vit_l", "sam_vit_h"]
+    assert list_segmenters() == ["tiny", "sam_vit_b", "sam_vit_l", "sam_vit_h", "mobile_sam"]
     assert list(checkpoints.CHECKPOINTS) == list_segmenters()[1:]
-    with pytest.raises(UnknownNameError, match=r"'sam'; expected one of tiny, sam_vit_b, sam_vit_l, sam_vit_h"):
+    with pytest.raises(
+        UnknownNameError, match=r"'sam'; expected one of tiny, sam_vit_b, sam_vit_l, sam_vit_h, mobile_sam"
+    ):
         load_segmenter("sam")
 
 
