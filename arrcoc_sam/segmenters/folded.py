@@ -132,7 +132,7 @@ def folded_transformer(
         ``TwoWayTransformer.forward`` of segment-anything.
     """
     # positions first in memory: adding tensors that lie differently is as slow as a product
-    keys = image_embedding.flatten(2).transpose(1, 2).contiguous()
+    keys = image_embedding.flatten(2).transpose(1, 2).clone(memory_format=torch.contiguous_format)
     pe = image_pe.flatten(2).transpose(1, 2).contiguous()
     queries = point_embedding
     block: Any
@@ -148,8 +148,7 @@ def folded_transformer(
         queries = block.norm2(queries + attended)
         queries = block.norm3(queries + block.mlp(queries))
         placed = queries + point_embedding
-        attended = image_to_token(block.cross_attn_image_to_token, placed_keys, placed, queries)
-        keys = block.norm4(_added(attended, keys))
+        keys = block.norm4(image_to_token(block.cross_attn_image_to_token, placed_keys, placed, queries, onto=keys))
     chosen = list(answers)
     queries = queries[:, chosen]
     attention = transformer.final_attn_token_to_image
@@ -178,12 +177,17 @@ def token_to_image(
 
 
 def image_to_token(
-    attention: Attention, q: Float[Tensor, "k n C"], k: Float[Tensor, "k t C"], v: Float[Tensor, "k t C"]
+    attention: Attention,
+    q: Float[Tensor, "k n C"],
+    k: Float[Tensor, "k t C"],
+    v: Float[Tensor, "k t C"],
+    *,
+    onto: Float[Tensor, "k n C"],
 ) -> Float[Tensor, "k n C"]:
-    """Image positions attend to tokens: ``attention(q, k, v)`` without projecting a position.
+    """Image positions attend to tokens: ``onto + attention(q, k, v)`` without projecting a position.
 
     The query projection goes onto the keys; here its bias differs from token to token, so it stays. The output
-    projection goes onto the values.
+    projection goes onto the values. Where no gradient is asked for, ``onto`` is written over.
     """
     heads, width = attention.num_heads, attention.internal_dim // attention.num_heads
     keys = _heads(attention.k_proj(k), heads) / math.sqrt(width)
@@ -195,8 +199,7 @@ def image_to_token(
     out = attention.out_proj.weight.reshape(-1, heads, width).permute(1, 2, 0)  # (H, d, C)
     values = _heads(attention.v_proj(v), heads) @ out  # (k, H, t, C)
     values[:, 0] += attention.out_proj.bias  # the weights of a head add up to 1: no pass over the positions
-    attended: Tensor = weights.transpose(1, 2) @ values.flatten(1, 2)
-    return attended
+    return _added_product(onto, weights.transpose(1, 2), values.flatten(1, 2))
 
 
 def _heads(x: Float[Tensor, "k t HC"], num_heads: int) -> Float[Tensor, "k H t d"]:
@@ -206,6 +209,15 @@ def _heads(x: Float[Tensor, "k t HC"], num_heads: int) -> Float[Tensor, "k H t d
 def _added(fresh: Tensor, other: Tensor) -> Tensor:
     """The sum, in the memory of a product just made where its precision allows: large allocations cost as much."""
     return fresh.add_(other) if fresh.dtype == other.dtype else fresh + other
+
+
+def _added_product(onto: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``onto + a @ b`` in one pass over the positions, in the memory of ``onto`` where that harms nobody."""
+    if onto.dtype != a.dtype or onto.dtype != b.dtype:
+        return onto + a @ b
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (onto, a, b)):
+        return torch.baddbmm(onto, a, b)
+    return onto.baddbmm_(a, b)
 
 
 def _reduced(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -120,6 +120,7 @@ class SamSegmenter(Segmenter):
             decoder_path: How the mask decoder is run; by default folded where that pays.
         """
         super().__init__(model, name=name, device=device, dtype=dtype)
+        self._kept_pe: tuple[object, Tensor] | None = None
         self.decoder_path: DecoderPath = FoldedDecoder() if decoder_path is None else decoder_path
 
     @property
@@ -148,6 +149,16 @@ class SamSegmenter(Segmenter):
             embeddings = lean_encoder(encoder, pixels) if can_run_lean(encoder) else encoder(pixels)
         return {"image": embeddings.float()}
 
+    def _image_pe(self) -> Float[Tensor, "1 C h w"]:
+        """The positional encoding of the embedding's grid, worked out again when what it depends on has changed."""
+        encoder: Any = self.model.prompt_encoder
+        matrix = encoder.pe_layer.positional_encoding_gaussian_matrix
+        key = (matrix.data_ptr(), matrix._version, matrix.device, encoder.image_embedding_size)
+        if self._kept_pe is None or self._kept_pe[0] != key:
+            with torch.inference_mode(False), torch.no_grad():  # whoever asks next may want gradients
+                self._kept_pe = (key, encoder.get_dense_pe())
+        return self._kept_pe[1]
+
     def _decode(self, features: Mapping[str, Tensor], prompts: ModelPrompts, tokens: Sequence[int]) -> DecoderOutput:
         encoder, points, labels = self.model.prompt_encoder, prompts.points_xy, prompts.labels
         reduced = self._reduced()  # asked for here, where the caller's autocast is still on
@@ -160,7 +171,7 @@ class SamSegmenter(Segmenter):
             logits, predicted_iou = self.decoder_path(
                 self.model.mask_decoder,
                 features["image"],
-                encoder.get_dense_pe(),
+                self._image_pe(),
                 sparse,
                 dense,
                 tokens,
