@@ -1,0 +1,306 @@
+"""A hierarchy cache as PyTorch data sets: one with random access, one that streams."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from arrcoc_sam.errors import DataError, InputError, explain
+from arrcoc_sam.images import load_image
+from arrcoc_sam.inputs import as_size
+from arrcoc_sam.masks.rle import run_lengths
+from arrcoc_sam.segmenters.base import Segmenter
+from arrcoc_sam.training.cache_grids import rle_to_grid
+from arrcoc_sam.training.cache_records import MANIFEST, CachePlan, shard_path
+from arrcoc_sam.training.samples import AttentionSample
+from arrcoc_sam.training.samples_pictures import to_frame
+from arrcoc_sam.training.samples_supervision import MaskTriple, Supervision, supervision
+
+__all__ = ["HierarchyCache", "HierarchyDataset", "HierarchyStream", "SampleReader"]
+
+_COLUMNS = (
+    "image", "image_number", "height", "width", "x", "y", "counts", "score", "quality", "token_index", "distinct",
+    "valid",
+)  # fmt: skip
+_IMAGES_KEPT = 64
+
+
+@dataclass(frozen=True)
+class HierarchyCache:
+    """A finished cache on disk.
+
+    Attributes:
+        folder: Where it lies.
+        plan: What it holds.
+    """
+
+    folder: Path
+    plan: CachePlan
+
+    @classmethod
+    def open(cls, folder: str | Path, *, segmenter: Segmenter | str | None = None) -> HierarchyCache:
+        """Open what :func:`arrcoc_sam.training.cache.build_cache` wrote.
+
+        Args:
+            folder: Where it lies.
+            segmenter: Whose masks it has to hold: a segmenter, or the hash of its weights; any by default.
+
+        Raises:
+            DataError: No cache, a shard missing or damaged, or the masks of another segmenter.
+        """
+        folder = Path(folder)
+        plan = CachePlan.read(folder)
+        again = "run arrcoc-sam cache again, which computes what is missing"
+        if plan is None:
+            raise DataError(explain(f"{folder} has no {MANIFEST}", "a hierarchy cache", "build it: arrcoc-sam cache"))
+        expected = segmenter.checkpoint_hash if isinstance(segmenter, Segmenter) else segmenter
+        if expected is not None and expected != plan.checkpoint_hash:
+            came = f"{folder} holds masks of {plan.segmenter!r}, weights {plan.checkpoint_hash[:12]}…"
+            raise DataError(explain(came, f"those of weights {expected[:12]}…", "build a cache with this segmenter"))
+        missing = [number for number in range(plan.num_shards) if not shard_path(folder, number).is_file()]
+        if missing:
+            came = f"{folder} lacks {len(missing)} of {plan.num_shards} shards, {shard_path(folder, missing[0]).name}"
+            raise DataError(explain(came, "all of them", again))
+        for number in range(plan.num_shards):
+            try:
+                names = pq.read_schema(shard_path(folder, number)).names
+            except (OSError, pa.ArrowException) as error:
+                raise DataError(explain(f"{shard_path(folder, number)} is damaged: {error}", None, again)) from error
+            absent = set(_COLUMNS) - set(names)
+            if absent:
+                raise DataError(explain(f"{shard_path(folder, number)} lacks {sorted(absent)}", "a shard", again))
+        return cls(folder, plan)
+
+    def table(self) -> pa.Table:
+        """All rows, in memory as Arrow arrays: some hundred bytes a mask."""
+        numbers = range(self.plan.num_shards)
+        tables = [pq.read_table(shard_path(self.folder, number), columns=list(_COLUMNS)) for number in numbers]
+        return pa.concat_tables(tables).combine_chunks()
+
+
+class SampleReader:
+    """Turns a row of the cache into a sample.
+
+    Args:
+        root: The folder that image names are relative to.
+        target_hw: Rows and columns of the targets.
+        image_size: Side of the square that pictures are resized to; None reads no pictures.
+        teach: Which mask teaches which level; the hierarchy by default.
+        min_quality: Levels of a lower quality do not count; for caches that were built with it.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        target_hw: tuple[int, int] = (64, 64),
+        image_size: int | None = None,
+        teach: Supervision | None = None,
+        min_quality: float | None = None,
+    ) -> None:
+        if image_size is not None and image_size < 1:
+            raise InputError(explain(f"image_size={image_size}", "a positive number of pixels, or None"))
+        self.root, self.target_hw, self.image_size = Path(root), as_size(target_hw, "target_hw"), image_size
+        self.teach, self.min_quality = supervision() if teach is None else teach, min_quality
+        self._pictures: OrderedDict[str, UInt8[Tensor, "3 S S"]] = OrderedDict()
+
+    def sample(self, row: Mapping[str, Any]) -> AttentionSample:
+        """The sample of a row.
+
+        Raises:
+            DataError: Damaged run lengths; a score that is not a number in a level that counts.
+            ImageReadError: The picture can't be read.
+        """
+        size = [row["height"], row["width"]]
+        runs = [run_lengths({"size": size, "counts": counts})[1] for counts in row["counts"]]
+        triple = MaskTriple(
+            score=np.array(row["score"], dtype=np.float64),
+            token_index=np.array(row["token_index"], dtype=np.int64),
+            distinct=np.array(row["distinct"], dtype=bool),
+            area_share=np.array([lengths[1::2].sum() for lengths in runs]) / (size[0] * size[1]),
+            key=row["image_number"],
+        )
+        taught = self.teach(triple)
+        valid = taught.valid.copy()
+        if self.min_quality is not None:
+            valid &= np.array(row["quality"], dtype=np.float64)[taught.mask] >= self.min_quality
+        if not np.isfinite(taught.confidence[valid]).all():
+            came = f"{row['image']}, click ({row['x']:g}, {row['y']:g}): confidence {taught.confidence.tolist()}"
+            raise DataError(explain(came, "finite numbers", "build the cache again with weights that are finite"))
+        used = sorted({int(mask) for mask in taught.mask[valid]})
+        grids = np.zeros((3, *self.target_hw), dtype=np.float32)
+        drawn = dict(
+            zip(used, rle_to_grid([{"size": size, "counts": runs[m]} for m in used], self.target_hw), strict=True)
+        )
+        for level in np.flatnonzero(valid):
+            grids[level] = drawn[int(taught.mask[level])]
+        image, point = None, torch.tensor([row["x"], row["y"]], dtype=torch.float32)
+        if self.image_size is not None:
+            image = self._picture(row["image"], (size[0], size[1]), self.image_size)
+            scale = self.image_size / torch.tensor([size[1], size[0]], dtype=torch.float32)
+            point = (point + 0.5) * scale - 0.5
+        return AttentionSample(
+            image=image,
+            image_key=row["image_number"],
+            point_xy=point,
+            targets=torch.from_numpy(grids),
+            confidence=torch.from_numpy(np.where(valid, taught.confidence, 0.0)).float(),
+            valid=torch.from_numpy(valid),
+        )
+
+    def _picture(self, name: str, size_hw: tuple[int, int], side: int) -> UInt8[Tensor, "3 S S"]:
+        """The picture at the frame's size; the last few are kept, for samples of a picture come together."""
+        if name in self._pictures:
+            self._pictures.move_to_end(name)
+            return self._pictures[name]
+        pixels = load_image(self.root / name)
+        if pixels.shape[:2] != size_hw:
+            came = f"{self.root / name} has height and width {pixels.shape[:2]}"
+            raise DataError(explain(came, f"{size_hw}, as when the cache was built", "build the cache again"))
+        picture = to_frame(pixels, side)
+        self._pictures[name] = picture
+        if len(self._pictures) > _IMAGES_KEPT:
+            self._pictures.popitem(last=False)
+        return picture
+
+
+class HierarchyDataset(Dataset[AttentionSample]):
+    """A cache with random access; its rows are held in memory as Arrow arrays.
+
+    Args:
+        cache: A finished one.
+        only_valid: Leave out clicks without two levels.
+        **options: Of :class:`SampleReader`.
+
+    Raises:
+        DataError: No sample is left; a quality is asked for that the cache does not have.
+    """
+
+    def __init__(self, cache: HierarchyCache, *, only_valid: bool = True, **options: Any) -> None:
+        self.cache = cache
+        self.reader = SampleReader(cache.plan.root, **options)
+        check_quality(cache, self.reader)
+        table = cache.table()
+        self.rows = table.filter(table["valid"]) if only_valid else table
+        if len(self.rows) == 0:
+            raise DataError(explain(f"{cache.folder} has no sample that is valid", "at least one"))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> AttentionSample:
+        """Sample number ``index``."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        return self.reader.sample({name: self.rows[name][index].as_py() for name in _COLUMNS})
+
+    def area_shares(self) -> Float[ndarray, " n"]:
+        """The share of the picture that each mask covers, over all levels of all samples."""
+        sizes = zip(self.rows["height"].to_pylist(), self.rows["width"].to_pylist(), strict=True)
+        shares = [
+            int(run_lengths({"size": list(size), "counts": counts})[1][1::2].sum()) / (size[0] * size[1])
+            for size, three in zip(sizes, self.rows["counts"].to_pylist(), strict=True)
+            for counts in three
+        ]
+        return np.array(shares)
+
+
+class HierarchyStream(IterableDataset[AttentionSample]):
+    """A cache read from one end to the other, for those that do not fit into memory.
+
+    Shards are dealt to processes and their data-loading workers, so that every sample is read once; each reads its
+    own in an order drawn by epoch, through a buffer that samples are drawn from.
+
+    Args:
+        cache: A finished one.
+        only_valid: Leave out clicks without two levels.
+        shuffle_buffer: Rows that a sample is drawn from; 0 keeps the order of the cache.
+        seed: Of the order.
+        rank: Number of this process, …
+        num_processes: … and how many there are.
+        **options: Of :class:`SampleReader`.
+
+    Raises:
+        DataError: A quality is asked for that the cache does not have.
+    """
+
+    def __init__(
+        self,
+        cache: HierarchyCache,
+        *,
+        only_valid: bool = True,
+        shuffle_buffer: int = 1024,
+        seed: int = 0,
+        rank: int = 0,
+        num_processes: int = 1,
+        **options: Any,
+    ) -> None:
+        if not 0 <= rank < num_processes or shuffle_buffer < 0:
+            came = f"rank={rank}, num_processes={num_processes}, shuffle_buffer={shuffle_buffer}"
+            raise InputError(explain(came, "0 <= rank < num_processes, a buffer of 0 or more"))
+        self.cache, self.only_valid, self.shuffle_buffer, self.seed = cache, only_valid, shuffle_buffer, seed
+        self.rank, self.num_processes, self.epoch = rank, num_processes, 0
+        self.reader = SampleReader(cache.plan.root, **options)
+        check_quality(cache, self.reader)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order; call it before every pass."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[AttentionSample]:
+        """All samples of this process and worker."""
+        worker = get_worker_info()
+        workers = 1 if worker is None else worker.num_workers
+        part, parts = self.rank * workers + (0 if worker is None else worker.id), self.num_processes * workers
+        rng = np.random.default_rng([self.seed, self.epoch, part])
+        shards = np.arange(self.cache.plan.num_shards)
+        if self.shuffle_buffer:
+            np.random.default_rng([self.seed, self.epoch]).shuffle(shards)
+        rows = self._rows(shards[part::parts])
+        return (self.reader.sample(row) for row in (_shuffled(rows, self.shuffle_buffer, rng)))
+
+    def _rows(self, shards: ndarray) -> Iterator[dict[str, Any]]:
+        for number in shards.tolist():
+            with pq.ParquetFile(shard_path(self.cache.folder, number)) as file:
+                for batch in file.iter_batches(512, columns=list(_COLUMNS)):
+                    yield from (row for row in batch.to_pylist() if row["valid"] or not self.only_valid)
+
+
+def check_quality(cache: HierarchyCache, reader: SampleReader) -> None:
+    """Refuse a least quality where the cache has none.
+
+    Raises:
+        DataError: As said.
+    """
+    if reader.min_quality is not None and not cache.plan.quality:
+        came = f"min_quality={reader.min_quality} for {cache.folder}, whose masks were not scored"
+        raise DataError(explain(came, "a cache with quality", "build it with --quality, or leave out min_quality"))
+
+
+def _shuffled(rows: Iterator[dict[str, Any]], size: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+    """Rows drawn from a buffer that is filled up as they go."""
+    buffer: list[dict[str, Any]] = []
+    for row in rows:
+        if len(buffer) < size:
+            buffer.append(row)
+            continue
+        if not size:
+            yield row
+            continue
+        place = int(rng.integers(size))
+        buffer[place], row = row, buffer[place]
+        yield row
+    rng.shuffle(buffer)  # type: ignore[arg-type]
+    yield from buffer

@@ -1,0 +1,170 @@
+"""Where a hierarchy cache clicks: on a grid, at given places, or on masks that are known to be right."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from arrcoc_sam.datasets import CocoDataset
+from arrcoc_sam.errors import DataError, InputError, explain
+from arrcoc_sam.inputs import as_coordinates
+from arrcoc_sam.masks.components import largest_interior_point
+from arrcoc_sam.masks.rle import RLE
+from arrcoc_sam.prompts import point_grid
+
+__all__ = ["Clicks", "GridPrompts", "PointPrompts", "PromptPlan", "TruthPrompts"]
+
+
+@dataclass(frozen=True, eq=False)
+class Clicks:
+    """The clicks of one image.
+
+    Attributes:
+        points_xy: (K, 2) pixel indices.
+        truth: For clicks made of annotations, the annotated masks, one a click.
+    """
+
+    points_xy: Float64[Tensor, "K 2"]
+    truth: tuple[RLE, ...] | None = None
+
+
+@runtime_checkable
+class PromptPlan(Protocol):
+    """Clicks by image, the same whenever it is asked."""
+
+    def describe(self) -> dict[str, Any]:
+        """What makes the clicks, ready for JSON; two plans that differ describe themselves differently."""
+        ...
+
+    def on(self, path: Path, size_hw: tuple[int, int]) -> Clicks:
+        """The clicks in the image of this file, of this height and width."""
+        ...
+
+
+@dataclass(frozen=True)
+class GridPrompts:
+    """A regular grid over every image, each click in the middle of its cell.
+
+    Attributes:
+        num_per_side: Clicks along each side, 1 to 64.
+    """
+
+    num_per_side: int = 8
+
+    def __post_init__(self) -> None:
+        """Check the number.
+
+        Raises:
+            InputError: It is out of its range.
+        """
+        if not 1 <= self.num_per_side <= 64:
+            raise InputError(explain(f"a grid of {self.num_per_side} clicks a side", "1 to 64"))
+
+    def describe(self) -> dict[str, Any]:
+        """Kind and density."""
+        return {"kind": "grid", "num_per_side": self.num_per_side}
+
+    def on(self, path: Path, size_hw: tuple[int, int]) -> Clicks:
+        """The same places in every image."""
+        del path
+        height, width = size_hw
+        return Clicks(point_grid(self.num_per_side) * torch.tensor([width, height], dtype=torch.float64) - 0.5)
+
+
+@dataclass(frozen=True)
+class PointPrompts:
+    """Given clicks, looked up by the name of the image's file.
+
+    Attributes:
+        points_xy: File name to clicks (x, y) in pixel indices.
+    """
+
+    points_xy: Mapping[str, Sequence[tuple[float, float]]] = field(repr=False)
+
+    @classmethod
+    def read(cls, path: str | Path) -> PointPrompts:
+        """From a JSON file ``{"image.jpg": [[x, y], …], …}``.
+
+        Raises:
+            DataError: It can't be read, or holds something else.
+        """
+        try:
+            record = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(explain(f"{path} can't be read as JSON: {error}", '{"image.jpg": [[x, y], …]}')) from error
+        if not isinstance(record, dict):
+            raise DataError(explain(f"{path} holds a {type(record).__name__}", '{"image.jpg": [[x, y], …]}'))
+        points = {}
+        for name, clicks in record.items():
+            try:
+                points[name] = [(float(x), float(y)) for x, y in clicks]
+            except (TypeError, ValueError) as error:
+                raise DataError(explain(f"{path}: the clicks of {name!r} are {clicks!r}", "[[x, y], …]")) from error
+        return cls(points)
+
+    def describe(self) -> dict[str, Any]:
+        """Kind, and a digest of all clicks."""
+        text = json.dumps({name: [list(p) for p in points] for name, points in sorted(self.points_xy.items())})
+        return {"kind": "points", "sha256": sha256(text.encode()).hexdigest()}
+
+    def on(self, path: Path, size_hw: tuple[int, int]) -> Clicks:
+        """The clicks given for this file.
+
+        Raises:
+            DataError: There are none.
+            InputError: One lies outside the image.
+        """
+        given = self.points_xy.get(path.name)
+        if given is None:
+            raise DataError(explain(f"no clicks are given for {path.name}", "clicks for every image"))
+        points = as_coordinates(torch.tensor(given, dtype=torch.float64).reshape(-1, 2), 2, "points_xy")
+        edge = points.new_tensor((size_hw[1], size_hw[0])) - 0.5
+        if not bool(((points >= -0.5) & (points <= edge)).all()):
+            raise InputError(
+                explain(
+                    f"clicks on {path.name} reach {points.amax(0).tolist()}", f"width {size_hw[1]}, height {size_hw[0]}"
+                )
+            )
+        return Clicks(points)
+
+
+@dataclass(frozen=True, eq=False)
+class TruthPrompts:
+    """One click on every annotated mask, on the pixel farthest from its border.
+
+    The annotated mask is kept beside the answer: how well each level agrees with it is in the cache.
+
+    Attributes:
+        dataset: The annotations; crowds are left out.
+    """
+
+    dataset: CocoDataset
+
+    def describe(self) -> dict[str, Any]:
+        """Kind, and a digest of the annotations."""
+        text = "".join(f"{a.image_id} {a.id} {a.counts}\n" for a in self.dataset.annotations if not a.crowd)
+        return {"kind": "truth", "sha256": sha256(text.encode()).hexdigest()}
+
+    def on(self, path: Path, size_hw: tuple[int, int]) -> Clicks:
+        """The clicks of this picture's annotations.
+
+        Raises:
+            DataError: The data set does not know the picture, or gives it another size.
+        """
+        image = self.dataset.find(path)
+        if image is None:
+            raise DataError(explain(f"{self.dataset.path} has no image {path.name}", "annotations for every image"))
+        if image.size_hw != size_hw:
+            raise DataError(explain(f"{path.name} has height and width {size_hw}", f"{image.size_hw}, as annotated"))
+        annotations = [a for a in self.dataset.annotations_of(image) if not a.crowd]
+        points = [largest_interior_point(annotation.mask()) for annotation in annotations]
+        empty = torch.zeros(0, 2, dtype=torch.float64)
+        return Clicks(torch.stack(points) if points else empty, tuple(annotation.rle for annotation in annotations))

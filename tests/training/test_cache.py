@@ -1,0 +1,247 @@
+"""The hierarchy cache: what is in it, resuming, reading back, bad input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from attention_cases import SceneLevels, scene_cache, triples_of, write_scenes
+from torch.utils.data import DataLoader
+
+from arrcoc_sam.datasets import CocoDataset
+from arrcoc_sam.errors import DataError, InputError
+from arrcoc_sam.images import load_image
+from arrcoc_sam.masks import area_average, decode_rle, encode_rle, mask_iou
+from arrcoc_sam.prompts import Prompts
+from arrcoc_sam.scenes import generate_scene
+from arrcoc_sam.segmenters.sam import SamSegmenter
+from arrcoc_sam.segmenters.tiny import build_tiny
+from arrcoc_sam.training.cache import SegmenterLevels, TruthLevels, build_cache
+from arrcoc_sam.training.cache_dataset import HierarchyCache, HierarchyDataset, HierarchyStream
+from arrcoc_sam.training.cache_prompts import GridPrompts, PointPrompts, TruthPrompts
+from arrcoc_sam.training.cache_records import MANIFEST, shard_path
+from arrcoc_sam.training.samples import AttentionSample, collate_samples, flip_sample
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> SamSegmenter:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_tiny(64)
+        for mlp in model.mask_decoder.output_hypernetworks_mlps:
+            torch.nn.init.normal_(mlp.layers[-1].weight, std=2.0)
+    return SamSegmenter(model.eval().requires_grad_(False), name="small")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> HierarchyCache:
+    return scene_cache(tmp_path_factory.mktemp("scenes"), range(14))
+
+
+def test_rows_are_what_the_segmenter_answers(segmenter: SamSegmenter, tmp_path: Path) -> None:
+    paths = write_scenes(tmp_path, range(4))[:2]
+    report = build_cache(SegmenterLevels(segmenter, GridPrompts(3), quality=True), paths, tmp_path / "cache")
+    rows = HierarchyCache.open(tmp_path / "cache", segmenter=segmenter).table().to_pylist()
+    assert report.num_samples == len(rows) == 18
+    image = load_image(paths[1])
+    points = GridPrompts(3).on(paths[1], (48, 48)).points_xy
+    expected = segmenter.decode(
+        segmenter.encode(image), Prompts(points_xy=points[:, None], labels=torch.ones(9, 1))
+    ).hierarchy()
+    mine = [row for row in rows if row["image_number"] == 1]
+    assert [(row["x"], row["y"]) for row in mine] == [tuple(point) for point in points.tolist()]
+    for k, row in enumerate(mine):
+        masks = decode_rle([{"size": [48, 48], "counts": counts} for counts in row["counts"]])
+        assert torch.equal(masks, expected.masks[k])
+        np.testing.assert_allclose(row["score"], expected.scores[k], rtol=1e-5)
+        assert row["valid"] == bool(expected.valid[k])
+        assert row["token_index"] == expected.token_index[k].tolist()
+        assert all(0 <= quality <= 1 for quality in row["quality"])
+
+
+def test_prompts_from_annotations_keep_how_well_levels_agree(segmenter: SamSegmenter, tmp_path: Path) -> None:
+    path = write_scenes(tmp_path, range(6))[0]
+    scene = generate_scene(int(path.stem), 48)
+    annotations = [
+        {"id": i, "image_id": 1, "category_id": 1, "iscrowd": 0, "segmentation": encode_rle(torch.from_numpy(mask))}
+        for i, mask in enumerate(scene.masks)
+    ]
+    image = {"id": 1, "file_name": path.name, "height": 48, "width": 48}
+    (tmp_path / "coco.json").write_text(
+        json.dumps({"images": [image], "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]})
+    )
+    dataset = CocoDataset.read(tmp_path / "coco.json")
+    build_cache(SegmenterLevels(segmenter, TruthPrompts(dataset)), [path], tmp_path / "cache")
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(shard_path(tmp_path / "cache", 0)).to_pylist()
+    assert len(rows) == len(scene)
+    for row, mask in zip(rows, scene.masks, strict=True):
+        assert mask[int(row["y"]), int(row["x"])]
+        levels = decode_rle([{"size": [48, 48], "counts": counts} for counts in row["counts"]])
+        np.testing.assert_allclose(row["truth_iou"], mask_iou(levels, torch.from_numpy(mask).expand(3, -1, -1)))
+    build_cache(TruthLevels(dataset), [path], tmp_path / "truth")
+    human = HierarchyCache.open(tmp_path / "truth").table().to_pylist()
+    expected, _ = dataset.hierarchies(dataset.images[0]) or (None, None)
+    assert expected is not None
+    assert len(human) == len(expected)
+    assert human[0]["counts"] == [rle["counts"] for rle in encode_rle(expected.masks[0])]
+
+
+class KilledError(Exception):
+    pass
+
+
+class Dying(SceneLevels):
+    """Dies at one picture."""
+
+    at = ""
+
+    def rows(self, path: Path, image: np.ndarray) -> Iterator[dict[str, Any]]:
+        if path.name == self.at:
+            raise KilledError
+        return super().rows(path, image)
+
+
+def test_a_killed_build_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    paths = write_scenes(tmp_path, range(8))
+    whole = build_cache(SceneLevels(48), paths, tmp_path / "whole", images_per_shard=2)
+    dying = Dying(48)
+    dying.at = paths[-1].name
+    with pytest.raises(KilledError):
+        build_cache(dying, paths, tmp_path / "parts", images_per_shard=2)
+    with pytest.raises(DataError, match=r"lacks 1 of .* arrcoc-sam cache again"):
+        HierarchyCache.open(tmp_path / "parts")
+    again = SceneLevels(48)
+    report = build_cache(again, paths, tmp_path / "parts", images_per_shard=2)
+    assert report.num_new_shards == 1
+    assert len(again.calls) <= 2  # one shard of pictures
+    assert replace(report, num_new_shards=whole.num_new_shards) == whole
+    ours, theirs = (HierarchyCache.open(tmp_path / name).table() for name in ("parts", "whole"))
+    assert ours.drop_columns("quality").equals(theirs.drop_columns("quality"))  # NaN, equal to nothing
+    assert not list((tmp_path / "parts").glob(".*"))
+
+
+def test_a_bad_picture_is_listed_and_the_rest_done(tmp_path: Path) -> None:
+    paths = write_scenes(tmp_path, range(4))
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    report = build_cache(SceneLevels(48), [tmp_path / "broken.png", *paths], tmp_path / "cache")
+    assert [name for name, _ in report.faults] == ["broken.png"]
+    assert report.num_samples > 0
+
+
+def test_targets_are_the_levels_on_the_grid(cache: HierarchyCache) -> None:
+    dataset = HierarchyDataset(cache, target_hw=(16, 16), image_size=32)
+    index = 0
+    for name in sorted({row["image"] for row in dataset.rows.to_pylist()}, key=lambda name: int(name.split(".")[0])):
+        scene = generate_scene(int(Path(name).stem), 48)
+        hierarchy, points = triples_of(scene)
+        for k in hierarchy.valid.nonzero()[:, 0].tolist():
+            sample = dataset[index]
+            expected = area_average(hierarchy.masks[k], (16, 16)) * hierarchy.distinct[k][:, None, None]
+            torch.testing.assert_close(sample.targets, expected, rtol=0.0, atol=1e-6)
+            torch.testing.assert_close(sample.point_xy.double(), (points[k] + 0.5) * 32 / 48 - 0.5)
+            assert sample.image is not None
+            assert sample.image.shape == (3, 32, 32)
+            assert sample.valid.tolist() == hierarchy.distinct[k].tolist()
+            index += 1
+    assert index == len(dataset)
+
+
+def test_the_stream_reads_every_sample_once(cache: HierarchyCache) -> None:
+    dataset = HierarchyDataset(cache, target_hw=(8, 8))
+
+    def keys(samples: Iterator[AttentionSample]) -> list[tuple[int, float, float]]:
+        return [(sample.image_key, *sample.point_xy.tolist()) for sample in samples]
+
+    expected = keys(dataset[i] for i in range(len(dataset)))
+    plain = keys(iter(HierarchyStream(cache, target_hw=(8, 8), shuffle_buffer=0)))
+    assert plain == expected
+    streams = [HierarchyStream(cache, target_hw=(8, 8), rank=rank, num_processes=2, seed=3) for rank in range(2)]
+    dealt = [keys(iter(stream)) for stream in streams]
+    assert sorted(dealt[0] + dealt[1]) == sorted(expected)
+    assert all(dealt)
+    streams[0].set_epoch(1)
+    assert keys(iter(streams[0])) != dealt[0]
+
+
+@pytest.mark.slow
+def test_the_stream_with_workers(cache: HierarchyCache) -> None:
+    stream = HierarchyStream(cache, target_hw=(8, 8))
+    loader = DataLoader(stream, batch_size=3, num_workers=2, collate_fn=collate_samples)
+    assert sum(len(batch) for batch in loader) == len(HierarchyDataset(cache, target_hw=(8, 8)))
+
+
+def test_a_batch_holds_a_shared_picture_once(cache: HierarchyCache) -> None:
+    dataset = HierarchyDataset(cache, target_hw=(8, 8), image_size=16)
+    batch = collate_samples([dataset[i] for i in range(len(dataset))])
+    assert len(batch.images) == len({sample.image_key for sample in (dataset[i] for i in range(len(dataset)))})
+    for k in range(len(batch)):
+        assert torch.equal(batch.images[batch.image_index[k]], dataset[k].image)  # type: ignore[arg-type]
+
+
+def test_flipping_moves_picture_click_and_targets_together(cache: HierarchyCache) -> None:
+    sample = HierarchyDataset(cache, target_hw=(16, 16), image_size=16)[0]
+    flipped = flip_sample(sample)
+    x, y = sample.point_xy.round().long().tolist()
+    fx, fy = flipped.point_xy.round().long().tolist()
+    assert flipped.image is not None
+    assert sample.image is not None
+    assert torch.equal(flipped.image[:, fy, fx], sample.image[:, y, x])
+    assert torch.equal(flipped.targets[:, fy, fx], sample.targets[:, y, x])
+    assert torch.equal(flip_sample(flipped).targets, sample.targets)
+
+
+def test_a_cache_of_another_segmenter(cache: HierarchyCache, segmenter: SamSegmenter, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds masks of 'truth'.*build a cache with this segmenter"):
+        HierarchyCache.open(cache.folder, segmenter=segmenter)
+    paths = write_scenes(tmp_path, range(3))
+    with pytest.raises(DataError, match="holds a cache of segmenter 'truth', not 'small'"):
+        build_cache(SegmenterLevels(segmenter, GridPrompts(1)), paths, cache.folder)
+
+
+def test_bad_caches(cache: HierarchyCache, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"no {MANIFEST}"):
+        HierarchyCache.open(tmp_path)
+    with pytest.raises(DataError, match="were not scored"):
+        HierarchyDataset(cache, min_quality=0.5)
+    (tmp_path / MANIFEST).write_text("{")
+    with pytest.raises(DataError, match="can't be read"):
+        HierarchyCache.open(tmp_path)
+    (tmp_path / MANIFEST).write_text((cache.folder / MANIFEST).read_text())
+    with pytest.raises(DataError, match="lacks"):
+        HierarchyCache.open(tmp_path)
+    for number in range(cache.plan.num_shards):
+        shard_path(tmp_path, number).write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="damaged"):
+        HierarchyCache.open(tmp_path)
+    with pytest.raises(InputError, match="at least one of each"):
+        build_cache(SceneLevels(48), [], tmp_path / "none")
+
+
+def test_a_confidence_that_is_no_number(tmp_path: Path) -> None:
+    paths = write_scenes(tmp_path, range(4))
+    build_cache(SceneLevels(48, score=float("nan")), paths, tmp_path / "cache")
+    dataset = HierarchyDataset(HierarchyCache.open(tmp_path / "cache"), target_hw=(8, 8))
+    with pytest.raises(DataError, match=r"confidence \[nan"):
+        dataset[0]
+
+
+def test_given_points(tmp_path: Path) -> None:
+    path = tmp_path / "points.json"
+    path.write_text('{"a.png": [[1, 2], [3.5, 4]]}')
+    prompts = PointPrompts.read(path)
+    assert prompts.on(Path("x/a.png"), (10, 10)).points_xy.tolist() == [[1.0, 2.0], [3.5, 4.0]]
+    with pytest.raises(DataError, match=r"no clicks are given for b\.png"):
+        prompts.on(Path("b.png"), (10, 10))
+    with pytest.raises(InputError, match="width 3"):
+        prompts.on(Path("a.png"), (10, 3))
+    path.write_text('{"a.png": [1, 2]}')
+    with pytest.raises(DataError, match="the clicks of"):
+        PointPrompts.read(path)
