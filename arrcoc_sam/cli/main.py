@@ -15,6 +15,7 @@ import typer
 from arrcoc_sam._version import __version__
 from arrcoc_sam.cli.analyze import analyze
 from arrcoc_sam.cli.atlas import atlas
+from arrcoc_sam.cli.cache import cache
 from arrcoc_sam.cli.checkpoints import checkpoints
 from arrcoc_sam.cli.demo import demo
 from arrcoc_sam.cli.record import recorded
@@ -41,6 +42,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(analyze)
 app.command()(atlas)
+app.command()(cache)
 app.command()(segment)
 app.command()(validate)
 app.add_typer(checkpoints, name="checkpoints")

@@ -1,0 +1,65 @@
+"""``arrcoc-sam cache``: what it writes and says, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arrcoc_sam.training.cache_dataset import HierarchyCache
+
+Command = Callable[..., Any]
+
+
+def test_a_cache_is_built_resumed_and_described(
+    command: Command, make_photo: Callable[..., Path], weights: Path, tmp_path: Path
+) -> None:
+    for seed in range(2):
+        make_photo(tmp_path / "photos" / f"{seed}.png", seed=seed)
+    words = ("cache", "photos", "-o", "cache", "--checkpoint", weights, "--grid", 2, "--quality", "--shard", 1)
+    answer = command(*words, "--json")
+    assert answer.code == 0, answer.err
+    record = json.loads(answer.out)
+    assert (record["num_samples"], record["num_shards"], record["num_new_shards"]) == (8, 2, 2)
+    assert HierarchyCache.open(tmp_path / "cache", segmenter=record["checkpoint_hash"]).plan.quality
+    (tmp_path / "cache" / "shard-00001.parquet").unlink()
+    again = command(*words, "--json")
+    assert json.loads(again.out) == record | {"num_new_shards": 1}
+    refused = command(*words[:-2], "--shard", 2)
+    assert refused.code == 2
+    assert "images_per_shard 1, not 2" in refused.error
+
+
+def test_bad_pictures_are_listed(
+    command: Command, make_photo: Callable[..., Path], weights: Path, tmp_path: Path
+) -> None:
+    make_photo(tmp_path / "photos" / "a.png")
+    (tmp_path / "photos" / "b.png").write_bytes(b"no picture")
+    answer = command("cache", "photos", "-o", "cache", "--checkpoint", weights, "--grid", 1)
+    assert answer.code == 3
+    assert "1 clicks" in answer.out
+    assert "b.png" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("photos", "-o", "c"), "photos"),
+        (("a.png", "-o", "c", "--grid", 2, "--points", "p.json"), "one kind of clicks"),
+        (("a.png", "-o", "c", "--human"), "--truth"),
+        (("a.png", "-o", "c", "--points", "missing.json"), "can't be read as JSON"),
+        (("a.png", "-o", "c", "--grid", 0), "1 to 64"),
+        (("a.png", "-o", "c", "--segmenter", "none"), "no segmenter is called"),
+    ],
+)
+def test_bad_input(
+    command: Command, make_photo: Callable[..., Path], tmp_path: Path, words: tuple[object, ...], message: str
+) -> None:
+    make_photo(tmp_path / "a.png")
+    answer = command("cache", *words)
+    assert answer.code == 2
+    assert message in answer.error
+    assert not (tmp_path / "c").exists()
