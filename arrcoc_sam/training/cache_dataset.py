@@ -302,5 +302,5 @@ def _shuffled(rows: Iterator[dict[str, Any]], size: int, rng: np.random.Generato
         place = int(rng.integers(size))
         buffer[place], row = row, buffer[place]
         yield row
-    rng.shuffle(buffer)  # type: ignore[arg-type]
+    rng.shuffle(buffer)
     yield from buffer

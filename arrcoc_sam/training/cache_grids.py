@@ -72,7 +72,7 @@ def rle_to_grid(
     if last < rows:
         table -= _scatter(size, mask, np.full_like(y, last), x, sign)
     sums = table.cumsum(1).cumsum(2)[:, :rows, :columns]
-    return np.clip(sums, 0.0, 1.0).astype(np.float32)
+    return np.asarray(np.clip(sums, 0.0, 1.0), dtype=np.float32)
 
 
 def _turns(
