@@ -18,7 +18,9 @@ from arrcoc_sam.cli.atlas import atlas
 from arrcoc_sam.cli.cache import cache
 from arrcoc_sam.cli.checkpoints import checkpoints
 from arrcoc_sam.cli.demo import demo
+from arrcoc_sam.cli.filter import filter_masks
 from arrcoc_sam.cli.record import recorded
+from arrcoc_sam.cli.score import score
 from arrcoc_sam.cli.segment import segment
 from arrcoc_sam.cli.train import train
 from arrcoc_sam.cli.validate import validate
@@ -44,6 +46,8 @@ app.command()(analyze)
 app.command()(atlas)
 app.command()(cache)
 app.command()(segment)
+app.command()(score)
+app.command("filter")(filter_masks)
 app.command()(validate)
 app.add_typer(checkpoints, name="checkpoints")
 app.add_typer(train, name="train")

@@ -7,7 +7,7 @@ that ids are unique, and knows which image an id means; what comes out are table
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,6 +157,13 @@ class MaskIndex:
                 rows.append((*row[:5], bool(row[5]), *row[6:]))
         if rows:
             yield _table(rows, schema)
+
+    def select(self, ids: Iterable[CocoId]) -> list[dict[str, Any]]:
+        """The records of some masks, as dictionaries, in the order of the ids; of unknown ones there are none."""
+        command = _RECORDS.replace(" ORDER BY", " WHERE masks.id = ? ORDER BY")
+        rows = [self._database.execute(command, (mask_id,)).fetchone() for mask_id in ids]
+        names = record_schema(pa.int64(), pa.int64()).names
+        return [dict(zip(names, row, strict=True)) for row in rows if row is not None]
 
     def _id_type(self, table: str) -> pa.DataType:
         kinds = {kind for (kind,) in self._database.execute(f"SELECT DISTINCT typeof(id) FROM {table}")} - {"null"}

@@ -15,11 +15,11 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from arrcoc_sam.geometry import ImageTransform
-from arrcoc_sam.report.drawing import grid_extent, level_outlines, thumbnail
+from arrcoc_sam.report.drawing import grid_extent, level_outlines, mask_outlines, thumbnail
 from arrcoc_sam.report.labels import ATTENTION_COLORMAP, LEVEL_STYLES
 from arrcoc_sam.report.markup import Html, element, text
 
-__all__ = ["click", "colour_scale", "map_image", "outlines", "panel", "photograph", "reuse"]
+__all__ = ["click", "colour_scale", "map_image", "mask_outline", "outlines", "panel", "photograph", "reuse"]
 
 _TRANSPARENT = 255
 
@@ -79,6 +79,13 @@ def outlines(masks: Bool[np.ndarray, "3 H W"], *, name: str) -> Html:
             dashes = " ".join(f"{2.2 * length:g}" for length in style.dashes) or None
             lines.append(element("path", d=path, class_="line", stroke=style.line, stroke_dasharray=dashes))
     return element("g", lines, id=name)
+
+
+def mask_outline(mask: Bool[np.ndarray, "H W"], *, colour: str = "#FFD166") -> Html:
+    """The outline of one mask over a dark casing."""
+    path = "".join(_path(outline) for outline in mask_outlines(mask))
+    lines = [element("path", d=path, class_="casing"), element("path", d=path, class_="line", stroke=colour)]
+    return element("g", lines if path else [])
 
 
 def click(point_xy: Sequence[float], size_hw: tuple[int, int]) -> Html:

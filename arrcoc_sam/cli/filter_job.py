@@ -1,0 +1,230 @@
+"""``filter`` from a table of scores to the data set of the masks that stay, and a report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from arrcoc_sam.cli.console import err, out, print_json, print_table
+from arrcoc_sam.datasets.mask_index import MaskIndex
+from arrcoc_sam.datasets.mask_sets import MaskSet, open_masks
+from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, OutputError, explain
+from arrcoc_sam.images import load_image
+from arrcoc_sam.quality.filtering import COLUMNS, Judgement, KeepRules, best_and_worst, judge
+from arrcoc_sam.quality.score_table import ScoredChanges, read_plan, read_scores
+from arrcoc_sam.quality.scoring import read_mask
+from arrcoc_sam.report.filter_page import FilterFigures, MaskPicture, filter_report
+from arrcoc_sam.report.provenance import Provenance
+from arrcoc_sam.report.writing import replacing, write_text
+
+__all__ = ["FilterJob"]
+
+_SHOWN_CLASSES = 12
+
+
+@dataclass(frozen=True)
+class FilterJob:
+    """Everything that ``filter`` was told; :meth:`run` does it."""
+
+    scored: Path
+    out: Path | None
+    rules: KeepRules
+    keep_unscored: bool
+    keep_images: bool
+    with_scores: bool
+    dataset: Path | None
+    images: Path | None
+    pictures: int
+    dry_run: bool
+    as_json: bool
+    command: str
+
+    def run(self) -> None:
+        """Judge, write, tell.
+
+        Raises:
+            ArrcocSamError: Bad input; nothing is written then.
+        """
+        plan = read_plan(self.scored)
+        if self.dry_run:
+            target = None
+        elif self.out is None:
+            raise InputError(explain("neither --out nor --dry-run", "one of them", "name a file with --out"))
+        else:
+            target = self.out
+        dataset = None if target is None else self._open(plan, target)
+        scores = read_scores(self.scored, list(COLUMNS))
+        unscored = _unscored(self.scored)
+        judgement = judge(scores, self.rules)
+        record = self._record(plan, scores, judgement, unscored)
+        if target is not None and dataset is not None:
+            self._write(target, dataset, scores, judgement, unscored, record)
+        self._tell(record, judgement, scores)
+
+    def _open(self, plan: dict[str, Any], target: Path) -> MaskSet:
+        """The data set that was scored."""
+        dataset = open_masks(self.dataset or plan["dataset"], images=self.images or _if_there(plan["images"]))
+        if dataset.format != plan["format"]:
+            raise DataError(explain(f"{dataset.path} is {dataset.format}", f"what was scored, {plan['format']}"))
+        if self.dataset is None and dataset.digest() != plan["dataset_digest"]:
+            mend = "score it again; or name a copy of what was scored with --dataset"
+            raise DataError(explain(f"{dataset.path} has changed since it was scored", "the same data set", mend))
+        wanted = {"coco": ".json", "parquet": ".parquet", "folder": ""}[dataset.format]
+        if target.suffix != wanted:
+            expected = f"a name that ends in {wanted}" if wanted else "the name of a folder"
+            raise InputError(explain(f"--out {target} for a {dataset.format} data set", expected))
+        if target.exists() and target.samefile(dataset.path):
+            raise OutputError(explain(f"--out {target} is the data set itself", "a new name"))
+        if target.suffix == ".parquet" and target.exists() and target.samefile(self.scored):
+            raise OutputError(explain(f"--out {target} is the table of scores", "a new name"))
+        if self.with_scores and dataset.format == "folder":
+            raise InputError(explain("--with-scores with a folder of pictures, which have no fields", "no such option"))
+        return dataset
+
+    def _record(
+        self, plan: dict[str, Any], scores: pd.DataFrame, judgement: Judgement, unscored: pd.DataFrame
+    ) -> dict[str, Any]:
+        kept = int(judgement.kept.sum())
+        rules = {name: value for name, value in asdict(self.rules).items() if value is not None}
+        provenance = Provenance(
+            command=self.command, segmenter=plan["segmenter"], checkpoint_hash=plan["checkpoint_hash"]
+        )
+        return {
+            "scores": str(self.scored),
+            "dataset": plan["dataset"],
+            "out": None if self.dry_run else str(self.out),
+            "rules": rules,
+            "quality_kind": plan["quality_kind"],
+            "num_scored": len(scores),
+            "num_kept": kept,
+            "num_dropped": len(scores) - kept,
+            "num_unscored": len(unscored),
+            "unscored_kept": self.keep_unscored,
+            "num_images_lost": len(self._lost_images(scores, judgement, unscored)),
+            "reasons": judgement.reasons().to_dict("records"),
+            "classes": json.loads(judgement.by_class(scores).to_json(orient="records")),
+            "plan": plan,
+            **provenance.as_json(),
+        }
+
+    def _lost_images(self, scores: pd.DataFrame, judgement: Judgement, unscored: pd.DataFrame) -> pd.Index:
+        """Images that had masks and keep none."""
+        lost = judgement.lost_images(scores)
+        bare = pd.Index(unscored["image_id"].dropna().unique()).astype(lost.dtype)
+        if self.keep_unscored:
+            return lost.difference(bare)
+        return lost.union(bare.difference(pd.Index(scores["image_id"])))
+
+    def _write(
+        self,
+        target: Path,
+        dataset: MaskSet,
+        scores: pd.DataFrame,
+        judgement: Judgement,
+        unscored: pd.DataFrame,
+        record: dict[str, Any],
+    ) -> None:
+        best, worst = self._pictures(dataset, scores)
+        kept = pd.Index(scores["id"][judgement.kept])
+        if self.keep_unscored:
+            kept = kept.union(pd.Index(unscored["id"].dropna()).astype(kept.dtype))
+        lost = None if self.keep_images else self._lost_images(scores, judgement, unscored)
+        changes = ScoredChanges(self.scored, kept=kept, lost_images=lost, with_scores=self.with_scores)
+        dataset.rewrite(target, changes)
+        with replacing(_beside(target, "dropped.csv")) as temporary:
+            judgement.dropped(scores).to_csv(temporary, index=False, quoting=csv.QUOTE_MINIMAL)
+        manifest = json.dumps(record, indent=2, ensure_ascii=False)
+        write_text(_beside(target, "manifest.json"), manifest + "\n")
+        figures = FilterFigures(
+            scores=scores,
+            kept=judgement.kept.to_numpy(bool),
+            rules=record["rules"],
+            reasons=judgement.reasons(),
+            classes=judgement.by_class(scores),
+            num_unscored=len(unscored),
+            num_lost_images=record["num_images_lost"],
+            dataset=record["dataset"],
+            best=best,
+            worst=worst,
+            provenance=Provenance(
+                command=self.command, segmenter=record["segmenter"], checkpoint_hash=record["checkpoint_hash"]
+            ),
+        )
+        filter_report(figures, _beside(target, "report.html"))
+
+    def _pictures(self, dataset: MaskSet, scores: pd.DataFrame) -> tuple[Sequence[MaskPicture], Sequence[MaskPicture]]:
+        if not self.pictures or scores.empty:
+            return (), ()
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            MaskIndex(Path(folder) / "index", name=str(dataset.path)) as index,
+        ):
+            dataset.fill(index)
+            best, worst = (
+                [_picture(dataset, index, scores.loc[[row]].iloc[0]) for row in rows]
+                for rows in best_and_worst(scores, self.pictures)
+            )
+        return [picture for picture in best if picture], [picture for picture in worst if picture]
+
+    def _tell(self, record: dict[str, Any], judgement: Judgement, scores: pd.DataFrame) -> None:
+        if self.as_json:
+            print_json(record)
+            return
+        reasons = [(r["rule"], f"{r['failed']:,}", f"{r['alone']:,}") for r in record["reasons"]]
+        columns = ["rule", "fail it", "fail it alone"]
+        print_table("Masks by the rules that they fail", columns, reasons, to=out(), right=columns[1:])
+        rows = [
+            (str(row["category"]), f"{row['masks']:,}", f"{row['dropped']:,}", f"{100 * row['dropped_share']:.1f} %")
+            for row in judgement.by_class(scores).head(_SHOWN_CLASSES).to_dict("records")
+        ]
+        columns = ["class", "masks", "dropped", "share"]
+        print_table("What is dropped of each class", columns, rows, to=out(), right=columns[1:])
+        unscored = f"; {record['num_unscored']:,} have no score" if record["num_unscored"] else ""
+        words = f"{record['num_kept']:,} of {record['num_scored']:,} masks stay{unscored}."
+        out().print(words, soft_wrap=True)
+        if self.dry_run:
+            out().print("Dry run: nothing is written.")
+        elif self.out is not None:
+            out().print(f"Data set: {self.out}", soft_wrap=True, markup=False)
+            out().print(f"Report: {_beside(self.out, 'report.html')}", soft_wrap=True, markup=False)
+        if record["quality_kind"] == "bound" and self.rules.min_quality is not None:
+            err().print("note: quality is a lower bound here, not an estimate; calibrate for that", soft_wrap=True)
+
+
+def _picture(dataset: MaskSet, index: MaskIndex, row: pd.Series) -> MaskPicture | None:
+    """A mask on its image; None where one of them can't be read any more."""
+    records = index.select([row["id"].item() if isinstance(row["id"], np.generic) else row["id"]])
+    try:
+        mask = read_mask(records[0], dataset.masks)
+        image = load_image(dataset.images / records[0]["image"])
+    except (ArrcocSamError, IndexError):
+        return None
+    if mask.shape != image.shape[:2]:
+        return None
+    category = "" if row["category"] is None else f"{row['category']}, "
+    words = f"{category}quality {row['quality']:.3f}, stability {row['stability']:.3f}, {row['image']}"
+    return MaskPicture(str(row["id"]), image, mask.numpy(), words)
+
+
+def _unscored(scored: Path) -> pd.DataFrame:
+    """The masks that could not be scored."""
+    path = scored.with_name(f"{scored.stem}.errors.csv")
+    if not path.exists():
+        return pd.DataFrame({"id": [], "image_id": [], "image": [], "error": []})
+    return pd.read_csv(path)
+
+
+def _beside(target: Path, ending: str) -> Path:
+    return target.with_name(f"{target.stem}.{ending}")
+
+
+def _if_there(folder: str) -> str | None:
+    return folder if Path(folder).is_dir() else None

@@ -1,0 +1,135 @@
+"""``score`` from checked inputs to a table of scores."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import typer
+
+from arrcoc_sam.cli.analysis_job import BAD_FILES
+from arrcoc_sam.cli.console import err, out, print_json
+from arrcoc_sam.cli.options import check_segmenter
+from arrcoc_sam.cli.stage_progress import stage_progress
+from arrcoc_sam.datasets.mask_sets import MaskSet, open_masks
+from arrcoc_sam.errors import InputError, OutputError, explain
+from arrcoc_sam.quality.score_table import ScoredChanges
+from arrcoc_sam.quality.scoring_local import ScoringSummary, local_engine, run_scoring
+from arrcoc_sam.quality.scoring_run import scoring_plan
+from arrcoc_sam.quality.scoring_spec import EstimatorSpec
+from arrcoc_sam.report.provenance import DEMONSTRATION_MODEL, Provenance
+
+if TYPE_CHECKING:
+    from arrcoc_sam.quality.scoring_local import Engine
+
+__all__ = ["ScoreJob"]
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """Everything that ``score`` was told; :meth:`run` does it."""
+
+    dataset: Path
+    out: Path
+    images: Path | None
+    segmenter: str
+    checkpoint: Path | None
+    device: str
+    dtype: Literal["float32", "bfloat16", "float16"]
+    protocol: str
+    components: bool
+    calibration: Path | None
+    annotated: Path | None
+    part_masks: int
+    engine: str
+    address: str | None
+    actors: int | None
+    as_json: bool
+    command: str
+
+    def run(self) -> None:
+        """Score and write.
+
+        Raises:
+            ArrcocSamError: Bad input, or nothing can be written.
+            typer.Exit: With code 3, where some masks could not be scored.
+        """
+        check_segmenter(self.segmenter)
+        if self.engine == "local" and (self.address is not None or self.actors is not None):
+            raise InputError(explain("--address or --actors with --engine local", "--engine ray"))
+        dataset = open_masks(self.dataset, images=self.images)
+        self._check_annotated(dataset)
+        spec = EstimatorSpec(
+            self.segmenter,
+            None if self.checkpoint is None else str(self.checkpoint.absolute()),
+            # on a cluster this process only has to know the weights' hash
+            "cpu" if self.engine == "ray" else self.device,
+            self.dtype,
+            self.protocol,
+            "all",
+            self.components,
+            None if self.calibration is None else str(self.calibration.absolute()),
+        )
+        if self.segmenter == DEMONSTRATION_MODEL:
+            err().print("note: 'tiny' is a demonstration model; real work names a real checkpoint", soft_wrap=True)
+        estimator = spec.build()
+        provenance = Provenance(
+            command=self.command,
+            segmenter=self.segmenter,
+            checkpoint_hash=estimator.segmenter.checkpoint_hash,
+            device=self.device if self.engine == "ray" else str(estimator.segmenter.device),
+        )
+        plan = scoring_plan(dataset, estimator, part_masks=self.part_masks)
+        engine = self._ray(spec) if self.engine == "ray" else local_engine(estimator)
+        manifest = {**provenance.as_json(), "engine": self.engine}
+        try:
+            with stage_progress() as progress:
+                summary = run_scoring(dataset, self.out, plan, engine, manifest=manifest, progress=progress)
+        except KeyboardInterrupt:
+            err().print("note: what is scored is kept: the same command goes on from there", soft_wrap=True)
+            raise
+        if self.annotated is not None:
+            dataset.rewrite(self.annotated, ScoredChanges(summary.scores))
+        self._tell(summary)
+
+    def _ray(self, spec: EstimatorSpec) -> Engine:
+        from dataclasses import replace
+
+        from arrcoc_sam.distributed import RayEngine
+
+        return RayEngine(replace(spec, device=self.device), address=self.address, actors=self.actors)
+
+    def _check_annotated(self, dataset: MaskSet) -> None:
+        if self.annotated is None:
+            return
+        if dataset.format == "folder":
+            expected = "a COCO or Parquet data set"
+            raise InputError(explain("--annotated with a folder of pictures, which have no fields", expected))
+        if self.annotated.suffix != dataset.path.suffix and not dataset.path.is_dir():
+            raise InputError(explain(f"--annotated {self.annotated}", f"a {dataset.path.suffix} file"))
+        if self.annotated.exists() and self.annotated.samefile(dataset.path):
+            mend = "name another file: scores belong to the data set as it is"
+            raise OutputError(explain(f"--annotated {self.annotated} is the data set itself", "a new file", mend))
+
+    def _tell(self, summary: ScoringSummary) -> None:
+        if self.as_json:
+            print_json(
+                {
+                    "scores": str(summary.scores),
+                    "annotated": None if self.annotated is None else str(self.annotated),
+                    "errors": None if summary.errors is None else str(summary.errors),
+                    **json.loads(summary.manifest.read_text(encoding="utf-8")),
+                }
+            )
+        else:
+            resumed = f", {summary.num_resumed:,} of them before" if summary.num_resumed else ""
+            scored = summary.num_masks - summary.num_errors
+            out().print(f"{scored:,} of {summary.num_masks:,} masks scored{resumed}", soft_wrap=True)
+            out().print(f"Scores: {summary.scores}", soft_wrap=True, markup=False)
+            if self.annotated is not None:
+                out().print(f"Data set with scores: {self.annotated}", soft_wrap=True, markup=False)
+        if summary.errors is not None:
+            err().print(f"{summary.num_errors:,} masks left out: {summary.errors}", soft_wrap=True, markup=False)
+            raise typer.Exit(BAD_FILES)

@@ -1,0 +1,190 @@
+"""Scoring on Ray: the stages of the local engine on a pool of actors that hold the segmenter.
+
+An actor takes the number of a part, reads its masks from Parquet, scores them with the very code that the local engine
+runs, and writes the scores to Parquet under a name of its own, which is then renamed. So an actor that dies, or a part
+that Ray tries twice, changes nothing in the outcome, and a run can be stopped, resumed, and carried on by the other
+engine. All machines must see the data set, the images and the folder of work under the same paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from arrcoc_sam.errors import ArrcocSamError, CheckpointError, InputError, MissingExtraError, explain
+from arrcoc_sam.quality.scoring import MaskScorer
+from arrcoc_sam.quality.scoring_run import Progress, ScoringRun, read_part, write_part
+from arrcoc_sam.quality.scoring_spec import EstimatorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["RayEngine", "ScoringActor"]
+
+# Blocks between which Ray may choose where to go on; each holds the numbers of a few parts.
+_MOST_BLOCKS = 4096
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """Scores the parts of a run on a Ray cluster.
+
+    Attributes:
+        spec: Makes the estimator on every actor.
+        address: Of the cluster, as for ``ray.init``; None starts Ray on this machine, or takes the one that is running
+            in this process.
+        actors: How many; by default one a GPU of the cluster, or one a core where there is none.
+        gpus_per_actor: Of a GPU; by default 1 where the cluster has any and the spec's device is not "cpu". Less lets
+            several share one, so that images are read while others are encoded.
+        threads: Of PyTorch on the CPU, and cores that an actor asks for.
+    """
+
+    spec: EstimatorSpec
+    address: str | None = None
+    actors: int | None = None
+    gpus_per_actor: float | None = None
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("actors", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(explain(f"{name}={value}", "at least 1"))
+        if self.gpus_per_actor is not None and self.gpus_per_actor < 0:
+            raise InputError(explain(f"gpus_per_actor={self.gpus_per_actor}", "at least 0"))
+
+    def __call__(self, run: ScoringRun, progress: Progress | None) -> None:
+        """Score the parts that are missing.
+
+        Raises:
+            MissingExtraError: Ray is not installed.
+            ArrcocSamError: What an actor raised; what is scored is kept.
+        """
+        ray = _import_ray()
+        missing = run.missing()
+        if not missing:
+            return
+        total = run.num_masks(run.parts())
+        done = total - run.num_masks(missing)
+        with _cluster(ray, self.address):
+            actors, gpus = self._pool(ray)
+            context = ray.data.DataContext.get_current()
+            context.enable_progress_bars = False
+            items = [{"part": number} for number in missing]
+            parts = ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS))
+            scored = parts.map_batches(
+                ScoringActor,
+                fn_constructor_args=(self.spec, run.plan["checkpoint_hash"], run.work.absolute(), run.folders),
+                fn_constructor_kwargs={"threads": self.threads},
+                batch_size=1,
+                compute=ray.data.ActorPoolStrategy(size=min(actors, len(missing))),
+                num_cpus=self.threads,
+                num_gpus=gpus or None,
+            )
+            try:
+                for row in scored.iter_rows():
+                    done += int(row["num_masks"])
+                    if progress is not None:
+                        progress("Scoring", done, total)
+            except Exception as error:
+                raise _ours(error) from error
+
+    def _pool(self, ray: Any) -> tuple[int, float]:
+        """Number of actors, and GPUs for each."""
+        resources = ray.cluster_resources()
+        available = resources.get("GPU", 0.0) if self.spec.device in ("auto", "cuda") else 0.0
+        gpus = self.gpus_per_actor
+        if gpus is None:
+            gpus = 1.0 if available else 0.0
+        if self.actors is not None:
+            return self.actors, gpus
+        most = available / gpus if gpus else resources.get("CPU", 1.0) / self.threads
+        return max(1, int(most)), gpus
+
+
+class ScoringActor:
+    """Holds an estimator and scores one part after the other.
+
+    Args:
+        spec: Makes the estimator.
+        checkpoint_hash: Of the weights that it must have.
+        work: The folder of work.
+        folders: Those of images and of mask files.
+        threads: Of PyTorch on the CPU.
+
+    Raises:
+        CheckpointError: This machine has other weights.
+    """
+
+    def __init__(
+        self,
+        spec: EstimatorSpec,
+        checkpoint_hash: str,
+        work: Path,
+        folders: tuple[Path, Path | None],
+        *,
+        threads: int,
+    ) -> None:
+        torch.set_num_threads(threads)
+        estimator = spec.build()
+        found = estimator.segmenter.checkpoint_hash
+        if found != checkpoint_hash:
+            came = f"this machine has the weights {found[:12]}… of {spec.segmenter}"
+            raise CheckpointError(explain(came, f"those of the run, {checkpoint_hash[:12]}…", "copy the same file"))
+        self._scorer = MaskScorer(estimator, *folders)
+        self._work = work
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Score the parts whose numbers are in ``part``; answers how many masks each had."""
+        counts = []
+        for number in batch["part"].tolist():
+            scores = self._scorer.score(read_part(self._work, number))
+            write_part(self._work, number, scores)
+            counts.append(len(scores))
+        return {"part": batch["part"], "num_masks": np.array(counts, dtype=np.int64)}
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise MissingExtraError.of("ray", "ray") from error
+    return ray
+
+
+@contextmanager
+def _cluster(ray: Any, address: str | None) -> Iterator[None]:
+    """Ray, started or joined; stopped at the end where it was not running before."""
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        came = f"no Ray cluster at {address!r} ({str(error).splitlines()[0]})"
+        raise InputError(explain(came, "its address, or none to start one here", "see docs/cluster.md")) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _ours(error: BaseException) -> BaseException:
+    """What an actor raised, where it is one of our errors, out of Ray's wrapping."""
+    at: BaseException | None = error
+    for _ in range(20):
+        if at is None:
+            break
+        if isinstance(at, ArrcocSamError):
+            words = next((line for line in reversed(str(at).strip().splitlines()) if "Error: " in line), str(at))
+            kind: type[ArrcocSamError] = next(k for k in type(at).__mro__ if k.__module__ == ArrcocSamError.__module__)
+            return kind(words.split("Error: ", 1)[-1])
+        at = getattr(at, "cause", None) or at.__cause__
+    return error

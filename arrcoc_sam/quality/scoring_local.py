@@ -1,0 +1,146 @@
+"""All masks of a data set scored on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from arrcoc_sam.datasets.mask_sets import MaskSet, open_masks
+from arrcoc_sam.errors import InputError, explain
+from arrcoc_sam.quality.estimator import MaskQualityEstimator
+from arrcoc_sam.quality.scoring import MaskScorer
+from arrcoc_sam.quality.scoring_run import Progress, ScoringRun, read_part, scoring_plan, write_part
+from arrcoc_sam.report.provenance import Provenance
+
+__all__ = ["PART_MASKS", "Engine", "ScoringSummary", "local_engine", "run_scoring", "score_masks"]
+
+PART_MASKS = 256
+"""Masks between two files on disk: what a kill can cost."""
+
+Engine: TypeAlias = Callable[[ScoringRun, Progress | None], None]
+"""Scores all parts of a run that are missing, wherever it likes."""
+
+
+@dataclass(frozen=True)
+class ScoringSummary:
+    """What became of a data set's masks.
+
+    Attributes:
+        scores: The table.
+        manifest: What the scores depend on, versions and counts, as JSON.
+        errors: The table of masks that could not be scored; None where all could.
+        num_masks: All of them.
+        num_errors: Those that could not be scored.
+        num_resumed: How many had been scored before this call.
+    """
+
+    scores: Path
+    manifest: Path
+    errors: Path | None
+    num_masks: int
+    num_errors: int
+    num_resumed: int
+
+
+def score_masks(
+    dataset: MaskSet | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    estimator: MaskQualityEstimator,
+    *,
+    part_masks: int = PART_MASKS,
+    progress: Progress | None = None,
+) -> ScoringSummary:
+    """Score every mask of a data set into one Parquet table; the same call goes on where another one was stopped.
+
+    Memory does not grow with the number of masks. What can't be read (an image that is missing, run lengths that do
+    not add up, a mask of another size) goes into a table of errors, ``<out>.errors.csv``, and the rest is scored.
+
+    Args:
+        dataset: A data set, or its path for :func:`~arrcoc_sam.datasets.mask_sets.open_masks`.
+        out: The table; ends in ``.parquet``. It appears when all is done; until then there is ``<out>.work``.
+        estimator: Scores the masks; ``keep_masks=False`` saves time.
+        part_masks: Masks between two files on disk. The same in a call that goes on.
+        progress: Called with stage, done, total.
+
+    Returns:
+        Where the tables are, and counts.
+
+    Raises:
+        DataError: The data set can't be read as a whole, has no masks, or ids repeat; nothing is left on disk.
+        OutputError: ``out`` belongs to something else or can't be written; what is scored is kept.
+    """
+    masks = dataset if isinstance(dataset, MaskSet) else open_masks(dataset)
+    segmenter = estimator.segmenter
+    provenance = Provenance(
+        segmenter=segmenter.name, checkpoint_hash=segmenter.checkpoint_hash, device=str(segmenter.device)
+    )
+
+    if part_masks < 1:
+        raise InputError(explain(f"part_masks={part_masks}", "at least 1"))
+    plan = scoring_plan(masks, estimator, part_masks=part_masks)
+    engine = local_engine(estimator)
+    return run_scoring(masks, out, plan, engine, manifest=provenance.as_json(), progress=progress)
+
+
+def local_engine(estimator: MaskQualityEstimator) -> Engine:
+    """The engine that scores one part after the other in this process."""
+
+    def engine(run: ScoringRun, progress: Progress | None) -> None:
+        scorer = MaskScorer(estimator, *run.folders)
+        missing = run.missing()
+        total = run.num_masks(run.parts())
+        done = total - run.num_masks(missing)
+        for number in missing:
+            if progress is not None:
+                progress("Scoring", done, total)
+            records = read_part(run.work, number)
+            write_part(run.work, number, scorer.score(records))
+            done += len(records)
+        if progress is not None:
+            progress("Scoring", total, total)
+
+    return engine
+
+
+def run_scoring(
+    dataset: MaskSet,
+    out: str | os.PathLike[str],
+    plan: Mapping[str, Any],
+    engine: Engine,
+    *,
+    manifest: Mapping[str, Any],
+    progress: Progress | None = None,
+) -> ScoringSummary:
+    """List the masks, have an engine score them, and make the table; whatever of it was not done before.
+
+    Args:
+        dataset: What is scored.
+        out: The table.
+        plan: Of :func:`~arrcoc_sam.quality.scoring_run.scoring_plan`.
+        engine: Scores the parts that are missing.
+        manifest: What is said of the run besides the plan.
+        progress: Called with stage, done, total.
+
+    Raises:
+        DataError: As for :func:`score_masks`.
+        OutputError: As for :func:`score_masks`.
+    """
+    with ScoringRun(dataset, out, plan) as run:
+        if run.done:
+            run.clear()
+            found = json.loads(run.manifest_path.read_text(encoding="utf-8"))
+            return _summary(run, found["num_masks"], found["num_errors"], resumed=found["num_masks"])
+        run.prepare(progress)
+        resumed = run.num_masks(run.parts()) - run.num_masks(run.missing())
+        engine(run, progress)
+        num_masks, num_errors = run.finish(manifest)
+        return _summary(run, num_masks, num_errors, resumed=resumed)
+
+
+def _summary(run: ScoringRun, num_masks: int, num_errors: int, *, resumed: int) -> ScoringSummary:
+    errors = run.errors_path if num_errors else None
+    return ScoringSummary(run.out, run.manifest_path, errors, num_masks, num_errors, resumed)

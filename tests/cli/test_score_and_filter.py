@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from arrcoc_sam.masks import encode_rle
+
+Command = Callable[..., Any]
+NUM_IMAGES, NUM_MASKS = 4, 10
+
+
+def write_masks(folder: Path, num_images: int = NUM_IMAGES) -> Path:
+    """A COCO file of images of smooth colours with two or three squares each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image in range(num_images):
+        coarse = np.random.default_rng(image).integers(0, 255, (4, 6, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((60, 40), Image.Resampling.BICUBIC).save(folder / f"{image}.png")
+        images.append({"id": image, "file_name": f"{image}.png", "height": 40, "width": 60})
+        for place in range(2 + image % 2):
+            mask = np.zeros((40, 60), dtype=bool)
+            mask[4 * place + 2 : 4 * place + 16, 9 * place + 3 : 9 * place + 20 + image] = True
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image,
+                    "category_id": place % 2,
+                    "segmentation": encode_rle(mask),
+                    "iscrowd": 0,
+                    "bbox": [1, 2, 3, 4],
+                }
+            )
+    categories = [{"id": 0, "name": "square <b>"}, {"id": 1, "name": "box"}]
+    path = folder / "masks.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return path
+
+
+@pytest.fixture
+def scored(command: Command, weights: Path, tmp_path: Path) -> Path:
+    """A table of scores."""
+    path = write_masks(tmp_path / "set")
+    answer = command("score", path, "--checkpoint", weights, "--out", "scores.parquet")
+    assert answer.code == 0, answer.err
+    return tmp_path / "scores.parquet"
+
+
+# --- score ----------------------------------------------------------------------------------------------------------
+
+
+def test_score_writes_a_table_and_scores_beside_masks(command: Command, weights: Path, tmp_path: Path) -> None:
+    path = write_masks(tmp_path / "set")
+    words = ("score", path, "--checkpoint", weights, "-o", "scores.parquet", "--annotated", "scored.json", "--json")
+    answer = command(*words)
+    assert answer.code == 0, answer.err
+    record = json.loads(answer.out)
+    assert (record["num_masks"], record["num_errors"], record["segmenter"]) == (NUM_MASKS, 0, "tiny")
+    assert record["command"].startswith("arrcoc-sam score")
+    table = pd.read_parquet("scores.parquet").set_index("id")
+    before, after = json.loads(path.read_text()), json.loads(Path("scored.json").read_text())
+    assert after["images"] == before["images"]
+    for old, new in zip(before["annotations"], after["annotations"], strict=True):
+        assert {key: new[key] for key in old} == old
+        assert new["sam_quality"] == pytest.approx(table.loc[new["id"], "quality"], abs=1e-6)
+        assert new["sam_quality_kind"] == "bound"
+        assert new["sam_interval_low"] is None
+    again = command(*words)
+    assert json.loads(again.out) == record
+
+
+def test_bad_files_in_a_data_set_exit_3(command: Command, weights: Path, tmp_path: Path) -> None:
+    path = write_masks(tmp_path / "set")
+    (tmp_path / "set" / "1.png").unlink()
+    (tmp_path / "set" / "2.png").write_bytes(b"")
+    answer = command("score", path, "--checkpoint", weights, "--out", "scores.parquet")
+    assert answer.code == 3
+    assert "5 masks left out: scores.errors.csv" in answer.err
+    assert "5 of 10 masks scored" in answer.out
+    errors = pd.read_csv("scores.errors.csv")
+    assert errors["id"].tolist() == [3, 4, 5, 6, 7]
+    assert errors["error"].str.contains("does not exist|0 bytes").all()
+    kept = command("filter", "scores.parquet", "--min-quality", "0", "--out", "kept.json", "--json")
+    record = json.loads(kept.out)
+    assert (record["num_kept"], record["num_unscored"], record["num_images_lost"]) == (5, 5, 2)
+    assert [image["id"] for image in json.loads(Path("kept.json").read_text())["images"]] == [0, 3]
+    words = ("filter", "scores.parquet", "--min-quality", "0", "--out", "all.json", "--keep-unscored")
+    assert command(*words).code == 0
+    assert len(json.loads(Path("all.json").read_text())["annotations"]) == NUM_MASKS
+
+
+@pytest.mark.usefixtures("as_at_run_time")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["no.json"], "no.json does not exist"),
+        (["set/masks.json", "--images", "nowhere"], "nowhere is no folder"),
+        (["set/masks.json", "--out", "scores.csv"], "ends in .parquet"),
+        (["set/masks.json", "--protocol", "guess"], "protocol='guess'"),
+        (["set/masks.json", "--segmenter", "sam_vit_q"], "no segmenter is called"),
+        (["set/masks.json", "--actors", "2"], "--engine ray"),
+        (["set/masks.json", "--annotated", "set/masks.json"], "is the data set itself"),
+        (["set/masks.json", "--annotated", "scored.parquet"], "a .json file"),
+        (["set/masks.json", "--part-masks", "0"], "--part-masks"),
+        (["set/twice.json"], "mask id 1 occurs twice"),
+        (["set/cut.json"], "is no JSON"),
+    ],
+)
+def test_score_refuses(command: Command, weights: Path, tmp_path: Path, words: list[str], expected: str) -> None:
+    path = write_masks(tmp_path / "set")
+    document = json.loads(path.read_text())
+    document["annotations"][1]["id"] = 1
+    (tmp_path / "set" / "twice.json").write_text(json.dumps(document))
+    (tmp_path / "set" / "cut.json").write_text(path.read_text()[:-200])
+    before = {file for file in tmp_path.rglob("*") if file.is_file()}
+    options = ["--checkpoint", weights] + ([] if "--out" in words else ["--out", "scores.parquet"])
+    answer = command("score", *words, *options)
+    assert answer.code == 2
+    assert expected in answer.error
+    assert {file for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+# --- filter ---------------------------------------------------------------------------------------------------------
+
+
+def test_filter_writes_what_stays_with_a_report(command: Command, scored: Path) -> None:
+    table = pd.read_parquet(scored)
+    limit = int(table["area"].median()) + 1
+    answer = command("filter", scored, "--min-area", limit, "--out", "kept.json", "--with-scores", "--pictures", 3)
+    assert answer.code == 0, answer.err
+    kept = set(table["id"][table["area"] >= limit])
+    assert 0 < len(kept) < NUM_MASKS
+    document = json.loads(Path("kept.json").read_text())
+    assert {annotation["id"] for annotation in document["annotations"]} == kept
+    assert all("sam_quality" in annotation for annotation in document["annotations"])
+    left = {annotation["image_id"] for annotation in document["annotations"]}
+    assert {image["id"] for image in document["images"]} == left
+    dropped = pd.read_csv("kept.dropped.csv")
+    assert set(dropped["id"]) == set(table["id"]) - kept
+    assert (dropped["failed"] == "min_area").all()
+    manifest = json.loads(Path("kept.manifest.json").read_text())
+    assert manifest["rules"] == {"min_area": limit, "crowd": "keep"}
+    assert (manifest["num_kept"], manifest["num_dropped"]) == (len(kept), NUM_MASKS - len(kept))
+    assert manifest["plan"]["protocol"] == "mask+point"
+    page = Path("kept.report.html").read_text()
+    assert page.count("<svg") >= 3 + 6
+    assert "square &lt;b&gt;" in page
+    assert "square <b>" not in page
+    assert "Demonstration model" in page
+
+
+def test_a_dry_run_writes_nothing_and_says_the_same(command: Command, scored: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    dry = json.loads(command("filter", scored, "--class-quantile", 0.4, "--dry-run", "--json").out)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    wet = json.loads(command("filter", scored, "--class-quantile", 0.4, "--out", "kept.json", "--json").out)
+    for key in ("num_kept", "num_dropped", "classes", "reasons", "num_images_lost"):
+        assert dry[key] == wet[key]
+    assert sum(row["masks"] for row in dry["classes"]) == NUM_MASKS
+    table = command("filter", scored, "--class-quantile", 0.4, "--dry-run")
+    assert "Dry run" in table.out
+
+
+@pytest.mark.usefixtures("as_at_run_time")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--out", "kept.json"], "no rule"),
+        (["--min-quality", "2", "--out", "kept.json"], "min_quality=2.0"),
+        (["--min-quality", "0.5"], "neither --out nor --dry-run"),
+        (["--min-quality", "0.5", "--out", "kept.parquet"], "ends in .json"),
+        (["--min-quality", "0.5", "--out", "set/masks.json"], "is the data set itself"),
+        (["--min-quality", "0.5", "--out", "kept.json", "--dataset", "gone.json"], "gone.json does not exist"),
+    ],
+)
+def test_filter_refuses(command: Command, scored: Path, words: list[str], expected: str) -> None:
+    answer = command("filter", scored, *words)
+    assert answer.code == 2
+    assert expected in answer.error
+    assert not list(scored.parent.glob("kept*"))
+
+
+@pytest.mark.usefixtures("as_at_run_time")
+def test_filter_refuses_what_was_not_scored_or_has_changed(command: Command, scored: Path, tmp_path: Path) -> None:
+    path = tmp_path / "set" / "masks.json"
+    assert "is no table of scores" in command("filter", path, "--min-quality", 0.5, "--out", "kept.json").error
+    assert "does not exist" in command("filter", "no.parquet", "--min-quality", 0.5, "--out", "kept.json").error
+    path.write_text(path.read_text() + "\n")
+    words = ("filter", scored, "--min-quality", 0.5, "--out", "kept.json")
+    assert "has changed since it was scored" in command(*words).error
+    assert command(*words, "--dataset", path).code == 0
+
+
+# --- kill -9 --------------------------------------------------------------------------------------------------------
+
+
+def killed_runs(path: Path, weights: Path, out: Path, moments: list[float]) -> int:
+    """Starts the command, kills it so many seconds after its first sign of work, again and again; how many were hit."""
+    words = [
+        "score",
+        str(path),
+        "--checkpoint",
+        str(weights),
+        "--out",
+        str(out),
+        "--part-masks",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    code = "import sys; from arrcoc_sam.cli.main import run; sys.exit(run(sys.argv[1:]))"
+    hit = 0
+    for moment in moments:
+        process = subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.DEVNULL)
+        work = out.with_name(f"{out.name}.work")
+        records, begun = work / "records", len(list(work.glob("scores/*.parquet")))
+        while process.poll() is None and not records.exists():
+            time.sleep(0.002)
+        while process.poll() is None and begun and len(list(work.glob("scores/*.parquet"))) == begun:
+            time.sleep(0.002)
+        time.sleep(moment)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            hit += 1
+        process.wait()
+    return hit
+
+
+def check_kills(command: Command, weights: Path, tmp_path: Path, num_images: int, moments: list[float]) -> None:
+    path = write_masks(tmp_path / "set", num_images)
+    options = ("--checkpoint", weights, "--part-masks", 2, "--device", "cpu")
+    assert command("score", path, *options, "--out", "reference.parquet").code == 0
+    hit = killed_runs(path, weights, tmp_path / "scores.parquet", moments)
+    assert hit >= max(1, len(moments) // 2)
+    answer = command("score", path, *options, "--out", "scores.parquet")
+    assert answer.code == 0, answer.err
+    reference, resumed = pq.read_table("reference.parquet"), pq.read_table("scores.parquet")
+    assert resumed["id"].to_pylist() == reference["id"].to_pylist()
+    assert len(set(resumed["id"].to_pylist())) == len(resumed)
+    for name in ("quality", "upper_bound", "stability"):
+        np.testing.assert_allclose(resumed[name].to_numpy(), reference[name].to_numpy(), rtol=0, atol=1e-5)
+    assert not list(tmp_path.glob("*.work"))
+
+
+def test_kill_9_and_resume(command: Command, weights: Path, tmp_path: Path) -> None:
+    check_kills(command, weights, tmp_path, 24, [random.uniform(0.0, 0.3)])
+
+
+@pytest.mark.slow
+def test_kill_9_at_ten_random_moments(command: Command, weights: Path, tmp_path: Path) -> None:
+    check_kills(command, weights, tmp_path, 240, [random.uniform(0.0, 1.0) for _ in range(10)])

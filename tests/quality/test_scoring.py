@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from filelock import FileLock
+from scoring_cases import NUM_MASKS, SIZES, masks_of, write_coco, write_folder, write_parquet
+
+from arrcoc_sam.errors import DataError, InputError, OutputError
+from arrcoc_sam.masks import encode_rle
+from arrcoc_sam.quality import MaskQualityEstimator
+from arrcoc_sam.quality.scoring_local import ScoringSummary, score_masks
+from arrcoc_sam.segmenters.sam import SamSegmenter
+
+FLOATS = ("quality", "lower_bound", "upper_bound", "predicted_iou", "alignment_iou", "stability", "area_share")
+
+
+@pytest.fixture
+def estimator(toy_segmenter: SamSegmenter) -> MaskQualityEstimator:
+    return MaskQualityEstimator(toy_segmenter, keep_masks=False)
+
+
+@pytest.fixture
+def score(estimator: MaskQualityEstimator, tmp_path: Path) -> Callable[..., ScoringSummary]:
+    def call(path: Path, name: str = "scores.parquet", **options: Any) -> ScoringSummary:
+        return score_masks(path, tmp_path / "out" / name, estimator, **{"part_masks": 3, **options})
+
+    return call
+
+
+def by_image(table: pa.Table) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        found.setdefault(Path(row["image"]).stem, []).append(row)
+    return found
+
+
+@pytest.mark.parametrize("write", [write_coco, write_parquet, write_folder])
+def test_scores_are_the_estimator_s_whatever_the_form(
+    write: Callable[[Path], Path], score: Any, estimator: MaskQualityEstimator, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "set")
+    summary = score(path)
+    assert (summary.num_masks, summary.num_errors, summary.num_resumed, summary.errors) == (NUM_MASKS, 0, 0, None)
+    table = pq.read_table(summary.scores)
+    assert len(set(table["id"].to_pylist())) == NUM_MASKS
+    rows = by_image(table)
+    for image in range(len(SIZES)):
+        picture = next((tmp_path / "set").rglob(f"{image}.png"))
+        alone = estimator.estimate(picture, np.stack(masks_of(image))).to_frame()
+        for row, expected, mask in zip(rows[str(image)], alone.to_dict("records"), masks_of(image), strict=True):
+            assert row["area"] == int(mask.sum())
+            assert row["quality_kind"] == "bound"
+            assert row["token_index"] == expected["token_index"]
+            for name in FLOATS:
+                wanted = None if np.isnan(expected[name]) else pytest.approx(expected[name], abs=1e-5)
+                assert row[name] == wanted
+    assert {path.name for path in summary.scores.parent.iterdir()} == {"scores.parquet", "scores.manifest.json"}
+    manifest = json.loads(summary.manifest.read_text())
+    assert manifest["num_masks"] == manifest["num_scored"] == NUM_MASKS
+    assert manifest["plan"]["checkpoint_hash"] == manifest["checkpoint_hash"] == estimator.segmenter.checkpoint_hash
+    assert manifest["plan"]["protocol"] == "mask+point"
+    assert "torch" in manifest["versions"]
+
+
+def test_crowds_classes_and_empty_masks(score: Any, tmp_path: Path) -> None:
+    rows = {row["id"]: row for row in pq.read_table(score(write_coco(tmp_path)).scores).to_pylist()}
+    assert [mask_id for mask_id, row in rows.items() if row["crowd"]] == [123]
+    assert {row["category"] for row in rows.values()} == {"a", "b"}
+    empty, full = rows[101], rows[111]
+    assert (empty["quality"], empty["area"], empty["predicted_iou"], empty["token_index"]) == (0, 0, None, -1)
+    assert full["area_share"] == 1.0
+    assert full["predicted_iou"] is not None
+
+
+def test_images_are_encoded_once(score: Any, toy_segmenter: SamSegmenter, tmp_path: Path, monkeypatch: Any) -> None:
+    encoded = []
+    encode = toy_segmenter.encode
+
+    def counted(images: list[np.ndarray]) -> Any:
+        encoded.extend(images)
+        return encode(images)
+
+    monkeypatch.setattr(toy_segmenter, "encode", counted)
+    monkeypatch.setattr("arrcoc_sam.quality.scoring._MASK_PIXELS", 10_000)
+    score(write_coco(tmp_path), part_masks=1)
+    assert len(encoded) == len(SIZES)
+
+
+def test_the_size_of_parts_windows_and_batches_does_not_matter(score: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    path = write_coco(tmp_path)
+    first = pq.read_table(score(path, "a.parquet", part_masks=1).scores)
+    monkeypatch.setattr("arrcoc_sam.quality.scoring._MASK_PIXELS", 7000)
+    monkeypatch.setattr("arrcoc_sam.quality.scoring._IMAGES", 2)
+    second = pq.read_table(score(path, "b.parquet", part_masks=100).scores)
+    assert first["id"].equals(second["id"])
+    for name in FLOATS:
+        a, b = (torch.tensor(table[name].to_numpy()) for table in (first, second))
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5, equal_nan=True)
+
+
+def test_what_can_t_be_read_is_listed_and_the_rest_scored(score: Any, tmp_path: Path) -> None:
+    path = write_coco(tmp_path)
+    good = {row["id"]: row for row in pq.read_table(score(path, "good.parquet").scores).to_pylist()}
+    document = json.loads(path.read_text())
+    broken = {annotation["id"]: annotation for annotation in document["annotations"]}
+    broken[100]["segmentation"]["counts"] = "01"  # does not add up
+    broken[110]["segmentation"] = encode_rle(np.ones((96, 64), dtype=bool))
+    document["annotations"].append({"id": 7, "image_id": 1000, "segmentation": [[0, 0, 9, 0, 9, 9]]})
+    path.write_text(json.dumps(document))
+    (tmp_path / "1.png").unlink()
+    (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:800])
+    summary = score(path)
+    assert (summary.num_masks, summary.num_errors) == (NUM_MASKS + 1, 9)
+    left = pq.read_table(summary.scores).to_pylist()
+    assert [row["id"] for row in left] == [103, 113, 123]
+    for row in left:
+        assert row["quality"] == pytest.approx(good[row["id"]]["quality"], abs=1e-5)
+    assert summary.errors is not None
+    lines = {line.split(",", 1)[0]: line for line in summary.errors.read_text().splitlines()}
+    assert len(lines) == 10
+    assert "add up to" in lines["100"]
+    assert "other way round" in lines["110"]
+    assert "1.png does not exist" in lines["101"]
+    assert "can't be decoded" in lines["102"]
+    assert "image 1000" in lines["7"]
+
+
+def test_pictures_of_another_size_than_their_masks(score: Any, tmp_path: Path) -> None:
+    path = write_parquet(tmp_path)
+    (tmp_path / "1.png").replace(tmp_path / "0.png")
+    summary = score(path)
+    assert summary.num_errors == 5
+    assert "height 64 and width 96; expected those of 0.png, upright: 80 and 50" in summary.errors.read_text()
+
+
+@pytest.mark.usefixtures("as_at_run_time")
+def test_what_is_refused_leaves_nothing_behind(score: Any, tmp_path: Path) -> None:
+    path = write_coco(tmp_path / "set")
+    document = json.loads(path.read_text())
+    with pytest.raises(InputError, match=r"ends in \.parquet"):
+        score(path, "scores.csv")
+    with pytest.raises(InputError, match="part_masks=0"):
+        score(path, part_masks=0)
+    path.write_text(json.dumps({**document, "annotations": document["annotations"] * 2}))
+    with pytest.raises(DataError, match="mask id 100 occurs twice"):
+        score(path)
+    path.write_text(json.dumps({**document, "annotations": []}))
+    with pytest.raises(DataError, match="has no masks"):
+        score(path)
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_a_table_that_is_there_is_left_alone(score: Any, estimator: MaskQualityEstimator, tmp_path: Path) -> None:
+    path = write_coco(tmp_path / "set")
+    before = score(path).scores.read_bytes()
+    again = score(path)
+    assert (again.num_resumed, again.scores.read_bytes()) == (NUM_MASKS, before)
+    assert not list(again.scores.parent.glob("*.work"))
+    with pytest.raises(OutputError, match="holds scores of other part_masks"):
+        score(path, part_masks=5)
+    other = MaskQualityEstimator(estimator.segmenter, "box", keep_masks=False)
+    with pytest.raises(OutputError, match="of other protocol"):
+        score_masks(path, again.scores, other, part_masks=3)
+    again.scores.write_bytes(b"mine")
+    with pytest.raises(OutputError, match="is no table of scores"):
+        score(path)
+
+
+# --- killed and resumed ---------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """What no code of ours catches."""
+
+
+@pytest.fixture
+def killed_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Fails at the n-th time from now that a file gets its name, before or after it got it."""
+
+    def arm(number: int, *, after: bool) -> None:
+        calls = iter(range(number + 1))
+
+        def deadly(name: str) -> Any:
+            rename = getattr(Path, name)
+
+            def call(self: Path, target: Path) -> Path:
+                last = next(calls, None) == number
+                if last and not after:
+                    raise Killed
+                done: Path = rename(self, target)
+                if last:
+                    raise Killed
+                return done
+
+            return call
+
+        context = pytest.MonkeyPatch()
+        for name in ("replace", "rename"):
+            context.setattr(Path, name, deadly(name))
+        armed.append(context)
+
+    armed: list[pytest.MonkeyPatch] = []
+    arm.disarm = lambda: [context.undo() for context in armed]  # type: ignore[attr-defined]
+    return arm  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_killed_at_any_file_and_resumed(
+    score: Any, killed_at: Any, toy_segmenter: SamSegmenter, tmp_path: Path, monkeypatch: Any, after: bool
+) -> None:
+    path = write_coco(tmp_path / "set", 2)
+    reference = score(path, "reference.parquet", part_masks=2)
+    asked: list[int] = []
+    decode = toy_segmenter.decode
+    monkeypatch.setattr(toy_segmenter, "decode", lambda e, p, m: (asked.append(len(p)), decode(e, p, m))[1])
+    out, number = tmp_path / "out" / "scores.parquet", 0
+    while True:
+        killed_at(number, after=after)
+        try:
+            score(path, part_masks=2)
+        except Killed:
+            killed_at.disarm()
+        else:
+            killed_at.disarm()
+            break
+        at_kill = sum(asked)
+        score(path, part_masks=2)
+        assert out.read_bytes() == reference.scores.read_bytes()
+        assert at_kill <= sum(asked) <= 4 + 2  # the empty mask needs no asking; one part twice at most
+        for file in out.parent.glob("scores.*"):
+            file.unlink()
+        asked.clear()
+        number += 1
+    assert number >= 7  # the plan, the list, two parts, the table, and its two companions
+
+
+def test_a_part_that_was_cut_off_is_scored_again(score: Any, killed_at: Any, tmp_path: Path) -> None:
+    path = write_coco(tmp_path / "set")
+    reference = score(path, "reference.parquet")
+    killed_at(4, after=True)
+    with pytest.raises(Killed):
+        score(path)
+    killed_at.disarm()
+    parts = sorted((tmp_path / "out" / "scores.parquet.work" / "scores").glob("*.parquet"))
+    assert parts
+    parts[0].write_bytes(parts[0].read_bytes()[:100])
+    (parts[0].parent / ".0000009-half.parquet").write_bytes(b"half")
+    assert score(path).scores.read_bytes() == reference.scores.read_bytes()
+
+
+def test_a_data_set_that_changed_meanwhile(score: Any, killed_at: Any, tmp_path: Path) -> None:
+    path = write_coco(tmp_path / "set")
+    killed_at(2, after=True)
+    with pytest.raises(Killed):
+        score(path)
+    killed_at.disarm()
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(OutputError, match="of other dataset_digest"):
+        score(path)
+
+
+def test_two_processes_at_once(score: Any, tmp_path: Path) -> None:
+    path = write_coco(tmp_path / "set")
+    work = tmp_path / "out" / "scores.parquet.work"
+    work.mkdir(parents=True)
+    with FileLock(work / "lock"), pytest.raises(OutputError, match="another process"):
+        score(path)
+
+
+# --- places that can't be written -----------------------------------------------------------------------------------
+
+
+def test_a_full_disk_costs_no_scores(score: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_coco(tmp_path / "set")
+    reference = score(path, "reference.parquet")
+    write_table, written = pq.write_table, []
+
+    def full(table: pa.Table, where: Path) -> None:
+        if "quality" in table.column_names:
+            if len(written) == 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            written.append(where)
+        write_table(table, where)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(pq, "write_table", full)
+        with pytest.raises(OutputError, match="No space left on device"):
+            score(path)
+    summary = score(path)
+    assert summary.num_resumed > 0
+    assert summary.scores.read_bytes() == reference.scores.read_bytes()
+
+
+def test_a_folder_that_can_t_be_written(estimator: MaskQualityEstimator, tmp_path: Path) -> None:
+    path = write_coco(tmp_path / "set")
+    for out in (Path("/proc/scores.parquet"), tmp_path / "set" / "0.png" / "scores.parquet"):
+        with pytest.raises(OutputError, match="can't be written"):
+            score_masks(path, out, estimator)

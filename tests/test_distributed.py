@@ -1,0 +1,121 @@
+"""Scoring on Ray, through the command line in a process of its own: Ray's threads and warnings stay out of ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from arrcoc_sam.errors import CheckpointError, InputError
+from arrcoc_sam.masks import encode_rle
+from arrcoc_sam.segmenters.tiny import build_tiny
+
+pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+
+from arrcoc_sam.datasets.mask_sets import open_masks
+from arrcoc_sam.distributed import RayEngine, ScoringActor, _ours
+from arrcoc_sam.quality.scoring_local import run_scoring, score_masks
+from arrcoc_sam.quality.scoring_run import Progress, ScoringRun, scoring_plan
+from arrcoc_sam.quality.scoring_spec import EstimatorSpec
+
+COMMAND = "import sys; from arrcoc_sam.cli.main import run; sys.exit(run(sys.argv[1:]))"
+
+
+def arrcoc_sam(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", COMMAND, *map(str, words)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Six images with two masks each, one of them missing, and random weights."""
+    annotations: list[dict[str, Any]] = []
+    for image in range(6):
+        pixels = np.random.default_rng(image).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+        if image != 4:
+            Image.fromarray(pixels).save(tmp_path / f"{image}.png")
+        for place in range(2):
+            mask = np.zeros((40, 60), dtype=bool)
+            mask[5 + place : 25, 8 : 30 + image] = True
+            record = {"id": 10 * place + image, "image_id": image, "segmentation": encode_rle(mask)}
+            annotations.append(record)
+    images = [{"id": i, "file_name": f"{i}.png", "height": 40, "width": 60} for i in range(6)]
+    (tmp_path / "masks.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_file({k: v.contiguous() for k, v in build_tiny().state_dict().items()}, tmp_path / "tiny.safetensors")
+    return tmp_path
+
+
+def test_actors_that_share_the_parts_make_the_local_engine_s_table(folder: Path) -> None:
+    """All but Ray itself: two actors take the parts in turn, backwards, and one part is done by both."""
+    spec = EstimatorSpec(checkpoint=str(folder / "tiny.safetensors"), device="cpu")
+    estimator, data = spec.build(), open_masks(folder / "masks.json")
+    plan = scoring_plan(data, estimator, part_masks=2)
+
+    def engine(run: ScoringRun, progress: Progress | None) -> None:
+        threads = torch.get_num_threads()
+        weights = estimator.segmenter.checkpoint_hash
+        actors = [ScoringActor(spec, weights, run.work, run.folders, threads=threads) for _ in range(2)]
+        missing = run.missing()
+        for place, number in enumerate([*reversed(missing), missing[0]]):
+            answer = actors[place % 2]({"part": np.array([number])})
+            assert answer["num_masks"].tolist() == [2]
+        with pytest.raises(CheckpointError, match="those of the run, 000000000000"):
+            ScoringActor(spec, "0" * 64, run.work, run.folders, threads=threads)
+
+    shared = run_scoring(data, folder / "shared.parquet", plan, engine, manifest={})
+    alone = score_masks(data, folder / "alone.parquet", estimator, part_masks=2)
+    assert shared.num_errors == alone.num_errors == 2
+    assert shared.scores.read_bytes() == alone.scores.read_bytes()
+
+
+@pytest.mark.slow  # Ray takes longer to start than the whole file
+def test_ray_scores_as_the_local_engine_does(folder: Path) -> None:
+    options = ("--checkpoint", "tiny.safetensors", "--part-masks", 2, "--device", "cpu")
+    ray = arrcoc_sam(folder, "score", "masks.json", *options, "--out", "ray.parquet", "--engine", "ray", "--actors", 2)
+    assert ray.returncode == 3, ray.stderr
+    local = arrcoc_sam(folder, "score", "masks.json", *options, "--out", "local.parquet")
+    assert local.returncode == 3, local.stderr
+    first, second = pq.read_table(folder / "local.parquet"), pq.read_table(folder / "ray.parquet")
+    assert first.schema.equals(second.schema)
+    assert len(first) == len(second) == 10
+    for name in first.column_names:
+        a, b = first[name], second[name]
+        if str(a.type) == "float":
+            np.testing.assert_allclose(b.to_numpy(), a.to_numpy(), rtol=0, atol=1e-5)
+        else:
+            assert a.equals(b)
+    assert (folder / "ray.errors.csv").read_text() == (folder / "local.errors.csv").read_text()
+    assert json.loads((folder / "ray.manifest.json").read_text())["engine"] == "ray"
+    assert not list(folder.glob("*.work"))
+
+
+@pytest.mark.usefixtures("as_at_run_time")
+def test_pools_that_make_no_sense() -> None:
+    for options in ({"actors": 0}, {"threads": 0}, {"gpus_per_actor": -1.0}):
+        with pytest.raises(InputError, match=next(iter(options))):
+            RayEngine(EstimatorSpec(), **options)  # type: ignore[arg-type]
+
+
+def test_our_errors_come_out_of_ray_s_wrapping() -> None:
+    inner = CheckpointError("this machine has other weights; expected those of the run.")
+    wrapped = RuntimeError("actor died")
+    wrapped.__cause__ = inner
+    found = _ours(wrapped)
+    assert type(found) is CheckpointError
+    assert str(found) == str(inner)
+    assert _ours(wrapped.with_traceback(None)) is not wrapped
+    stranger = ValueError("x")
+    assert _ours(stranger) is stranger
