@@ -22,7 +22,7 @@ from arrcoc_sam.segmenters.tiny import build_tiny
 
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
-from arrcoc_sam.datasets.mask_sets import open_masks
+from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.distributed import RayEngine, ScoringActor, _ours
 from arrcoc_sam.quality.scoring_local import run_scoring, score_masks
 from arrcoc_sam.quality.scoring_run import Progress, ScoringRun, scoring_plan

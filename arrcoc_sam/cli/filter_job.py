@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from arrcoc_sam.cli.console import err, out, print_json, print_table
+from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.datasets.mask_index import MaskIndex
-from arrcoc_sam.datasets.mask_sets import MaskSet, open_masks
+from arrcoc_sam.datasets.mask_sets import MaskSet
 from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, OutputError, explain
 from arrcoc_sam.images import load_image
 from arrcoc_sam.quality.filtering import COLUMNS, Judgement, KeepRules, best_and_worst, judge

@@ -13,7 +13,8 @@ from arrcoc_sam.cli.analysis_job import BAD_FILES
 from arrcoc_sam.cli.console import err, out, print_json
 from arrcoc_sam.cli.options import check_segmenter
 from arrcoc_sam.cli.stage_progress import stage_progress
-from arrcoc_sam.datasets.mask_sets import MaskSet, open_masks
+from arrcoc_sam.datasets.mask_forms import open_masks
+from arrcoc_sam.datasets.mask_sets import MaskSet
 from arrcoc_sam.errors import InputError, OutputError, explain
 from arrcoc_sam.quality.score_table import ScoredChanges
 from arrcoc_sam.quality.scoring_local import ScoringSummary, local_engine, run_scoring

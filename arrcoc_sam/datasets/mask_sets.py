@@ -1,4 +1,4 @@
-"""Data sets of masks in whatever form they come: listed for scoring, and written again with fewer masks or more fields.
+"""What a data set of masks can do, whatever its form: be listed for scoring, and be written again with changes.
 
 One class a form: :class:`~arrcoc_sam.datasets.coco_masks.CocoMasks`, :class:`~arrcoc_sam.datasets.folder.FolderMasks`,
 :class:`~arrcoc_sam.datasets.records.ParquetMasks`. None of them holds more than a few records in memory.
@@ -7,7 +7,6 @@ One class a form: :class:`~arrcoc_sam.datasets.coco_masks.CocoMasks`, :class:`~a
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -16,9 +15,8 @@ import pyarrow as pa
 
 from arrcoc_sam.datasets.faults import CocoId
 from arrcoc_sam.datasets.mask_index import MaskIndex
-from arrcoc_sam.errors import DataError, explain
 
-__all__ = ["FORMATS", "Changes", "MaskSet", "files_digest", "open_masks"]
+__all__ = ["FORMATS", "Changes", "MaskSet", "files_digest"]
 
 FORMATS = ("coco", "parquet", "folder")
 """COCO's JSON; Parquet with run lengths; a folder of images and PNG masks."""
@@ -86,45 +84,6 @@ class MaskSet(Protocol):
             OutputError: ``target`` can't be written.
         """
         ...
-
-
-def open_masks(path: str | os.PathLike[str], *, images: str | os.PathLike[str] | None = None) -> MaskSet:
-    """A data set by its path.
-
-    A ``.json`` file is COCO's, a ``.parquet`` file or a folder of such is Parquet, another folder has ``images`` and
-    ``masks`` in it.
-
-    Args:
-        path: File or folder.
-        images: The folder that names of image files are relative to. By default that of the file; ``images`` in a
-            folder of pictures.
-
-    Raises:
-        DataError: There is nothing there, or nothing that is known; the folder of images does not exist.
-    """
-    from arrcoc_sam.datasets.coco_masks import CocoMasks
-    from arrcoc_sam.datasets.folder import FolderMasks
-    from arrcoc_sam.datasets.records import ParquetMasks
-
-    place = Path(path).expanduser()
-    folder = None if images is None else Path(images).expanduser()
-    if folder is not None and not folder.is_dir():
-        raise DataError(explain(f"{folder} is no folder", "the folder of images", "check the path"))
-    if place.is_dir():
-        if (place / "masks").is_dir():
-            return FolderMasks(place, images=folder)
-        if any(place.glob("*.parquet")):
-            return ParquetMasks(place, images=folder)
-        expected = "'images' and 'masks' in it, or .parquet files"
-        raise DataError(explain(f"the folder {place} holds no data set of masks", expected, "see docs/filtering.md"))
-    if not place.exists():
-        raise DataError(explain(f"{place} does not exist", "a data set of masks", "check the path"))
-    if place.suffix.lower() == ".json":
-        return CocoMasks(place, images=folder)
-    if place.suffix.lower() == ".parquet":
-        return ParquetMasks(place, images=folder)
-    expected = "a COCO .json file, a .parquet file, or a folder"
-    raise DataError(explain(f"{place} is of no known form", expected, "see docs/filtering.md"))
 
 
 def files_digest(root: Path, files: Iterable[Path]) -> str:

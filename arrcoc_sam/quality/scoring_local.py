@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from arrcoc_sam.datasets.mask_sets import MaskSet, open_masks
+from arrcoc_sam.datasets.mask_forms import open_masks
+from arrcoc_sam.datasets.mask_sets import MaskSet
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.quality.estimator import MaskQualityEstimator
 from arrcoc_sam.quality.scoring import MaskScorer
@@ -60,7 +61,7 @@ def score_masks(
     not add up, a mask of another size) goes into a table of errors, ``<out>.errors.csv``, and the rest is scored.
 
     Args:
-        dataset: A data set, or its path for :func:`~arrcoc_sam.datasets.mask_sets.open_masks`.
+        dataset: A data set, or its path for :func:`~arrcoc_sam.datasets.mask_forms.open_masks`.
         out: The table; ends in ``.parquet``. It appears when all is done; until then there is ``<out>.work``.
         estimator: Scores the masks; ``keep_masks=False`` saves time.
         part_masks: Masks between two files on disk. The same in a call that goes on.

@@ -17,8 +17,8 @@ from PIL import Image
 from arrcoc_sam.datasets import json_stream
 from arrcoc_sam.datasets.folder import read_mask_file
 from arrcoc_sam.datasets.json_stream import stream_json
+from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.datasets.mask_index import MaskEntry, MaskIndex
-from arrcoc_sam.datasets.mask_sets import open_masks
 from arrcoc_sam.errors import DataError, ImageReadError, OutputError
 from arrcoc_sam.masks import decode_rle, encode_rle
 
