@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -305,3 +306,14 @@ def test_a_folder_that_can_t_be_written(estimator: MaskQualityEstimator, tmp_pat
     for out in (Path("/proc/scores.parquet"), tmp_path / "set" / "0.png" / "scores.parquet"):
         with pytest.raises(OutputError, match="can't be written"):
             score_masks(path, out, estimator)
+
+
+def test_the_documentation_s_snippet_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "filtering.md"
+    [snippet] = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    write_coco(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    exec(snippet, {})
+    assert "dropped_share" in capsys.readouterr().out
