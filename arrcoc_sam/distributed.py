@@ -167,8 +167,12 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
         return
     try:
         ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        came = f"no Ray cluster at {address!r} ({str(error).splitlines()[0]})"
+    except Exception as error:  # Ray raises half a dozen kinds, and the bare one where a start takes too long
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if address is None:
+            came, mend = f"Ray does not start here ({reason})", "try again when the machine is less busy"
+            raise InputError(explain(came, "a machine with room for it", f"{mend}, or name --engine local")) from error
+        came = f"no Ray cluster at {address!r} ({reason})"
         raise InputError(explain(came, "its address, or none to start one here", "see docs/cluster.md")) from error
     try:
         yield

@@ -28,11 +28,12 @@ from arrcoc_sam.quality.scoring_local import run_scoring, score_masks
 from arrcoc_sam.quality.scoring_run import Progress, ScoringRun, scoring_plan
 from arrcoc_sam.quality.scoring_spec import EstimatorSpec
 
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "180", "OMP_NUM_THREADS": "1"}
 COMMAND = "import sys; from arrcoc_sam.cli.main import run; sys.exit(run(sys.argv[1:]))"
 
 
 def arrcoc_sam(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **QUIET}
     command = [sys.executable, "-c", COMMAND, *map(str, words)]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 

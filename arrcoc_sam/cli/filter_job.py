@@ -84,6 +84,8 @@ class FilterJob:
             raise InputError(explain(f"--out {target} for a {dataset.format} data set", expected))
         if target.exists() and target.samefile(dataset.path):
             raise OutputError(explain(f"--out {target} is the data set itself", "a new name"))
+        if dataset.path.is_dir() and dataset.format == "parquet" and target.parent.resolve() == dataset.path.resolve():
+            raise OutputError(explain(f"--out {target} in the folder of the data set", "a file outside"))
         if target.suffix == ".parquet" and target.exists() and target.samefile(self.scored):
             raise OutputError(explain(f"--out {target} is the table of scores", "a new name"))
         if self.with_scores and dataset.format == "folder":

@@ -1,6 +1,7 @@
 """Mask quality: how good a segmenter's masks and its own predictions of their IoU are, and masks that it did not make.
 
-:class:`MaskQualityEstimator` scores external masks; :func:`evaluate_iou_head` judges predicted IoU.
+:class:`MaskQualityEstimator` scores external masks, :func:`score_masks` those of a whole data set, and
+:class:`KeepRules` say which stay; :func:`evaluate_iou_head` judges predicted IoU.
 """
 
 from arrcoc_sam.quality.bounds import jaccard_bounds
@@ -12,8 +13,11 @@ from arrcoc_sam.quality.click_protocol import (
     summarize_clicks,
 )
 from arrcoc_sam.quality.estimator import MaskQualityEstimator
+from arrcoc_sam.quality.filtering import Judgement, KeepRules, judge
 from arrcoc_sam.quality.iou_head import IoUHeadReport, evaluate_iou_head
 from arrcoc_sam.quality.mask_quality import CalibratedQuality, EncodedMasks, MaskQuality, QualityCalibration
+from arrcoc_sam.quality.score_table import read_scores
+from arrcoc_sam.quality.scoring_local import ScoringSummary, score_masks
 from arrcoc_sam.quality.thresholds import THRESHOLDS, attention_masks, binarize
 
 __all__ = [
@@ -23,14 +27,20 @@ __all__ = [
     "ClickReport",
     "EncodedMasks",
     "IoUHeadReport",
+    "Judgement",
+    "KeepRules",
     "MaskQuality",
     "MaskQualityEstimator",
     "QualityCalibration",
+    "ScoringSummary",
     "attention_masks",
     "binarize",
     "click_image",
     "evaluate_clicks",
     "evaluate_iou_head",
     "jaccard_bounds",
+    "judge",
+    "read_scores",
+    "score_masks",
     "summarize_clicks",
 ]

@@ -81,6 +81,13 @@ class ScoringRun:
         self.plan: dict[str, Any] = json.loads(json.dumps(plan))
         if self.out.suffix != ".parquet":
             raise InputError(explain(f"the table {self.out}", "a name that ends in .parquet"))
+        if (
+            dataset.path.is_dir()
+            and dataset.format == "parquet"
+            and self.out.parent.resolve() == dataset.path.resolve()
+        ):
+            expected = "a table outside, or it would be taken for a part of it"
+            raise InputError(explain(f"the table {self.out} in the folder of the data set", expected))
         self.work = self.out.with_name(f"{self.out.name}.work")
         self._check_out()
         try:

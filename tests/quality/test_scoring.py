@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from filelock import FileLock
 from scoring_cases import NUM_MASKS, SIZES, masks_of, write_coco, write_folder, write_parquet
 
+from arrcoc_sam.cli.main import run
 from arrcoc_sam.errors import DataError, InputError, OutputError
 from arrcoc_sam.masks import encode_rle
 from arrcoc_sam.quality import MaskQualityEstimator
@@ -151,6 +153,10 @@ def test_what_is_refused_leaves_nothing_behind(score: Any, tmp_path: Path) -> No
         score(path, "scores.csv")
     with pytest.raises(InputError, match="part_masks=0"):
         score(path, part_masks=0)
+    write_parquet(tmp_path / "out")
+    with pytest.raises(InputError, match="in the folder of the data set"):
+        score(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
     path.write_text(json.dumps({**document, "annotations": document["annotations"] * 2}))
     with pytest.raises(DataError, match="mask id 100 occurs twice"):
         score(path)
@@ -317,3 +323,38 @@ def test_the_documentation_s_snippet_runs(
     monkeypatch.chdir(tmp_path)
     exec(snippet, {})
     assert "dropped_share" in capsys.readouterr().out
+
+
+# --- the other forms through the command ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("write", "out"), [(write_parquet, "kept.parquet"), (write_folder, "kept")])
+def test_what_is_kept_is_a_data_set_again(
+    write: Callable[[Path], Path], out: str, score: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = score(write(tmp_path / "set"))
+    target = tmp_path / "set" / out if out.endswith("parquet") else tmp_path / out
+    words = ["filter", summary.scores, "--min-area", "1", "--max-area-share", "0.9", "--pictures", "1"]
+    assert run([*map(str, words), "--out", str(target), "--json"]) == 0, capsys.readouterr().err
+    record = json.loads(capsys.readouterr().out)
+    assert (record["num_kept"], record["num_dropped"], record["num_images_lost"]) == (NUM_MASKS - 2, 2, 0)
+    assert {row["rule"]: row["failed"] for row in record["reasons"]} == {"min_area": 1, "max_area_share": 1}
+    before = {row["id"]: row for row in pq.read_table(summary.scores).to_pylist()}
+    after = pq.read_table(score(target, "again.parquet").scores).to_pylist()
+    assert len(after) == NUM_MASKS - 2
+    for row in after:
+        assert row["quality"] == pytest.approx(before[row["id"]]["quality"], abs=1e-5)
+
+
+def test_a_data_set_of_which_nothing_could_be_scored(
+    score: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_coco(tmp_path / "set")
+    for image in (tmp_path / "set").glob("*.png"):
+        image.unlink()
+    summary = score(path)
+    assert (summary.num_masks, summary.num_errors) == (NUM_MASKS, NUM_MASKS)
+    words = ["filter", str(summary.scores), "--class-quantile", "0.5", "--out", str(tmp_path / "kept.json")]
+    assert run(words) == 0, capsys.readouterr().err
+    document = json.loads((tmp_path / "kept.json").read_text())
+    assert (document["images"], document["annotations"]) == ([], [])
