@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from arrcoc_sam.errors import InputError, ShapeError, UnknownNameError, describe, explain
@@ -64,6 +64,7 @@ def sample_error_clicks(
     target: Bool[Tensor, "K H W"] | np.ndarray,
     *,
     generator: torch.Generator | None = None,
+    chance: Float[Tensor, " K"] | None = None,
     strategy: Literal["uniform", "center"] = "uniform",
 ) -> tuple[Float64[Tensor, "K 2"], Int64[Tensor, " K"]]:
     """One corrective click for each prediction, in the region where it is wrong.
@@ -72,6 +73,8 @@ def sample_error_clicks(
         predicted: (K, H, W) bool.
         target: (K, H, W) bool.
         generator: Source of chance for "uniform"; torch's default one if None.
+        chance: Numbers in [0, 1) in place of a generator, drawn beforehand, so that a click does not depend on which
+            others are drawn with it.
         strategy: "uniform" takes any wrong pixel with equal chance (training); "center" the middle of the larger of
             the two kinds of error, missed or too much, by the distance transform (evaluation; no chance in it).
 
@@ -97,7 +100,7 @@ def sample_error_clicks(
         raise ShapeError(explain(came, "both (K, H, W) of one shape"))
     if strategy == "center":
         return _centre_of_error(given, wanted)
-    points, found = _uniform_pixels(given ^ wanted, generator)
+    points, found = _uniform_pixels(given ^ wanted, generator, chance)
     column, row = points.unbind(-1)
     labels = wanted[torch.arange(len(wanted), device=wanted.device), row, column].long()
     return (
@@ -107,15 +110,17 @@ def sample_error_clicks(
 
 
 def _uniform_pixels(
-    masks: Bool[Tensor, "K H W"], generator: torch.Generator | None
+    masks: Bool[Tensor, "K H W"], generator: torch.Generator | None, chance: Float[Tensor, " K"] | None = None
 ) -> tuple[Int64[Tensor, "K 2"], Bool[Tensor, " K"]]:
     """A pixel (x, y) of each mask with equal chance, and whether there is one.
 
     The r-th pixel of a mask by two searches in running counts, down the rows and then along one: no list of pixels,
     and none of the limits of ``torch.multinomial``.
     """
-    device = generator.device if generator is not None else masks.device
-    chance = torch.rand(len(masks), generator=generator, dtype=torch.float64, device=device).to(masks.device)
+    if chance is None:
+        device = generator.device if generator is not None else masks.device
+        chance = torch.rand(len(masks), generator=generator, dtype=torch.float64, device=device)
+    chance = chance.to(masks.device, torch.float64)
     per_row = masks.sum(-1, dtype=torch.int32).long().cumsum(-1)
     total = per_row[:, -1:]
     wanted = (chance[:, None] * total).long().clamp_max((total - 1).clamp_min(0))

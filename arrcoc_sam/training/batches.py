@@ -1,141 +1,257 @@
-"""Batches of images, target masks and first clicks, drawn from scenes with augmentation."""
+"""Batches of images, targets and the chance behind their prompts, each drawn from its place in the run alone.
+
+Nothing here keeps a state: what image ``i`` of step ``s`` shows depends on the seed, s and i. So a batch is the same
+however it is split among devices, workers and accumulation steps, and a killed run goes on as if it had not been.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from numpy.typing import NDArray
+from jaxtyping import Bool, Float, Int64, UInt8
+from numpy import ndarray
+from PIL import Image
 from torch import Tensor
 
-from arrcoc_sam.scenes.scene import Scene, node_masks
+from arrcoc_sam.errors import DataError, InputError, explain
+from arrcoc_sam.geometry import ImageTransform
+from arrcoc_sam.masks import mask_boxes
+from arrcoc_sam.training.sources import MaskedImage, MaskSource
 
-__all__ = ["SceneBatch", "SceneCollection", "sample_scene_batch"]
+__all__ = ["Augmentation", "BatchPlan", "PromptBatch", "draw_batch"]
 
-
-@runtime_checkable
-class SceneCollection(Protocol):
-    """A sized, indexable collection of scenes of one size."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Scene: ...
+# Smallest target, in cells of the decoder's low resolution.
+_LEAST_CELLS = 4
+# Images that may turn out to hold no target that is large enough before a place of the batch is given up.
+_ATTEMPTS = 50
 
 
 @dataclass(frozen=True)
-class SceneBatch:
-    """B images with P target masks each.
+class PromptBatch:
+    """B images and K targets in them, each with its first click, its box, and the chance that its prompts depend on.
 
     Attributes:
-        images: (B, 3, S, S) float32 RGB in [0, 255], S the model's frame.
-        targets: (B, P, g, g) float32 in [0, 1]: coverage of each cell of the decoder's low resolution.
-        points_xy: (B, P, 2) float32, a pixel of each target in the model's frame, zero-based indices.
-        boxes_xyxy: (B, P, 4) float32, the tight box of each target in the model's frame.
+        images: (B, 3, S, S) float32 RGB in [0, 255], S the model's frame; padding has the model's mean colour.
+        valid: (B, g, g) bool, cells of the decoder's low resolution whose centre shows the image.
+        image_index: (K,) the image of each target.
+        targets: (K, g, g) float32 in [0, 1]: coverage of each cell; some cell is above one half.
+        points_xy: (K, 2) float32, a pixel that means the target, in the model's frame.
+        boxes_xyxy: (K, 4) float32, the tight box of each target in the model's frame.
+        box_chance: (K,) in [0, 1): whether the first prompt is a box.
+        box_shift: (K, 4) standard normal: noise of the box's corners.
+        click_chance: (K, R, 4) in [0, 1), for each later round: whether the click is on an error, which one, and where
+            in its cell (two numbers).
+        pause_chance: In [0, 1), one for the whole step: where the round without a new prompt stands.
     """
 
     images: Float[Tensor, "B 3 S S"]
-    targets: Float[Tensor, "B P g g"]
-    points_xy: Float[Tensor, "B P 2"]
-    boxes_xyxy: Float[Tensor, "B P 4"]
+    valid: Bool[Tensor, "B g g"]
+    image_index: Int64[Tensor, " K"]
+    targets: Float[Tensor, "K g g"]
+    points_xy: Float[Tensor, "K 2"]
+    boxes_xyxy: Float[Tensor, "K 4"]
+    box_chance: Float[Tensor, " K"]
+    box_shift: Float[Tensor, "K 4"]
+    click_chance: Float[Tensor, "K R 4"]
+    pause_chance: float
+
+    def __len__(self) -> int:
+        """The number of targets, K."""
+        return len(self.targets)
+
+    def to(self, device: torch.device | str) -> PromptBatch:
+        """The batch on another device."""
+        moved: dict[str, Any] = {
+            name: value.to(device) if isinstance(value, Tensor) else value for name, value in self.state().items()
+        }
+        return PromptBatch(**moved)
+
+    def state(self) -> dict[str, Any]:
+        """Its fields by name, as ``torch.save`` takes them and ``torch.load(weights_only=True)`` gives them back."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def sample_scene_batch(
-    scenes: SceneCollection,
-    rng: np.random.Generator,
-    *,
-    num_images: int,
-    num_targets: int,
-    image_size: int,
-    mask_size: int,
-    crop_probability: float = 0.5,
-    smallest_crop: float = 0.6,
-) -> SceneBatch:
-    """Draws scenes, crops and flips them, and draws target nodes and a uniform click in each.
+@dataclass(frozen=True)
+class Augmentation:
+    """How images are changed before they are shown. The default suits scenes, where up is nowhere.
 
-    Nodes are drawn uniformly, so that clicks follow the measure: one click, uniform in a node, for every node alike. A
-    crop has one side for the whole batch (one resize), its place differs. Nodes that a crop leaves fewer than four
-    low-resolution cells of are not drawn.
+    Attributes:
+        crop_probability: Share of the images that are cropped.
+        smallest_crop: Side of the smallest crop, as a share of the image's.
+        rotate: By a random multiple of 90°.
+        flip: Left and right exchanged, half of the time.
+        recolor: Channels permuted; half of the time gain and offset a channel.
+    """
 
-    Args:
-        scenes: What to draw from.
-        rng: Source of randomness.
-        num_images: B.
-        num_targets: P.
+    crop_probability: float = 0.5
+    smallest_crop: float = 0.6
+    rotate: bool = True
+    flip: bool = True
+    recolor: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the shares.
+
+        Raises:
+            InputError: One is out of its range.
+        """
+        if not (0 <= self.crop_probability <= 1 and 0 < self.smallest_crop <= 1):
+            came = f"crop_probability={self.crop_probability}, smallest_crop={self.smallest_crop}"
+            raise InputError(explain(came, "shares, the second above 0"))
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """What batches look like; everything that is not chance.
+
+    Attributes:
         image_size: S, side of the model's frame in pixels.
         mask_size: g, side of the decoder's low-resolution masks.
-        crop_probability: Share of the batches that are cropped.
-        smallest_crop: Side of the smallest crop, as a share of the scene's.
+        num_targets: The most targets an image.
+        num_clicks: R, rounds after the first.
+        largest_target: Targets that cover more of their image than this are not drawn.
+        augmentation: How images are changed.
+        padding: RGB in [0, 255]: the model's mean colour, which it normalises to zero.
     """
-    size = scenes[0].size_hw[0]
-    side = size
-    if rng.random() < crop_probability:
-        side = int(rng.uniform(smallest_crop, 1.0) * size)
-    least = 4 * (side / mask_size) ** 2
-    images: list[Tensor] = []
-    masks: list[NDArray[np.bool_]] = []
-    while len(images) < num_images:
-        scene = scenes[int(rng.integers(len(scenes)))]
-        top, left = rng.integers(0, size - side + 1, 2)
-        image = scene.image[top : top + side, left : left + side]
-        nodes = node_masks(scene.labels[top : top + side, left : left + side], scene.parents)
-        visible = np.flatnonzero(nodes.sum(axis=(1, 2)) >= least)
-        if not len(visible):
-            continue
-        chosen = rng.choice(visible, num_targets, replace=len(visible) < num_targets)
-        image, target = _turn(image, nodes[chosen], turns=int(rng.integers(4)), flip=bool(rng.random() < 0.5))
-        images.append(_recolor(torch.from_numpy(image).permute(2, 0, 1).float(), rng))
-        masks.append(target)
-    full = torch.from_numpy(np.stack(masks))
-    points, boxes = _click_and_box(full, rng)
-    scale = image_size / side
-    shrunk = F.interpolate(torch.stack(images), size=(image_size, image_size), mode="bilinear", antialias=True)
-    coverage = F.interpolate(full.float(), size=(mask_size, mask_size), mode="bilinear", antialias=True)
-    return SceneBatch(
-        shrunk.round(), coverage.clamp(0.0, 1.0), (points + 0.5) * scale - 0.5, (boxes + 0.5) * scale - 0.5
+
+    image_size: int
+    mask_size: int
+    num_targets: int
+    num_clicks: int = 2
+    largest_target: float = 1.0
+    augmentation: Augmentation = Augmentation()
+    padding: tuple[float, float, float] = (123.675, 116.28, 103.53)
+
+
+def draw_batch(source: MaskSource, plan: BatchPlan, *, seed: int, step: int, places: Sequence[int]) -> PromptBatch:
+    """Draws some of the images of a step, and targets and first clicks in them.
+
+    Targets are drawn uniformly among the masks of an image, and clicks uniformly in each, so that clicks follow the
+    measure: one click, uniform in a mask, for every mask alike.
+
+    Args:
+        source: What to draw from, uniformly and with replacement.
+        plan: What batches look like.
+        seed: Of the run.
+        step: Counted from 0.
+        places: Which images of the step's global batch.
+
+    Raises:
+        DataError: No image with a target that is large enough was found in 50 attempts.
+    """
+    drawn = [_draw_image(source, plan, np.random.default_rng([seed, step, place])) for place in places]
+    counts = torch.tensor([len(one.targets) for one in drawn])
+    return PromptBatch(
+        images=torch.cat([one.images for one in drawn]),
+        valid=torch.cat([one.valid for one in drawn]),
+        image_index=torch.arange(len(drawn)).repeat_interleave(counts),
+        targets=torch.cat([one.targets for one in drawn]),
+        points_xy=torch.cat([one.points_xy for one in drawn]),
+        boxes_xyxy=torch.cat([one.boxes_xyxy for one in drawn]),
+        box_chance=torch.cat([one.box_chance for one in drawn]),
+        box_shift=torch.cat([one.box_shift for one in drawn]),
+        click_chance=torch.cat([one.click_chance for one in drawn]),
+        pause_chance=float(np.random.default_rng([seed, step]).random()),
     )
 
 
-def _turn(
-    image: NDArray[np.uint8], masks: NDArray[np.bool_], *, turns: int, flip: bool
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """One of the eight symmetries of the square."""
-    image, masks = np.rot90(image, turns, axes=(0, 1)), np.rot90(masks, turns, axes=(1, 2))
-    if flip:
-        image, masks = image[:, ::-1], masks[:, :, ::-1]
-    return np.ascontiguousarray(image), np.ascontiguousarray(masks)
+def _draw_image(source: MaskSource, plan: BatchPlan, rng: np.random.Generator) -> PromptBatch:
+    """One image with its targets, as a batch of its own."""
+    for _ in range(_ATTEMPTS):
+        masked = source[int(rng.integers(len(source)))]
+        found = _prompted(masked, plan, rng)
+        if found is not None:
+            return found
+    expected = f"masks of at least {_LEAST_CELLS} cells of the {plan.mask_size} x {plan.mask_size} logits"
+    mend = "raise image_size or largest_target, or leave out small masks"
+    raise DataError(explain(f"{_ATTEMPTS} images drawn, none with a target of a usable size", expected, mend))
 
 
-def _recolor(image: Tensor, rng: np.random.Generator) -> Tensor:
-    """Channels permuted, and half of the time gain and offset a channel."""
-    image = image[torch.from_numpy(rng.permutation(3))]
+def _prompted(masked: MaskedImage, plan: BatchPlan, rng: np.random.Generator) -> PromptBatch | None:
+    """The image augmented, with up to ``num_targets`` of its masks; None where none of those drawn can be used."""
+    window = _crop_window(masked.image.shape[:2], plan.augmentation, rng)
+    turns = int(rng.integers(4)) if plan.augmentation.rotate else 0
+    mirrored = plan.augmentation.flip and rng.random() < 0.5
+    # Twice as many as wanted: crops cut masks off.
+    chosen = rng.permutation(masked.num_masks)[: 2 * plan.num_targets]
+    masks = _turned(masked.read_masks(chosen)[:, *window], turns, mirrored)
+    transform = ImageTransform.letterbox((masks.shape[1], masks.shape[2]), plan.image_size)
+    cells = masks.sum(axis=(1, 2)) * (transform.scale_xy[0] * plan.mask_size / plan.image_size) ** 2
+    usable = (cells >= _LEAST_CELLS) & (masks.mean(axis=(1, 2)) <= plan.largest_target)
+    if not usable.any():
+        return None
+    coverage = transform.masks_to_grid(torch.from_numpy(masks[usable]), (plan.mask_size, plan.mask_size))
+    regions = masks
+    if masked.read_click_regions is not None:
+        regions = _turned(masked.read_click_regions(chosen)[:, *window], turns, mirrored)
+    shown = (coverage > 0.5).flatten(1).any(dim=1).numpy() & regions[usable].any(axis=(1, 2))
+    kept = np.flatnonzero(usable)[shown][: plan.num_targets]
+    if not len(kept):
+        return None
+    count = len(kept)
+    scale = torch.tensor(transform.scale_xy)  # as segmenters carry prompts into the frame
+    points = np.stack([_uniform_pixel(region, rng) for region in regions[kept]])
+    boxes = mask_boxes(torch.from_numpy(masks[kept]))
+    return PromptBatch(
+        images=_framed(_turned(masked.image[None, *window], turns, mirrored)[0], transform, plan, rng)[None],
+        valid=(transform.grid_valid((plan.mask_size, plan.mask_size)) >= 0.5)[None],
+        image_index=torch.zeros(count, dtype=torch.int64),
+        targets=coverage[torch.from_numpy(shown)][: plan.num_targets],
+        points_xy=(torch.from_numpy(points) * scale).float(),
+        boxes_xyxy=(boxes * scale.repeat(2)).float(),
+        box_chance=torch.from_numpy(rng.random(count, dtype=np.float32)),
+        box_shift=torch.from_numpy(rng.standard_normal((count, 4))).float(),
+        click_chance=torch.from_numpy(rng.random((count, plan.num_clicks, 4), dtype=np.float32)),
+        pause_chance=0.0,
+    )
+
+
+def _crop_window(size_hw: tuple[int, ...], augmentation: Augmentation, rng: np.random.Generator) -> tuple[slice, slice]:
+    """Rows and columns of a random crop of the image's shape, or all of them."""
+    share = 1.0
+    if rng.random() < augmentation.crop_probability:
+        share = rng.uniform(augmentation.smallest_crop, 1.0)
+    sides = [max(1, int(share * side)) for side in size_hw]
+    corners = [int(rng.integers(side - kept + 1)) for side, kept in zip(size_hw, sides, strict=True)]
+    rows, columns = (slice(corner, corner + side) for corner, side in zip(corners, sides, strict=True))
+    return rows, columns
+
+
+def _turned(stack: ndarray, turns: int, mirrored: bool) -> ndarray:
+    """One of the eight symmetries of the square, of the second and third axis."""
+    turned = np.rot90(stack, turns, axes=(1, 2))
+    return np.ascontiguousarray(turned[:, :, ::-1] if mirrored else turned)
+
+
+def _framed(
+    image: UInt8[ndarray, "H W 3"], transform: ImageTransform, plan: BatchPlan, rng: np.random.Generator
+) -> Float[Tensor, "3 S S"]:
+    """Resized as the segmenter does, recoloured and padded."""
+    height, width = transform.resized_hw
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(resized, dtype=np.float32)
+    if plan.augmentation.recolor:
+        pixels = _recolored(pixels, rng)
+    frame = np.empty((plan.image_size, plan.image_size, 3), dtype=np.float32)
+    frame[:] = plan.padding
+    frame[:height, :width] = pixels
+    return torch.from_numpy(frame).permute(2, 0, 1).contiguous()
+
+
+def _recolored(pixels: Float[ndarray, "H W 3"], rng: np.random.Generator) -> Float[ndarray, "H W 3"]:
+    permuted = pixels[:, :, rng.permutation(3)]
     if rng.random() < 0.5:
-        gain = torch.from_numpy(rng.uniform(0.7, 1.3, (3, 1, 1))).float()
-        offset = torch.from_numpy(rng.uniform(-25.0, 25.0, (3, 1, 1))).float()
-        image = (image * gain + offset).clamp(0.0, 255.0)
-    return image
+        gain, offset = rng.uniform(0.7, 1.3, 3), rng.uniform(-25.0, 25.0, 3)
+        permuted = np.clip(permuted * gain + offset, 0.0, 255.0)
+    return permuted.astype(np.float32)
 
 
-def _click_and_box(masks: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """A uniform pixel of each mask and its tight box, (B, P, 2) and (B, P, 4)."""
-    num_images, num_targets, height, width = masks.shape
-    flat = masks.flatten(2)
-    counts = flat.sum(dim=-1)
-    rank = (torch.from_numpy(rng.random((num_images, num_targets))) * counts).long() + 1
-    # the first place where the running count of mask pixels reaches the drawn rank
-    place = torch.searchsorted(flat.cumsum(dim=-1, dtype=torch.int32), rank[..., None].int()).squeeze(-1)
-    points = torch.stack([place % width, place // width], dim=-1).float()
-    columns, rows = masks.any(dim=-2), masks.any(dim=-1)
-    boxes = torch.stack(
-        [
-            columns.int().argmax(dim=-1),
-            rows.int().argmax(dim=-1),
-            width - 1 - columns.flip(-1).int().argmax(dim=-1),
-            height - 1 - rows.flip(-1).int().argmax(dim=-1),
-        ],
-        dim=-1,
-    ).float()
-    return points, boxes
+def _uniform_pixel(region: Bool[ndarray, "H W"], rng: np.random.Generator) -> Int64[ndarray, " 2"]:
+    """A pixel (x, y) of the region, each with equal chance."""
+    places = np.flatnonzero(region)
+    row, column = divmod(int(places[int(rng.integers(len(places)))]), region.shape[1])
+    return np.array([column, row])

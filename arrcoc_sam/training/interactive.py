@@ -1,120 +1,189 @@
 """SAM's interactive training: a first prompt, clicks on the error, one loss for every round.
 
 The first round has one prompt, and so three masks, of which the best one learns (minimum over masks); every later round
-adds a click from the error region, is fed the previous round's logits, detached, and learns through token 0.
+is fed the logits of the round before, detached, and learns through token 0. What else there is to choose says
+:class:`arrcoc_sam.training.ClickRecipe`.
 
-Reference: Kirillov et al. 2023, "Segment Anything", appendix A, "Training algorithm".
+Reference: Kirillov et al. 2023, "Segment Anything", appendix A, "Training algorithm"; Ravi et al. 2024, "SAM 2",
+appendix D.2.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from segment_anything.modeling import Sam
-from torch import Tensor
+from torch import Tensor, nn
 
 from arrcoc_sam.losses import functional as LF
 from arrcoc_sam.masks import mask_iou
 from arrcoc_sam.prompts.clicks import sample_error_clicks
-from arrcoc_sam.training.batches import SceneBatch
+from arrcoc_sam.segmenters.sam import stock_decoder
+from arrcoc_sam.training.batches import PromptBatch
+from arrcoc_sam.training.recipe import SAM1_RECIPE, SAM2_RECIPE, ClickRecipe
 
-__all__ = ["ClickRecipe", "interactive_loss"]
+__all__ = ["SAM1_RECIPE", "SAM2_RECIPE", "ClickRecipe", "Decode", "InteractiveModel", "interactive_loss"]
 
+FIGURES = ("mask_loss", "iou_loss", "oracle_iou", "final_iou")
+"""What :func:`interactive_loss` tells beside the loss."""
 
-@dataclass(frozen=True)
-class ClickRecipe:
-    """How prompts are simulated and what each term of the loss weighs.
-
-    Attributes:
-        num_rounds: Prompts in all, the first included.
-        box_probability: Share of targets whose first prompt is a noisy box in place of a click.
-        box_noise: Standard deviation of a box corner, as a share of the box's side.
-        box_noise_limit: The largest shift of a corner, as a share of the model's frame (SAM: 20 of 1024 pixels).
-        focal_weight: Weight of the focal loss.
-        dice_weight: Weight of the Dice loss.
-        iou_weight: Weight of the IoU head's squared error.
-    """
-
-    num_rounds: int = 3
-    box_probability: float = 0.2
-    box_noise: float = 0.1
-    box_noise_limit: float = 20 / 1024
-    focal_weight: float = 20.0
-    dice_weight: float = 1.0
-    iou_weight: float = 1.0
+_ALL_TOKENS = (0, 1, 2, 3)
+_PADDING_LOGIT = -10.0  # what mask prompts hold on padding
 
 
 @runtime_checkable
 class Decode(Protocol):
     """Logits (K, 4, g, g) and predicted IoU (K, 4) of all four mask tokens."""
 
-    def __call__(self, embeddings: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, embeddings: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode K prompts, given for each the embedding of its image."""
+        ...
+
+
+class InteractiveModel(nn.Module):
+    """A segmenter and the rounds around it as one module, so that its forward pass is the whole training step.
+
+    Args:
+        model: What is trained.
+        recipe: Rounds and weights.
+        autocast: bfloat16 for encoder and transformer; prompts, logits and losses stay float32.
+    """
+
+    def __init__(self, model: Sam, recipe: ClickRecipe, *, autocast: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.recipe = recipe
+        self.autocast = autocast
+
+    def forward(
+        self, batch: PromptBatch, normalizer: Float[Tensor, ""]
+    ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+        """The loss of a batch; see :func:`interactive_loss`."""
+        model = self.model
+        reduced = partial(torch.autocast, batch.images.device.type, torch.bfloat16, enabled=self.autocast)
+        frozen = not any(parameter.requires_grad for parameter in model.image_encoder.parameters())
+        with torch.no_grad() if frozen else nullcontext(), reduced():
+            embeddings = model.image_encoder(model.preprocess(batch.images))
+        image_pe = model.prompt_encoder.get_dense_pe()
+
+        def decode(embeddings: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+            return stock_decoder(model.mask_decoder, embeddings, image_pe, sparse, dense, _ALL_TOKENS, reduced=reduced)
+
+        return interactive_loss(model, embeddings.float(), batch, self.recipe, decode=decode, normalizer=normalizer)
 
 
 def interactive_loss(
     model: Sam,
     embeddings: Float[Tensor, "B C e e"],
-    batch: SceneBatch,
+    batch: PromptBatch,
     recipe: ClickRecipe,
     *,
-    generator: torch.Generator,
     decode: Decode,
-) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    normalizer: Float[Tensor, ""] | float | None = None,
+) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     """The loss of all rounds on one batch.
+
+    Every target's losses are summed and divided by ``normalizer``. With the number of targets of all devices and
+    accumulation steps in its place, the parts' losses add up to the loss of the whole.
 
     Args:
         model: The model whose prompt encoder is used.
         embeddings: (B, C, e, e) of the batch's images.
-        batch: Images, targets and first prompts.
+        batch: Images, targets, and the chance behind the prompts.
         recipe: Rounds and weights.
-        generator: Source of randomness for boxes and error clicks.
         decode: Runs the mask decoder, one embedding a prompt.
+        normalizer: What sums over targets are divided by; the number of the batch's targets by default.
 
     Returns:
-        The scalar loss, mean over prompts and rounds, and detached figures for the log: ``mask_loss``, ``iou_loss``,
-        ``oracle_iou`` (first round, best of three), ``final_iou`` (last round, token 0).
+        The scalar loss, and detached figures for the log, normalised alike: ``mask_loss`` and ``iou_loss`` (as the loss
+        over the rounds), ``oracle_iou`` (first round, best of its masks), ``final_iou`` (last round, token 0).
     """
-    num_images, num_targets = batch.targets.shape[:2]
-    targets = batch.targets.flatten(0, 1)
-    truth = targets > 0.5
-    image_index = torch.arange(num_images, device=embeddings.device).repeat_interleave(num_targets)
-    per_prompt = embeddings[image_index]
     frame = float(batch.images.shape[-1])
+    targets, truth = batch.targets, batch.targets > 0.5
+    per_prompt = embeddings[batch.image_index]
+    padding = ~batch.valid[batch.image_index][:, None]
+    boxed = batch.box_chance < recipe.box_probability
+    boxes = _noisy_boxes(batch.boxes_xyxy, batch.box_shift, recipe, frame)
+    points, labels = batch.points_xy[:, None], torch.ones_like(batch.box_chance)[:, None]
+    single = torch.zeros_like(boxed) if recipe.multimask_boxes else boxed
 
-    boxed = torch.rand(len(targets), generator=generator) < recipe.box_probability
-    boxes = _noisy_boxes(batch.boxes_xyxy.flatten(0, 1), recipe, frame, generator)
-    points = batch.points_xy.flatten(0, 1)[:, None]
-    labels = torch.ones(len(targets), 1)
-
-    mask_loss, iou_loss, figures = targets.new_zeros(()), targets.new_zeros(()), {}
-    logits = None
-    for turn in range(recipe.num_rounds):
+    sums = {name: targets.new_zeros(()) for name in FIGURES}
+    logits: Tensor | None = None
+    clicks = (None, *recipe.bring_click(batch.pause_chance))
+    for turn, brings_click in enumerate(clicks):
+        if brings_click and logits is not None:
+            point, label = _next_clicks(logits > 0, truth, batch.click_chance[:, turn - 1], recipe, frame)
+            points, labels = torch.cat([points, point[:, None]], dim=1), torch.cat([labels, label[:, None]], dim=1)
         sparse = _embed_prompts(model, points, labels, boxes, boxed)
-        dense = _embed_previous(model, logits, len(targets))
-        all_logits, all_iou = decode(per_prompt, sparse, dense)
-        tokens = slice(1, None) if turn == 0 else slice(0, 1)
-        shown, predicted = all_logits[:, tokens].float(), all_iou[:, tokens].float()
-        terms = LF.multimask_loss(
-            shown, targets, predicted, focal_weight=recipe.focal_weight, dice_weight=recipe.dice_weight
-        )
-        mask_loss, iou_loss = mask_loss + terms["mask_loss"], iou_loss + terms["iou_loss"]
-        actual = mask_iou(shown.detach() > 0, truth[:, None]).nan_to_num(0.0)
-        if turn == 0:
-            figures["oracle_iou"] = actual.amax(dim=1).mean()
-        figures["final_iou"] = actual.amax(dim=1).mean()
-        if turn + 1 == recipe.num_rounds:
-            break
-        best = predicted.detach().argmax(dim=1)
-        logits = shown.detach()[torch.arange(len(best)), best]
-        clicks, signs = _error_clicks(logits > 0, truth, frame, generator)
-        points, labels = torch.cat([points, clicks[:, None]], dim=1), torch.cat([labels, signs[:, None]], dim=1)
-    rounds = recipe.num_rounds
-    loss = (mask_loss + recipe.iou_weight * iou_loss) / rounds
-    figures["mask_loss"], figures["iou_loss"] = mask_loss.detach() / rounds, iou_loss.detach() / rounds
-    return loss, figures
+        all_logits, all_iou = decode(per_prompt, sparse, _embed_previous(model, logits, len(targets)))
+        all_logits = all_logits.float().masked_fill(padding, _PADDING_LOGIT)
+        logits = torch.empty_like(targets)
+        for rows, tokens in _shown_tokens(single if turn == 0 else torch.ones_like(single)):
+            answer = _judge(all_logits[rows][:, tokens], all_iou[rows][:, tokens].float(), targets[rows], recipe)
+            logits[rows] = answer.fed_back
+            sums["mask_loss"] = sums["mask_loss"] + answer.mask_loss
+            sums["iou_loss"] = sums["iou_loss"] + answer.iou_loss
+            if turn == 0:
+                sums["oracle_iou"] += answer.best_iou
+            if turn == len(clicks) - 1:
+                sums["final_iou"] += answer.best_iou
+    if normalizer is None:
+        normalizer = float(len(targets))
+    over_rounds = len(clicks) if recipe.round_reduction == "mean" else 1
+    for name in ("mask_loss", "iou_loss"):
+        sums[name] = sums[name] / over_rounds
+    means = {name: value / normalizer for name, value in sums.items()}
+    loss = means["mask_loss"] + recipe.iou_weight * means["iou_loss"]
+    return loss, {name: value.detach() for name, value in means.items()}
+
+
+class _Answer(NamedTuple):
+    """Sums over the prompts of one answer, and what is fed back of each."""
+
+    mask_loss: Tensor
+    iou_loss: Tensor
+    best_iou: Tensor
+    fed_back: Tensor
+
+
+def _judge(
+    logits: Float[Tensor, "k M g g"],
+    predicted_iou: Float[Tensor, "k M"],
+    targets: Float[Tensor, "k g g"],
+    recipe: ClickRecipe,
+) -> _Answer:
+    """The losses of one round, and the logits of the highest predicted IoU, detached."""
+    mask_loss, winner = LF.min_over_masks_loss(
+        logits, targets, focal_weight=recipe.focal_weight, dice_weight=recipe.dice_weight
+    )
+    iou_loss = LF.iou_prediction_loss(
+        predicted_iou,
+        logits,
+        targets,
+        kind=recipe.iou_kind,
+        supervise=recipe.iou_supervise,
+        winner=winner,
+        reduction="none",
+    )
+    per_prompt = iou_loss if iou_loss.ndim == 1 else iou_loss.mean(dim=1)
+    shown = logits.detach()
+    best_iou = mask_iou(shown > 0, (targets > 0.5)[:, None]).amax(dim=1)
+    chosen = predicted_iou.detach().argmax(dim=1)
+    fed_back = shown[torch.arange(len(chosen), device=chosen.device), chosen]
+    return _Answer(mask_loss.sum(), per_prompt.sum(), best_iou.sum(), fed_back)
+
+
+def _shown_tokens(single: Bool[Tensor, " K"]) -> Iterator[tuple[Int64[Tensor, " k"], slice]]:
+    """Prompts that are answered with token 0 alone, and those with tokens 1 to 3."""
+    for chosen, tokens in ((~single, slice(1, None)), (single, slice(0, 1))):
+        rows = chosen.nonzero()[:, 0]
+        if len(rows):
+            yield rows, tokens
 
 
 def _embed_prompts(model: Sam, points: Tensor, labels: Tensor, boxes: Tensor, boxed: Tensor) -> Tensor:
@@ -137,20 +206,27 @@ def _embed_previous(model: Sam, logits: Tensor | None, count: int) -> Tensor:
     return dense.expand(count, -1, -1, -1) if logits is None else dense
 
 
-def _noisy_boxes(boxes: Tensor, recipe: ClickRecipe, frame: float, generator: torch.Generator) -> Tensor:
+def _noisy_boxes(
+    boxes: Float[Tensor, "K 4"], shift: Float[Tensor, "K 4"], recipe: ClickRecipe, frame: float
+) -> Float[Tensor, "K 4"]:
     """Boxes whose corners moved by a share of the box's side, at most so many pixels, inside the frame."""
     sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
     limit = recipe.box_noise_limit * frame
-    noise = torch.randn(boxes.shape, generator=generator) * recipe.box_noise * sides
+    noise = shift * recipe.box_noise * sides
     return (boxes + noise.clamp(-limit, limit)).clamp(0.0, frame - 1.0)
 
 
-def _error_clicks(
-    predicted: Bool[Tensor, "K g g"], truth: Bool[Tensor, "K g g"], frame: float, generator: torch.Generator
+def _next_clicks(
+    predicted: Bool[Tensor, "K g g"],
+    truth: Bool[Tensor, "K g g"],
+    chance: Float[Tensor, "K 4"],
+    recipe: ClickRecipe,
+    frame: float,
 ) -> tuple[Float[Tensor, "K 2"], Float[Tensor, " K"]]:
-    """A uniform click in each error region, in the frame; its label is -1 where nothing is wrong."""
-    cells, labels = sample_error_clicks(predicted, truth, generator=generator)
+    """A uniform click in each error region, now and then in the target; its label is -1 where nothing is wrong."""
+    anywhere = chance[:, 0] < recipe.truth_click_probability
+    # against an empty prediction the whole target is the error
+    cells, labels = sample_error_clicks(predicted & ~anywhere[:, None, None], truth, chance=chance[:, 1])
     # a cell of the low resolution spans several pixels: anywhere in it
-    inside = torch.rand(cells.shape, generator=generator, dtype=cells.dtype)
-    places = (cells.nan_to_num(0.0) + inside) * (frame / truth.shape[-1]) - 0.5
+    places = (cells.nan_to_num(0.0) + chance[:, 2:]) * (frame / truth.shape[-1]) - 0.5
     return places.clamp(0.0, frame - 1.0).float(), labels.float()

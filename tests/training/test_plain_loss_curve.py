@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import torch
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
@@ -25,20 +24,23 @@ CONFIG = SegmenterTraining(
 )
 
 
-def plain_multimask_loss(
-    logits: Tensor, target: Tensor, predicted_iou: Tensor, *, focal_weight: float, dice_weight: float, **_: Any
-) -> dict[str, Tensor]:
-    """Minimum over masks of torchvision's focal loss and Dice, and the squared error of the predicted IoU."""
+def plain_min_over_masks_loss(
+    logits: Tensor, target: Tensor, *, focal_weight: float, dice_weight: float
+) -> tuple[Tensor, Tensor]:
+    """Minimum over masks of torchvision's focal loss and Dice."""
     targets = target[:, None].expand_as(logits).float()
     focal = sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=2.0).mean((2, 3))
     p = logits.sigmoid()
     dice = 1 - (2 * (p * targets).sum((2, 3)) + 1) / (p.sum((2, 3)) + targets.sum((2, 3)) + 1)
     best, winner = (focal_weight * focal + dice_weight * dice).min(1)
-    inside, truth = logits.detach() > 0, targets > 0.5
-    union = (inside | truth).sum((2, 3))
-    actual = torch.where(union > 0, (inside & truth).sum((2, 3)) / union, 1.0)
-    mask_loss, iou_loss = best.mean(), ((predicted_iou - actual) ** 2).mean()
-    return {"loss": mask_loss + iou_loss, "mask_loss": mask_loss, "iou_loss": iou_loss, "winner": winner}
+    return best, winner
+
+
+def plain_iou_loss(predicted_iou: Tensor, logits: Tensor, target: Tensor, **_: Any) -> Tensor:
+    """The squared error of the predicted IoU, a prompt and mask."""
+    inside, truth = logits.detach() > 0, target[:, None] > 0.5
+    actual = (inside & truth).sum((2, 3)) / (inside | truth).sum((2, 3))
+    return (predicted_iou - actual) ** 2
 
 
 @pytest.mark.parametrize("backend", ["eager", "compiled"])
@@ -50,10 +52,11 @@ def test_the_curve_is_that_of_a_plain_loss(backend: str, tmp_path: Path, monkeyp
         train_segmenter(config, scenes, tmp_path / name, progress=lambda step, row: rows.append({"step": step} | row))
         return pd.DataFrame(rows)[["step", "loss", "mask_loss"]]
 
-    own = LF.multimask_loss
-    monkeypatch.setattr(LF, "multimask_loss", lambda *a, **kw: own(*a, **kw, backend=backend))
+    own = LF.min_over_masks_loss
+    monkeypatch.setattr(LF, "min_over_masks_loss", lambda *a, **kw: own(*a, **kw, backend=backend))
     ours = curve("ours")
-    monkeypatch.setattr(LF, "multimask_loss", plain_multimask_loss)
+    monkeypatch.setattr(LF, "min_over_masks_loss", plain_min_over_masks_loss)
+    monkeypatch.setattr(LF, "iou_prediction_loss", plain_iou_loss)
     plain = curve("plain")
     # Rounding differs, and each step starts where the last one ended.
     pd.testing.assert_frame_equal(ours, plain, rtol=2e-3)

@@ -1,0 +1,87 @@
+"""Checkpoints of a run: written whole or not at all, and resumed only by the run that they belong to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from arrcoc_sam.errors import TrainingError, explain
+from arrcoc_sam.report.writing import replacing
+
+__all__ = ["load_state", "save_state", "save_weights"]
+
+
+def save_state(path: Path, *, settings: Mapping[str, Any], step: int, parts: Mapping[str, Any]) -> None:
+    """Writes a checkpoint, in the place of the last one.
+
+    Args:
+        path: The file.
+        settings: What the run was started with, as JSON takes it; compared when it is resumed.
+        step: Steps done.
+        parts: State dicts by name.
+
+    Raises:
+        OutputError: It can't be written.
+    """
+    with replacing(path) as temporary:
+        torch.save({"settings": json.dumps(settings), "step": step, **parts}, temporary)
+
+
+def load_state(path: Path, *, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Reads a checkpoint, on the CPU; None where there is none.
+
+    Args:
+        path: The file.
+        settings: What this run was started with.
+
+    Returns:
+        ``step`` and the parts.
+
+    Raises:
+        TrainingError: It can't be read, or belongs to a run of other settings; the message says which.
+    """
+    if not path.is_file():
+        return None
+    mend = "name another folder, or delete this one"
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        theirs = json.loads(state.pop("settings"))
+    except Exception as error:  # torch raises a dozen kinds on damaged files
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise TrainingError(explain(f"{path} can't be read ({reason})", "a checkpoint of this run", mend)) from error
+    ours = json.loads(json.dumps(settings))
+    if theirs != ours:
+        came = f"{path} belongs to a run of another configuration ({_difference(theirs, ours)})"
+        raise TrainingError(explain(came, "the configuration it was started with", mend))
+    return state
+
+
+def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, str]) -> None:
+    """Writes weights for ``load_segmenter(…, checkpoint=path)``, with what they come from in the file's header.
+
+    Args:
+        path: A .safetensors file.
+        model: The model.
+        metadata: Texts by name.
+
+    Raises:
+        OutputError: It can't be written.
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt", **metadata})
+
+
+def _difference(theirs: Any, ours: Any, place: str = "") -> str:
+    """The first setting that differs."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for name in [*theirs, *(name for name in ours if name not in theirs)]:
+            if name not in theirs or name not in ours or theirs[name] != ours[name]:
+                return _difference(theirs.get(name), ours.get(name), f"{place}.{name}" if place else name)
+    return f"{place or 'settings'} was {theirs!r}, and is {ours!r}"

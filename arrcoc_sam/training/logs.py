@@ -1,0 +1,66 @@
+"""Logs of a run: a CSV file always, TensorBoard where it is wanted; both go on where a killed run left off."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from arrcoc_sam.errors import MissingExtraError
+from arrcoc_sam.report.writing import write_text
+
+__all__ = ["TrainingLog"]
+
+
+class TrainingLog:
+    """Rows of figures by step.
+
+    Args:
+        folder: Where ``log.csv`` and TensorBoard's ``tensorboard`` go.
+        first_step: Steps done already: what a killed run logged after its last checkpoint is dropped.
+        tensorboard: Write for TensorBoard as well.
+
+    Raises:
+        MissingExtraError: TensorBoard is wanted and not installed.
+    """
+
+    def __init__(self, folder: Path, *, first_step: int = 0, tensorboard: bool = False) -> None:
+        self._path = folder / "log.csv"
+        self._writer: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise MissingExtraError.of("tensorboard", "train") from error
+            self._writer = SummaryWriter(folder / "tensorboard", purge_step=first_step + 1)
+        if self._path.is_file():
+            header, *rows = self._path.read_text(encoding="utf-8").splitlines() or [""]
+            whole = [row for row in rows if row.count(",") == header.count(",")]  # a kill may cut the last one off
+            kept = [row for row in whole if int(row.split(",", 1)[0]) <= first_step]
+            if kept:
+                write_text(self._path, "\n".join([header, *kept]) + "\n")
+            else:
+                self._path.unlink()
+
+    def write(self, step: int, row: Mapping[str, float]) -> None:
+        """Append one row.
+
+        Args:
+            step: Steps done.
+            row: Figures by name, the same names every time.
+        """
+        new = not self._path.is_file()
+        with self._path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(["step", *row])
+            writer.writerow([step, *(f"{value:.6g}" for value in row.values())])
+        if self._writer is not None:
+            for name, value in row.items():
+                self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """End TensorBoard's file."""
+        if self._writer is not None:
+            self._writer.close()
