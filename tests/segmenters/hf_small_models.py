@@ -11,24 +11,23 @@ from arrcoc_sam.segmenters.hf import HuggingFaceSegmenter
 from arrcoc_sam.segmenters.hf_families import FAMILIES, Family
 
 WIDTH = 32
+VIDEO_WIDTH = 128  # twice the memories' own width, which is fixed in transformers
 FRAME = 128
 GRID = FRAME // 16
 NAMES = tuple(family.name for family in FAMILIES)
 VIDEO_NAMES = tuple(family.name for family in FAMILIES if family.video_class)
 
-_PROMPTS: dict[str, Any] = {"hidden_size": WIDTH, "image_size": FRAME, "patch_size": 16, "mask_input_channels": 16}
-_DECODER: dict[str, Any] = {"hidden_size": WIDTH, "mlp_dim": 64, "num_attention_heads": 4, "iou_head_hidden_dim": WIDTH}
 _SIZES = [[GRID * 4, GRID * 4], [GRID * 2, GRID * 2], [GRID, GRID]]
 _MEMORY: dict[str, Any] = {
     "image_size": FRAME,
-    "memory_attention_hidden_size": WIDTH,
+    "memory_attention_hidden_size": VIDEO_WIDTH,
     "memory_attention_num_layers": 1,
     "memory_attention_rope_feat_sizes": [GRID, GRID],
-    "memory_encoder_hidden_size": WIDTH,
-    "memory_encoder_output_channels": 16,
-    "mask_downsampler_embed_dim": WIDTH,
+    "memory_encoder_hidden_size": VIDEO_WIDTH,
+    "memory_encoder_output_channels": 64,
+    "mask_downsampler_embed_dim": VIDEO_WIDTH,
     "memory_fuser_num_layers": 1,
-    "memory_fuser_embed_dim": WIDTH,
+    "memory_fuser_embed_dim": VIDEO_WIDTH,
     "memory_fuser_intermediate_dim": 64,
 }
 
@@ -40,6 +39,10 @@ def family(name: str) -> Family:
 def config_of(name: str, *, video: bool = False) -> Any:
     """The configuration of a toy model."""
     import transformers
+
+    width = VIDEO_WIDTH if video else WIDTH
+    prompts = {"hidden_size": width, "image_size": FRAME, "patch_size": 16, "mask_input_channels": 16}
+    decoder = {"hidden_size": width, "mlp_dim": 64, "num_attention_heads": 4, "iou_head_hidden_dim": width}
 
     if name in ("SAM", "SAM-HQ"):
         vision = {
@@ -55,8 +58,8 @@ def config_of(name: str, *, video: bool = False) -> Any:
             "mlp_dim": 4 * WIDTH,
         }
         kind = transformers.SamConfig if name == "SAM" else transformers.SamHQConfig
-        decoder = _DECODER if name == "SAM" else {**_DECODER, "vit_dim": WIDTH}
-        prompts = {**_PROMPTS, "image_embedding_size": GRID}
+        decoder |= {} if name == "SAM" else {"vit_dim": WIDTH}
+        prompts |= {"image_embedding_size": GRID}
         return kind(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
     if name == "SAM 2":
         vision = {
@@ -73,7 +76,7 @@ def config_of(name: str, *, video: bool = False) -> Any:
             },
             "backbone_channel_list": [64, 32, 16, 8],
             "backbone_feature_sizes": _SIZES,
-            "fpn_hidden_size": WIDTH,
+            "fpn_hidden_size": width,
         }
         kind = transformers.Sam2VideoConfig if video else transformers.Sam2Config
     elif name == "EdgeTAM":
@@ -81,13 +84,13 @@ def config_of(name: str, *, video: bool = False) -> Any:
             "model_type": "edgetam_vision_model",
             "backbone_config": {
                 "model_type": "timm_wrapper",
-                "architecture": "repvit_m0_9",
+                "architecture": "test_convnext",
                 "num_classes": 2,
                 "model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]},
             },
-            "backbone_channel_list": [384, 192, 96, 48],
+            "backbone_channel_list": [64, 48, 32, 24],
             "backbone_feature_sizes": _SIZES,
-            "fpn_hidden_size": WIDTH,
+            "fpn_hidden_size": width,
         }
         kind = transformers.EdgeTamVideoConfig if video else transformers.EdgeTamConfig
     else:
@@ -106,7 +109,7 @@ def config_of(name: str, *, video: bool = False) -> Any:
                 "global_attn_indexes": [1],
             },
             "backbone_feature_sizes": _SIZES,
-            "fpn_hidden_size": WIDTH,
+            "fpn_hidden_size": width,
         }
         kind = transformers.Sam3TrackerConfig
     memory = dict(_MEMORY) if video else {}
@@ -116,13 +119,11 @@ def config_of(name: str, *, video: bool = False) -> Any:
             "memory_attention_rope_k_sizes": [4, 4],
             "perceiver_resampler_num_latents": 16,
             "perceiver_resampler_num_latents_2d": 16,
-            "perceiver_resampler_hidden_size": 16,
-            "perceiver_resampler_mlp_intermediate_size": 32,
-            "perceiver_resampler_attention_head_dim": 16,
+            "perceiver_resampler_mlp_intermediate_size": 64,
         }
     elif video:
         memory |= {"memory_attention_feed_forward_hidden_size": 64}
-    return kind(vision_config=vision, prompt_encoder_config=_PROMPTS, mask_decoder_config=_DECODER, **memory)
+    return kind(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder, **memory)
 
 
 def build(name: str, *, video: bool = False, seed: int = 0) -> nn.Module:

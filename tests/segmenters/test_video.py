@@ -1,0 +1,391 @@
+"""Tracking: transformers' own numbers with less memory, both directions, several objects, occlusion, honest scores.
+
+Small models with random weights: their masks mean nothing, what is tested is that every number comes from where it
+should. What they can't show is whether SAM 2 follows an object well.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hf_small_models import VIDEO_NAMES, build, family
+
+from arrcoc_sam.errors import DataError, ImageReadError, InputError, ShapeError, UnsupportedModelError
+from arrcoc_sam.masks.rle import decode_rle
+from arrcoc_sam.prompts import Prompts
+from arrcoc_sam.segmenters.video import VideoSegmenter, load_video_segmenter
+from arrcoc_sam.segmenters.video_frames import ArrayClip, Clip
+from arrcoc_sam.segmenters.video_prompts import VideoPrompt
+from arrcoc_sam.segmenters.video_tracks import ABSTAIN, VideoTracks, level_by_area
+
+SIZE_HW = (60, 90)
+BEDROOM = Path(__file__).parents[3] / "shared" / "data" / "bedroom"
+
+_built: dict[str, VideoSegmenter] = {}
+
+
+def tracker(name: str) -> VideoSegmenter:
+    if name not in _built:
+        _built[name] = VideoSegmenter(build(name, video=True), family(name), name=f"small {name}")
+    return _built[name]
+
+
+def clip_of(num_frames: int, *, erased: range = range(0)) -> ArrayClip:
+    """A bright disc that moves to the right over a grey ground, absent from some frames."""
+    y, x = np.mgrid[0 : SIZE_HW[0], 0 : SIZE_HW[1]]
+    frames = []
+    for index in range(num_frames):
+        image = np.full((*SIZE_HW, 3), 90, dtype=np.uint8)
+        if index not in erased:
+            image[(y - 30) ** 2 + (x - 15 - 2 * index) ** 2 < 100] = (240, 200, 40)
+        frames.append(image)
+    return ArrayClip(frames)
+
+
+def own_session(segmenter: VideoSegmenter, clip: Clip) -> Any:
+    """A session as transformers' processor makes it, all frames in it."""
+    import transformers.models.edgetam_video.modeling_edgetam_video as edgetam
+    import transformers.models.sam2_video.modeling_sam2_video as sam2
+
+    kind = (
+        sam2.Sam2VideoInferenceSession
+        if segmenter.segmenter.family.name == "SAM 2"
+        else (edgetam.EdgeTamVideoInferenceSession)
+    )
+    image, transform = segmenter.segmenter, segmenter.segmenter.transform_for(clip.size_hw)
+    frames = torch.stack([image.pixel_values(image._resize(frame, transform)) for frame in clip])
+    return kind(video=frames, video_height=clip.size_hw[0], video_width=clip.size_hw[1], dtype=torch.float32)
+
+
+def expected_masks(segmenter: VideoSegmenter, logits: torch.Tensor, clip: Clip) -> torch.Tensor:
+    from arrcoc_sam.candidates import upscale
+
+    shaped = logits.reshape(1, 1, *logits.shape[-2:]).float()
+    return upscale(shaped, segmenter.segmenter.transform_for(clip.size_hw))[0, 0] > 0
+
+
+@pytest.mark.parametrize("name", VIDEO_NAMES)
+@pytest.mark.parametrize("kind", ["click", "box", "click+box", "mask"])
+def test_numbers_of_its_own_propagation(name, kind):
+    """From frame 9 of 24 forward and then backward: longer than every memory, so that forgetting too much shows."""
+    segmenter, clip = tracker(name), clip_of(24)
+    mask = np.zeros(SIZE_HW, dtype=bool)
+    mask[20:41, 23:44] = True
+    prompt = VideoPrompt(
+        9,
+        7,
+        points_xy=[[33, 30]] if "click" in kind else None,
+        box_xyxy=[22.0, 19, 45, 42] if "box" in kind else None,
+        mask=mask if kind == "mask" else None,
+    )
+    assert prompt.kind == kind
+    tracks = segmenter.track(clip, [prompt])
+    assert [row.frame for row in tracks.of(7)] == list(range(24))
+
+    session = own_session(segmenter, clip)
+    scale = np.array([128 / 90, 128 / 60])
+    index = session.obj_id_to_idx(7)
+    if kind == "mask":
+        squashed = torch.nn.functional.interpolate(
+            torch.from_numpy(mask).float()[None, None], (128, 128), mode="bilinear", antialias=True
+        )
+        session.add_mask_inputs(index, 9, (squashed >= 0.5).float())
+    else:
+        points = ([[22.0, 19], [45, 42]] if "box" in kind else []) + ([[33, 30]] if "click" in kind else [])
+        labels = ([2, 3] if "box" in kind else []) + ([1] if "click" in kind else [])
+        coordinates = torch.tensor(np.array(points) * scale, dtype=torch.float32)[None, None]
+        inputs = {"point_coords": coordinates, "point_labels": torch.tensor([[labels]], dtype=torch.int32)}
+        session.add_point_inputs(index, 9, inputs)
+    session.obj_with_new_inputs = [7]
+    outputs = {9: segmenter.model(session, frame_idx=9)}
+    for reverse in (False, True):
+        for out in segmenter.model.propagate_in_video_iterator(session, start_frame_idx=9, reverse=reverse):
+            outputs.setdefault(out.frame_idx, out)
+    for row in tracks.rows:
+        out = outputs[row.frame]
+        if kind == "mask" and row.frame == 9:
+            assert torch.equal(decode_rle(row.segmentation), torch.from_numpy(mask))
+            continue
+        assert row.object_score == pytest.approx(float(out.object_score_logits), abs=1e-4)
+        assert torch.equal(decode_rle(row.segmentation), expected_masks(segmenter, out.pred_masks, clip))
+        assert row.visible == (row.object_score > 0)
+        assert row.kind == ("tracked" if row.frame != 9 else kind)
+
+
+@pytest.mark.parametrize("name", VIDEO_NAMES)
+def test_predicted_iou_is_the_decoders(name):
+    """On a clicked frame it is that of the image model with the same weights: the best of the three."""
+    segmenter, clip = tracker(name), clip_of(3)
+    row = segmenter.track(clip, [VideoPrompt(0, points_xy=[[15, 30]])]).of(1)[0]
+    image = segmenter.segmenter
+    with torch.no_grad():
+        cand = image.decode(image.encode(clip[0]), Prompts([[[15.0, 30]]]))
+    assert row.predicted_iou == pytest.approx(float(cand.predicted_iou.max()), abs=1e-4)
+    assert row.object_score == pytest.approx(float(cand.object_score[0]), abs=1e-4)
+    assert 0 < row.predicted_iou < 1
+
+
+@pytest.mark.parametrize("name", VIDEO_NAMES)
+def test_a_mask_prompt_has_no_score(name):
+    """transformers gives it a dummy IoU of 1 and a dummy object score of ±10."""
+    mask = torch.zeros(SIZE_HW, dtype=torch.bool)
+    mask[20:40, 5:25] = True
+    tracks = tracker(name).track(clip_of(4), [VideoPrompt(1, mask=mask), VideoPrompt(3, 2, mask=~mask & False)])
+    prompted, empty = tracks.of(1)[1], tracks.of(2)[3]
+    for row in (prompted, empty):
+        assert row.kind == "mask"
+        assert math.isnan(row.predicted_iou)
+        assert math.isnan(row.object_score)
+    assert prompted.visible
+    assert not empty.visible
+    assert prompted.area == int(mask.sum())
+    for row in tracks.rows:
+        if row.kind == "tracked":
+            assert 0 < row.predicted_iou < 1
+            assert math.isfinite(row.object_score)
+    assert math.isnan(tracks.of(2)[0].area_ratio)
+
+
+@pytest.mark.parametrize("name", VIDEO_NAMES)
+def test_objects_do_not_meet(name):
+    """Several objects with prompts of several kinds on several frames: each as if it were alone."""
+    segmenter, clip = tracker(name), clip_of(8)
+    prompts = [
+        VideoPrompt(5, 3, points_xy=[[25, 30], [80, 10]], labels=[1, 0]),
+        VideoPrompt(2, 8, box_xyxy=[8.0, 19, 31, 42]),
+        VideoPrompt(6, 8, points_xy=[[27, 30]]),
+        VideoPrompt(2, 5, mask=np.pad(np.ones((20, 20), dtype=bool), ((20, 20), (10, 60)))),
+    ]
+    together = segmenter.track(clip, prompts)
+    assert together.object_ids == (3, 5, 8)
+    assert len(together) == 3 * 8
+    for name_of in together.object_ids:
+        alone = segmenter.track(clip, [prompt for prompt in prompts if prompt.object_id == name_of])
+        for row, expected in zip(together.of(name_of), alone.rows, strict=True):
+            assert (row.frame, row.kind) == (expected.frame, expected.kind)
+            assert row.object_score == pytest.approx(expected.object_score, abs=1e-3, nan_ok=True)
+            assert row.predicted_iou == pytest.approx(expected.predicted_iou, abs=1e-3, nan_ok=True)
+            different = decode_rle(row.segmentation) ^ decode_rle(expected.segmentation)
+            assert different.float().mean() < 0.002
+
+
+def test_an_object_that_hides_is_followed_end_to_end(monkeypatch):
+    """The disc is gone from frames 4 to 6; the score head is told so by the frames themselves."""
+    segmenter = VideoSegmenter(build("SAM 2", video=True), family("SAM 2"), name="small")
+    clip = clip_of(10, erased=range(4, 7))
+    decoder = segmenter.model.mask_decoder
+    original = decoder.pred_obj_score_head.forward
+
+    def seen(tokens: torch.Tensor) -> torch.Tensor:
+        # random weights can't tell; the frame that the session looks at can
+        shown = bool(current["frame"].max() > 1)
+        return original(tokens) * 0 + (3.0 if shown else -3.0)
+
+    current: dict[str, torch.Tensor] = {}
+    features = segmenter.model.get_image_features
+
+    def remember(pixels: torch.Tensor, **keywords: Any) -> Any:
+        current["frame"] = pixels
+        return features(pixels, **keywords)
+
+    monkeypatch.setattr(decoder.pred_obj_score_head, "forward", seen)
+    monkeypatch.setattr(segmenter.model, "get_image_features", remember)
+    tracks = segmenter.track(clip, [VideoPrompt(0, points_xy=[[15, 30]])])
+    assert [row.visible for row in tracks.rows] == [index not in range(4, 7) for index in range(10)]
+    hidden = [row for row in tracks.rows if not row.visible]
+    assert all(row.area == 0 and row.level == ABSTAIN and row.object_score == -3 for row in hidden)
+    assert [(o.object_id, o.first, o.last) for o in tracks.occlusions()] == [(1, 4, 6)]
+
+
+def test_levels_are_named_by_the_first_frame():
+    segmenter, clip = tracker("SAM 2"), clip_of(4)
+    tracks = segmenter.track(clip, [VideoPrompt(0, points_xy=[[15, 30]])])
+    image = segmenter.segmenter
+    with torch.no_grad():
+        hierarchy = image.decode(image.encode(clip[0]), Prompts([[[15.0, 30]]])).hierarchy()
+    areas = [
+        (level, int(hierarchy.areas[0, i]))
+        for i, level in enumerate(("whole", "part", "subpart"))
+        if hierarchy.distinct[0, i] and hierarchy.valid[0]
+    ]
+    for row in tracks.rows:
+        assert row.level == level_by_area(row.area, areas)
+        assert row.area_ratio == pytest.approx(row.area / tracks.rows[0].area)
+    assert level_by_area(0, [("whole", 100)]) == ABSTAIN
+    assert level_by_area(100, []) == ABSTAIN
+    assert [level_by_area(a, [("whole", 1000), ("part", 100)]) for a in (2000, 320, 310, 5)] == [
+        "whole",
+        "whole",
+        "part",
+        "part",
+    ]
+
+
+@pytest.mark.parametrize("name", VIDEO_NAMES)
+def test_memory_does_not_grow(name, monkeypatch):
+    """After 60 frames the session holds what it held after 40, and no frame."""
+    from arrcoc_sam.segmenters import video
+
+    held: list[tuple[int, int]] = []
+    original = video.forget
+
+    def measured(session: Any, frame: int, anchors: Any, **keywords: Any) -> None:
+        original(session, frame, anchors, **keywords)
+        held.append((frame, _bytes(session)))
+
+    monkeypatch.setattr(video, "forget", measured)
+    clip = clip_of(60)
+    tracker(name).track(clip, [VideoPrompt(0, points_xy=[[15, 30]]), VideoPrompt(0, 2, box_xyxy=[5.0, 20, 25, 40])])
+    sizes = dict(held)
+    assert sizes[59] == sizes[40]
+    assert sizes[59] < 40 * sizes[0]
+    whole = 3 * 128 * 128 * 4 * 60  # what the frames alone would take
+    assert sizes[59] < whole
+
+
+def _bytes(session: Any) -> int:
+    tensors = [
+        value
+        for outputs in session.output_dict_per_obj.values()
+        for kept in outputs.values()
+        for output in kept.values()
+        for value in output.values()
+        if isinstance(value, torch.Tensor)
+    ]
+    # slices of one batch share their storage
+    storages = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in tensors}
+    return sum(storages.values())
+
+
+def test_frames_are_let_go():
+    """Of the clip's frames, only the one that is looked at is alive."""
+
+    class Counted(Clip):
+        name, size_hw = "counted", SIZE_HW
+
+        def __init__(self) -> None:
+            self.alive: list[weakref.ref[Any]] = []
+            self.most = 0
+
+        def __len__(self) -> int:
+            return 12
+
+        def _read(self, index: int) -> np.ndarray:
+            image = np.full((*SIZE_HW, 3), 10 * index, dtype=np.uint8)
+            self.alive = [ref for ref in self.alive if ref() is not None] + [weakref.ref(image)]
+            self.most = max(self.most, len(self.alive))
+            return image
+
+    clip = Counted()
+    tracker("SAM 2").track(clip, [VideoPrompt(6, points_xy=[[15, 30]])])
+    assert clip.most <= 3
+
+
+def test_tables_come_back(tmp_path):
+    tracks = tracker("SAM 2").track(
+        clip_of(5), [VideoPrompt(2, points_xy=[[15, 30]]), VideoPrompt(0, 4, mask=_square())]
+    )
+    back = VideoTracks.from_parquet(tracks.to_parquet(tmp_path / "tracks.parquet"))
+    assert back.size_hw == SIZE_HW
+    assert back.num_frames == 5
+    assert back.metadata["checkpoint_hash"] == tracks.metadata["checkpoint_hash"]
+    for row, expected in zip(back.rows, tracks.rows, strict=True):
+        assert row.segmentation == expected.segmentation
+        assert row.visible == expected.visible
+        assert row.predicted_iou == pytest.approx(expected.predicted_iou, nan_ok=True)
+    frame = back.to_frame()
+    assert len(frame) == 10
+    assert set(frame["object_id"]) == {1, 4}
+    (tmp_path / "other.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="can't be read as tracks"):
+        VideoTracks.from_parquet(tmp_path / "other.parquet")
+
+
+def _square() -> np.ndarray:
+    return np.pad(np.ones((20, 20), dtype=bool), ((20, 20), (10, 60)))
+
+
+def test_progress_is_told():
+    said: list[tuple[str, int, int]] = []
+    tracker("SAM 2").track(
+        clip_of(6), [VideoPrompt(2, points_xy=[[15, 30]])], progress=lambda *words: said.append(words)
+    )
+    assert said[0] == ("prompts", 1, 1)
+    assert ("forward", 4, 4) in said
+    assert said[-1] == ("backward", 2, 2)
+
+
+def test_prompts_that_are_wrong(as_at_run_time):
+    segmenter, clip = tracker("SAM 2"), clip_of(5)
+    with pytest.raises(InputError, match="no prompt"):
+        segmenter.track(clip, [])
+    with pytest.raises(
+        InputError, match="a prompt of object 1 on frame 5 of the clip, which has 5 frames; expected 0 to 4"
+    ):
+        segmenter.track(clip, [VideoPrompt(5, points_xy=[[15, 30]])])
+    with pytest.raises(InputError, match="on frame -1"):
+        segmenter.track(clip, [VideoPrompt(-1, points_xy=[[15, 30]])])
+    with pytest.raises(InputError, match=r"\(95, 30\).*lies outside"):
+        segmenter.track(clip, [VideoPrompt(0, points_xy=[[95, 30]])])
+    with pytest.raises(InputError, match="two prompts of object 1 on frame 0"):
+        segmenter.track(clip, [VideoPrompt(0, points_xy=[[15, 30]])] * 2)
+    with pytest.raises(ShapeError, match=r"\(60, 90\), the size of the frames"):
+        segmenter.track(clip, [VideoPrompt(0, mask=np.ones((9, 9), dtype=bool))])
+    with pytest.raises(InputError, match="no points, no box and no mask"):
+        VideoPrompt(0)
+    with pytest.raises(InputError, match="a mask beside points or a box"):
+        VideoPrompt(0, points_xy=[[1, 1]], mask=_square())
+    with pytest.raises(InputError, match=r"frame=0\.5"):
+        VideoPrompt(0.5, points_xy=[[1, 1]])
+
+
+def test_models_that_are_wrong(tmp_path):
+    with pytest.raises(UnsupportedModelError, match="'sam_vit_b' does not track"):
+        load_video_segmenter("sam_vit_b")
+    with pytest.raises(UnsupportedModelError, match="is a Sam2Model; expected a Sam2VideoModel"):
+        VideoSegmenter(build("SAM 2"), family("SAM 2"), name="image")
+    with pytest.raises(ImageReadError, match="does not exist"):
+        tracker("SAM 2").track(tmp_path / "none.mp4", [VideoPrompt(0, points_xy=[[1, 1]])])
+
+
+@pytest.mark.parametrize("name", VIDEO_NAMES)
+def test_a_folder_gives_the_tracker_back(name, tmp_path):
+    expected = tracker(name)
+    expected.model.save_pretrained(tmp_path)
+    came = load_video_segmenter(f"hf:{tmp_path}", device="cpu")
+    assert came.checkpoint_hash == expected.checkpoint_hash
+    prompts = [VideoPrompt(0, points_xy=[[15, 30]])]
+    for row, other in zip(came.track(clip_of(3), prompts).rows, expected.track(clip_of(3), prompts).rows, strict=True):
+        assert row.object_score == pytest.approx(other.object_score, abs=1e-4)
+
+
+@pytest.mark.skipif(not BEDROOM.is_dir(), reason="the frames of shared/data are not here")
+@pytest.mark.parametrize("name", VIDEO_NAMES)
+def test_real_frames(name):
+    """The example clip of SAM 2's notebook, every second frame: shapes and finite numbers."""
+
+    class Few(Clip):
+        def __init__(self, whole: Clip) -> None:
+            self.name, self.size_hw, self._whole = whole.name, whole.size_hw, whole
+
+        def __len__(self) -> int:
+            return 6
+
+        def _read(self, index: int) -> np.ndarray:
+            return self._whole[10 * index]
+
+    from arrcoc_sam.segmenters.video_frames import open_clip
+
+    clip = Few(open_clip(BEDROOM))
+    tracks = tracker(name).track(clip, [VideoPrompt(2, points_xy=[[210, 350]])])
+    assert len(tracks) == 6
+    for row in tracks.rows:
+        assert decode_rle(row.segmentation).shape == clip.size_hw
+        assert math.isfinite(row.object_score)
+        assert 0 <= row.predicted_iou <= 1
