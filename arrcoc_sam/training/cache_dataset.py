@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
@@ -34,7 +34,7 @@ _COLUMNS = (
     "image", "image_number", "height", "width", "x", "y", "counts", "score", "quality", "token_index", "distinct",
     "valid",
 )  # fmt: skip
-_IMAGES_KEPT = 64
+_PICTURES_KEPT = 1 << 28  # bytes of resized pictures that a reader remembers
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class SampleReader:
         )
 
     def _picture(self, name: str, size_hw: tuple[int, int], side: int) -> UInt8[Tensor, "3 S S"]:
-        """The picture at the frame's size; the last few are kept, for samples of a picture come together."""
+        """The picture at the frame's size; as many as fit into a quarter of a gigabyte are kept."""
         if name in self._pictures:
             self._pictures.move_to_end(name)
             return self._pictures[name]
@@ -171,7 +171,7 @@ class SampleReader:
             raise DataError(explain(came, f"{size_hw}, as when the cache was built", "build the cache again"))
         picture = to_frame(pixels, side)
         self._pictures[name] = picture
-        if len(self._pictures) > _IMAGES_KEPT:
+        if len(self._pictures) * picture.nbytes > _PICTURES_KEPT:
             self._pictures.popitem(last=False)
         return picture
 
@@ -205,6 +205,11 @@ class HierarchyDataset(Dataset[AttentionSample]):
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         return self.reader.sample({name: self.rows[name][index].as_py() for name in _COLUMNS})
+
+    def image_keys(self) -> Int64[ndarray, " n"]:
+        """The picture of each sample."""
+        keys: ndarray = self.rows["image_number"].to_numpy()
+        return keys.astype(np.int64)
 
     def area_shares(self) -> Float[ndarray, " n"]:
         """The share of the picture that each mask covers, over all levels of all samples."""

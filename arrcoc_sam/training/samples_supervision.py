@@ -113,22 +113,32 @@ def supervision(
     if area_bounds is not None and not 0 <= area_bounds[0] <= area_bounds[1] <= 1:
         raise InputError(explain(f"area_bounds={area_bounds}", "two ascending shares in [0, 1]"))
 
-    def teach(triple: MaskTriple) -> Teaching:
-        count = np.ones(3, dtype=bool)
-        if name == "hierarchy":
-            mask, count = np.arange(3), triple.distinct
-        elif name == "flat":
-            mask = np.full(3, np.argmax(triple.score))
-        elif name == "token_order":
-            mask = np.argsort(triple.token_index)
-        elif name == "permuted":
-            mask = np.random.default_rng([seed, triple.key]).permutation(3)
-        else:
-            mask, count = _by_area(triple, area_bounds or (0.0, 1.0))
-        confidence = triple.score[mask]
-        return Teaching(mask, confidence if weighted else np.where(count, 1.0, confidence), count)
+    return _Teach(name, weighted, area_bounds, seed)
 
-    return teach
+
+@dataclass(frozen=True)
+class _Teach:
+    """What :func:`supervision` answers; a class, so that data-loading workers can be sent one."""
+
+    name: str
+    weighted: bool
+    area_bounds: tuple[float, float] | None
+    seed: int
+
+    def __call__(self, triple: MaskTriple) -> Teaching:
+        count = np.ones(3, dtype=bool)
+        if self.name == "hierarchy":
+            mask, count = np.arange(3), triple.distinct
+        elif self.name == "flat":
+            mask = np.full(3, np.argmax(triple.score))
+        elif self.name == "token_order":
+            mask = np.argsort(triple.token_index)
+        elif self.name == "permuted":
+            mask = np.random.default_rng([self.seed, triple.key]).permutation(3)
+        else:
+            mask, count = _by_area(triple, self.area_bounds or (0.0, 1.0))
+        confidence = triple.score[mask]
+        return Teaching(mask, confidence if self.weighted else np.where(count, 1.0, confidence), count)
 
 
 def _by_area(triple: MaskTriple, bounds: tuple[float, float]) -> tuple[Int64[ndarray, " 3"], Bool[ndarray, " 3"]]:

@@ -1,0 +1,127 @@
+"""Does the attention of each level sit at its level? By shell contrast, beyond what the click alone explains.
+
+For a click, other images' attention is asked at the same place of theirs: V[j, i] is the contrast of image j's
+attention at image i's click, on image i's masks. A blob around the click scores the same on all of them, so the mean
+over j ≠ i takes it out, and what is left is what the model saw in the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from arrcoc_sam.errors import InputError, explain
+from arrcoc_sam.granularity.claims import MIN_COMPUTED, Claims, image_scores, make_claims
+from arrcoc_sam.granularity.metrics import shell_contrast
+from arrcoc_sam.hierarchy.levels import LEVELS, clip_levels, measurable_shells, shell_masks
+from arrcoc_sam.masks import area_average
+from arrcoc_sam.training.attention import MultiScaleAttention, attention_of_logits
+from arrcoc_sam.training.attention_feed import SampleCollection
+from arrcoc_sam.training.samples import AttentionSample, collate_samples
+
+__all__ = ["LevelReport", "evaluate_levels", "measurable_samples"]
+
+
+@dataclass(frozen=True, eq=False)
+class LevelReport:
+    """What the heads of a model attend to.
+
+    Attributes:
+        contrast: (n, 3, 3) of each image, head and level: shell contrast less its mean over other images, nats. NaN
+            where the image has no such level.
+        claims: The protocol of a claim, the three heads being the maps.
+        area: (3,) mean share of the cells whose probability is over one half.
+    """
+
+    contrast: Float[Tensor, "n 3 3"]
+    claims: Claims
+    area: Float[Tensor, " 3"]
+
+    @property
+    def matched(self) -> Float[Tensor, "n 3"]:
+        """The contrast of each head at its own level."""
+        return self.contrast.diagonal(dim1=1, dim2=2)
+
+    @property
+    def level_matched(self) -> float:
+        """The mean of :attr:`matched` over images and levels, each level weighing the same: the headline."""
+        return float(self.matched.nanmean(0).mean())
+
+    def figures(self) -> dict[str, float]:
+        """The numbers to log."""
+        matched = self.matched.nanmean(0)
+        row = {"level_matched_contrast": self.level_matched}
+        for number, level in enumerate(LEVELS):
+            row[f"contrast_{level}"] = float(matched[number])
+            row[f"z_{level}"] = float(self.claims.z[number, number])
+            row[f"area_{level}"] = float(self.area[number])
+        return row
+
+
+def measurable_samples(samples: SampleCollection, rows: int, *, most: int | None = None) -> list[AttentionSample]:
+    """One sample a picture whose three levels a grid can tell apart.
+
+    Args:
+        samples: With targets that are finer than the grid, or as fine.
+        rows: Of the finest grid.
+        most: No more than this.
+    """
+    found: list[AttentionSample] = []
+    keys, first = np.unique(samples.image_keys(), return_index=True)
+    following = {int(key): np.flatnonzero(samples.image_keys() == key) for key in keys}
+    for key in keys[np.argsort(first)]:
+        for row in following[int(key)]:
+            sample = samples[int(row)]
+            shells = area_average(shell_masks(clip_levels(sample.targets), sample.valid), (rows, rows))
+            enough = torch.tensor([int(sample.valid.sum()) >= 2])
+            if bool(measurable_shells(shells[None], sample.valid[None], enough)[0]):
+                found.append(sample)
+                break
+        if most is not None and len(found) == most:
+            break
+    return found
+
+
+@torch.no_grad()
+def evaluate_levels(model: MultiScaleAttention, samples: Sequence[AttentionSample], *, seed: int = 0) -> LevelReport:
+    """Measure a model on samples of different pictures.
+
+    Args:
+        model: With three levels and point queries; evaluated in eval mode and put back.
+        samples: One a picture, such as :func:`measurable_samples` finds.
+        seed: Of permutations and halves.
+
+    Returns:
+        The report; its claims abstain with fewer than 30 pictures.
+
+    Raises:
+        InputError: Fewer than four samples, or not three levels.
+    """
+    if len(samples) < MIN_COMPUTED or model.num_levels != len(LEVELS):
+        came = f"{len(samples)} measurable samples for {model.num_levels} levels"
+        raise InputError(explain(came, f"at least {MIN_COMPUTED} samples, three levels", "use more or larger scenes"))
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    images = torch.stack([collate_samples([sample]).images[0] for sample in samples]).to(device)
+    points = torch.stack([sample.point_xy for sample in samples]).to(device)
+    pyramid = [torch.cat(parts) for parts in zip(*(model.encode(part) for part in images.split(32)), strict=True)]
+    num = len(samples)
+    everywhere = torch.arange(num, device=device)
+    values = torch.zeros(num, num, model.num_levels, len(LEVELS), dtype=torch.float64)
+    area = torch.zeros(model.num_levels)
+    for i, sample in enumerate(samples):
+        logits = model.attend(pyramid, points[i].expand(num, 2), everywhere)
+        masks, distinct = sample.targets[None].to(device), sample.valid[None].to(device)
+        for head, level in enumerate(logits):
+            contrast = shell_contrast(attention_of_logits(level), masks, distinct=distinct)
+            values[:, i, head] = contrast[:, 0].double().cpu()
+            area[head] += float((level[i] > 0).float().mean()) / num
+    model.train(was_training)
+    contrast = image_scores(values, torch.ones_like(values[0, 0]))
+    return LevelReport(contrast, make_claims(values, seed=seed), area)

@@ -1,0 +1,276 @@
+"""Trains attention with a hierarchy of masks: on one device or many, resumed to the same curve after a kill."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from arrcoc_sam.errors import CheckpointError, InputError, TrainingError, explain
+from arrcoc_sam.losses import HierarchicalAttentionLoss
+from arrcoc_sam.losses.levels import level_weights
+from arrcoc_sam.report.provenance import installed_versions
+from arrcoc_sam.report.writing import write_text
+from arrcoc_sam.training.attention import MultiScaleAttention
+from arrcoc_sam.training.attention_evaluation import LevelReport, evaluate_levels
+from arrcoc_sam.training.attention_feed import SampleCollection, StepSamples, feed_samples
+from arrcoc_sam.training.attention_settings import AttentionTraining
+from arrcoc_sam.training.checkpoint import load_state, save_state, save_weights
+from arrcoc_sam.training.distributed import Devices, open_devices
+from arrcoc_sam.training.logs import TrainingLog
+from arrcoc_sam.training.samples import AttentionBatch, AttentionSample
+from arrcoc_sam.training.trainable import parameter_groups
+
+__all__ = ["WEIGHTS", "build_attention", "load_attention_model", "train_attention"]
+
+WEIGHTS = "attention.safetensors"
+"""What a finished run leaves in its folder: the weights, with the settings in the file's header."""
+
+Progress = Callable[[int, dict[str, float]], None]
+
+
+def train_attention(
+    settings: AttentionTraining,
+    samples: SampleCollection,
+    folder: str | Path,
+    *,
+    validation: Sequence[AttentionSample] | None = None,
+    provenance: dict[str, str] | None = None,
+    devices: Devices | None = None,
+    num_workers: int = 0,
+    checkpoint_every: int = 200,
+    evaluate_every: int = 0,
+    log_every: int = 10,
+    tensorboard: bool = False,
+    progress: Progress | None = None,
+) -> tuple[MultiScaleAttention, LevelReport | None]:
+    """Train, evaluate and keep a model.
+
+    The run can be stopped at any time and called again: it goes on from the last checkpoint in ``folder`` and takes the
+    course of an unbroken one. In ``folder`` are ``log.csv``, ``evaluation/log.csv``, ``last.pt`` and, at the end, the
+    weights of the moving average (:data:`WEIGHTS`) and ``report.json``.
+
+    Args:
+        settings: Model, supervision, optimisation.
+        samples: What to train on, such as a :class:`~arrcoc_sam.training.cache_dataset.HierarchyDataset`.
+        folder: Where everything goes.
+        validation: One sample a picture, from :func:`~arrcoc_sam.training.attention_evaluation.measurable_samples`.
+        provenance: What the data are, for the checkpoint: a run is resumed only with the same.
+        devices: Where to run; all processes of a launcher, or this one, by default.
+        num_workers: Processes that draw batches ahead.
+        checkpoint_every: Steps between checkpoints.
+        evaluate_every: Steps between evaluations; 0 evaluates at the end only.
+        log_every: Steps between rows of the log.
+        tensorboard: Write for TensorBoard as well.
+        progress: Called with (steps done, figures of the step) at every row of the log.
+
+    Returns:
+        The moving average in eval mode, and its evaluation.
+
+    Raises:
+        InputError: Batch normalisation that is kept while a step is worked through in several parts; pictures that
+            can't be dealt evenly.
+        TrainingError: The loss is not finite; or ``folder`` holds a run of other settings.
+    """
+    devices = open_devices() if devices is None else devices
+    folder = Path(folder)
+    main = devices.rank == 0
+    batches = StepSamples(samples, settings, rank=devices.rank, world_size=devices.world_size)
+    torch.manual_seed(settings.seed)
+    model = build_attention(settings).train()
+    _check_norm(model, settings, devices)
+    model.to(devices.device)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)  # type: ignore[no-untyped-call]
+    groups = parameter_groups(
+        model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, encoder_rate=1.0
+    )
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
+    identity = {"settings": asdict(settings), "data": provenance or {}}
+    state = load_state(folder / "last.pt", settings=identity)
+    step = 0
+    if state is not None:
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = int(state["step"])
+    wrapped = devices.prepare(model)
+    if main:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "evaluation").mkdir(exist_ok=True)
+    devices.wait()
+    log = TrainingLog(folder, first_step=step, tensorboard=tensorboard) if main else None
+    judged = TrainingLog(folder / "evaluation", first_step=step, tensorboard=tensorboard) if main else None
+    criterion = HierarchicalAttentionLoss(
+        reduction="sum", focal_weight=settings.focal_weight, dice_weight=settings.dice_weight
+    )
+    began, first, report = time.monotonic(), step, None
+    for parts in feed_samples(batches, range(step, settings.steps), num_workers=num_workers):
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * settings.curve(step)
+        torch.manual_seed(
+            (settings.seed * settings.steps + step) * devices.world_size + devices.rank
+        )  # dropout, stochastic depth
+        loss = _accumulate(wrapped, criterion, parts, settings, devices)
+        if not bool(torch.isfinite(loss)):
+            raise TrainingError(explain(f"the loss is {loss.item()} at step {step}", mend="lower the learning rate"))
+        norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm or float("inf"))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        average.update_parameters(model)
+        step += 1
+        if log is not None and (step % log_every == 0 or step == settings.steps):
+            pace = (step - first) * settings.num_images / (time.monotonic() - began)
+            row = {"loss": loss.item(), "norm": float(norm), "rate": optimizer.param_groups[0]["lr"]}
+            row |= {"images_per_second": pace, "peak_gib": _peak_memory(devices.device)}
+            log.write(step, row)
+            if progress is not None:
+                progress(step, row)
+        if main and (step % checkpoint_every == 0 or step == settings.steps):
+            parts_of_state = {"model": model, "average": average, "optimizer": optimizer}
+            save_state(
+                folder / "last.pt",
+                settings=identity,
+                step=step,
+                parts={name: part.state_dict() for name, part in parts_of_state.items()},
+            )
+        if (
+            judged is not None
+            and validation
+            and evaluate_every
+            and step % evaluate_every == 0
+            and step < settings.steps
+        ):
+            judged.write(step, evaluate_levels(_averaged(average), validation).figures())
+    devices.wait()
+    trained = _averaged(average).eval()
+    if main:
+        if validation:
+            report = evaluate_levels(trained, validation)
+            if judged is not None and first < settings.steps:
+                judged.write(step, report.figures())
+        _finish(folder, trained, settings, provenance or {}, report)
+    for each in (log, judged):
+        if each is not None:
+            each.close()
+    return trained, report
+
+
+def build_attention(settings: AttentionTraining) -> MultiScaleAttention:
+    """The model that settings describe, with random weights unless they are published ones.
+
+    Raises:
+        UnknownNameError: timm has no such model.
+        UnsupportedModelError: It has no spatial features.
+    """
+    return MultiScaleAttention(
+        settings.backbone,
+        settings.levels,
+        image_size=settings.image_size,
+        width=settings.width,
+        pretrained=settings.pretrained,
+        batch_norm=settings.batch_norm,
+    )
+
+
+def load_attention_model(path: str | Path) -> MultiScaleAttention:
+    """A trained model, in eval mode, from the file or the folder of its run.
+
+    Raises:
+        CheckpointError: No such file, or one that no run of attention wrote.
+    """
+    path = Path(path)
+    path = path / WEIGHTS if path.is_dir() else path
+    try:
+        with safe_open(path, framework="pt") as file:
+            record = json.loads((file.metadata() or {})["settings"])
+        settings = AttentionTraining(**{**record, "levels": tuple(record["levels"]), "pretrained": False})
+        model = build_attention(settings)
+        model.load_state_dict(load_file(path))
+    except Exception as error:  # safetensors and torch raise many kinds on files that are something else
+        reason = str(error).strip().splitlines()[0][:120]
+        raise CheckpointError(explain(f"{path} can't be read ({reason})", f"the {WEIGHTS} of a run")) from error
+    return model.eval()
+
+
+def _accumulate(
+    model: nn.Module,
+    criterion: HierarchicalAttentionLoss,
+    parts: Sequence[AttentionBatch],
+    settings: AttentionTraining,
+    devices: Devices,
+) -> Tensor:
+    """Gradients of one step, worked through part by part; answers the loss of all processes.
+
+    Every part is divided by the weight of the whole step, so that its gradient does not depend on how it was cut up.
+    """
+    parts = [part.to(devices.device) for part in parts]
+    weight = torch.stack([level_weights(part.confidence, part.valid).sum() for part in parts]).sum()
+    weight = devices.sum(weight)
+    total = torch.zeros((), device=devices.device)
+    for number, part in enumerate(parts):
+        context = devices.unsynced(model) if number + 1 < len(parts) else nullcontext()
+        with context:
+            with torch.autocast(devices.device.type, torch.bfloat16, enabled=settings.autocast):
+                logits = model(part.images, part.points_xy, part.image_index)
+            losses = criterion([level.float() for level in logits], part.targets, part.confidence, valid=part.valid)
+            loss = losses / weight.clamp_min(torch.finfo(weight.dtype).tiny)
+            # Gradients are averaged over the processes, and have to be summed.
+            (loss * devices.world_size).backward()
+            total += loss.detach()
+    return devices.sum(total)
+
+
+def _averaged(average: AveragedModel) -> MultiScaleAttention:
+    return cast(MultiScaleAttention, average.module)
+
+
+def _check_norm(model: nn.Module, settings: AttentionTraining, devices: Devices) -> None:
+    live = any(isinstance(module, _BatchNorm) and module.training for module in model.modules())
+    synced = devices.device.type == "cuda" and settings.accumulation == 1
+    if live and settings.accumulation * devices.world_size > 1 and not synced:
+        came = f"batch_norm='keep' with {settings.accumulation} parts a step on {devices.world_size} processes"
+        mend = "statistics would depend on how a step is cut up: use batch_norm='group' or 'frozen'"
+        raise InputError(explain(came, "one part on one process", mend))
+
+
+def _peak_memory(device: torch.device) -> float:
+    """The most memory that was used, in GiB: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kibibytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def _finish(
+    folder: Path,
+    model: MultiScaleAttention,
+    settings: AttentionTraining,
+    provenance: dict[str, str],
+    report: LevelReport | None,
+) -> None:
+    metadata = {"settings": json.dumps(asdict(settings)), "data": json.dumps(provenance)}
+    save_weights(folder / WEIGHTS, model, metadata | {"versions": json.dumps(installed_versions())})
+    record: dict[str, Any] = {"settings": asdict(settings), "data": provenance, "versions": installed_versions()}
+    if report is not None:
+        claimed = [str(level) for level in report.claims.level]
+        figures = {name: value if value == value else None for name, value in report.figures().items()}
+        record["evaluation"] = figures | {
+            "claimed": claimed,
+            "reason": [str(reason) for reason in report.claims.reason],
+            "p_level": [[float(p) for p in row] for row in report.claims.p_level],
+            "num_images": report.claims.num_images,
+        }
+    write_text(folder / "report.json", json.dumps(record, indent=2) + "\n")

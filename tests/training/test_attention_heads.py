@@ -1,0 +1,70 @@
+"""A model's own attention is what is trained, and nothing else is asked of it."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+
+from arrcoc_sam.errors import InputError, ShapeError, UnknownNameError
+from arrcoc_sam.training.attention_heads import SupervisedHeads
+
+HEADS = {"whole": [(-1, 0)], "part": [(-1, 1)], "subpart": [(0, 0), (0, 1)]}
+POINTS = torch.tensor([[3.0, 3.0], [40.0, 20.0]])
+
+
+def build(query: str = "point", heads: dict[str, list[tuple[int, int]]] = HEADS) -> SupervisedHeads:
+    torch.manual_seed(0)
+    return SupervisedHeads(timm.create_model("test_vit", img_size=64), heads, query=query)
+
+
+def test_attention_is_that_of_each_images_own_click() -> None:
+    heads = build().eval()
+    pixels = torch.randn(2, 3, 64, 64)
+    together, output = heads(pixels, POINTS)
+    assert together.shape == (2, 3, 4, 4)
+    assert bool((together.sum((-2, -1)) <= 1 + 1e-5).all())
+    for k in range(2):
+        alone, _ = heads(pixels[k : k + 1], POINTS[k : k + 1])
+        torch.testing.assert_close(alone[0], together[k], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(output, heads.model(pixels))
+
+
+def test_the_mass_in_the_masks_grows() -> None:
+    heads = build()
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    targets = torch.zeros(2, 3, 8, 8)
+    targets[0, 0, :4], targets[0, 1, :4, :4], targets[0, 2, :2, :2] = 1, 1, 1
+    targets[1, 0, :, 4:], targets[1, 1, 4:, 4:], targets[1, 2, 6:, 6:] = 1, 1, 1
+    optimizer = torch.optim.AdamW(heads.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(15):
+        attention, _ = heads(pixels, POINTS)
+        loss = heads.loss(attention, targets, torch.ones(2, 3))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_class_token_asks_for_no_clicks() -> None:
+    attention, _ = build("cls")(torch.randn(2, 3, 64, 64))
+    assert attention.shape == (2, 3, 4, 4)
+
+
+@pytest.mark.usefixtures("as_at_run_time")
+def test_bad_input() -> None:
+    with pytest.raises(InputError, match="for each of whole, part, subpart"):
+        build(heads={"whole": [(0, 0)], "part": [(0, 1)]})
+    with pytest.raises(InputError, match="at least one"):
+        build(heads={"whole": [(0, 0)], "part": [], "subpart": [(0, 0)]})
+    with pytest.raises(UnknownNameError, match="layers"):
+        build(heads={"whole": [(99, 0)], "part": [(0, 0)], "subpart": [(0, 0)]})
+    heads = build()
+    with pytest.raises(InputError, match="no points"):
+        heads(torch.randn(1, 3, 64, 64))
+    with pytest.raises(ShapeError, match="points_xy is"):
+        heads(torch.randn(1, 3, 64, 64), POINTS)
+    with pytest.raises(InputError, match="the point"):
+        heads(torch.randn(2, 3, 64, 64), POINTS + 60)
