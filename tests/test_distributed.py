@@ -82,7 +82,8 @@ def test_actors_that_share_the_parts_make_the_local_engine_s_table(folder: Path)
     assert shared.scores.read_bytes() == alone.scores.read_bytes()
 
 
-@pytest.mark.slow  # Ray takes longer to start than the whole file
+@pytest.mark.slow  # Ray takes longer to start than all else in this file
+@pytest.mark.timeout(900)
 def test_ray_scores_as_the_local_engine_does(folder: Path) -> None:
     options = ("--checkpoint", "tiny.safetensors", "--part-masks", 2, "--device", "cpu")
     ray = arrcoc_sam(folder, "score", "masks.json", *options, "--out", "ray.parquet", "--engine", "ray", "--actors", 2)

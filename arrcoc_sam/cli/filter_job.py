@@ -212,7 +212,7 @@ def _picture(dataset: MaskSet, index: MaskIndex, row: pd.Series) -> MaskPicture 
         return None
     if mask.shape != image.shape[:2]:
         return None
-    category = "" if row["category"] is None else f"{row['category']}, "
+    category = "" if pd.isna(row["category"]) else f"{row['category']}, "
     words = f"{category}quality {row['quality']:.3f}, stability {row['stability']:.3f}, {row['image']}"
     return MaskPicture(str(row["id"]), image, mask.numpy(), words)
 

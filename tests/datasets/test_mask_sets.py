@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -369,3 +370,26 @@ def test_parquet_that_can_t_be_read(tmp_path: Path) -> None:
         listed(path, tmp_path)
     with pytest.raises(DataError, match="id 5 occurs twice"):
         listed(parquet(path, [5, 5]), tmp_path)
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+def test_listing_takes_no_more_memory_for_more_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_stream, "_CHUNK", 1 << 12)
+    rle = encode_rle(square())
+    peaks = []
+    for count in (100, 600):
+        images = [{"id": i, "file_name": f"{i}.png", "height": 8, "width": 10} for i in range(count // 4)]
+        annotations = [{"id": i, "image_id": i % (count // 4), "segmentation": rle} for i in range(count)]
+        path = tmp_path / f"{count}.json"
+        path.write_text(json.dumps({"images": images, "annotations": annotations}))
+        del images, annotations
+        tracemalloc.start()
+        with MaskIndex(tmp_path / f"{count}.sqlite", name="set") as index:
+            open_masks(path).fill(index)
+            listed_masks = sum(len(part) for part in index.parts(20))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert listed_masks == count
+    assert peaks[1] < 1.2 * peaks[0]
