@@ -46,6 +46,9 @@ class PromptBatch:
         click_chance: (K, R, 4) in [0, 1), for each later round: whether the click is on an error, which one, and where
             in its cell (two numbers).
         pause_chance: In [0, 1), one for the whole step: where the round without a new prompt stands.
+        meant: (K, A, g, g) bool, the masks of the image that hold each click, padded with empty ones; None where the
+            recipe does not ask for them.
+        meant_chance: (K, A), how probable it is that the click means each: they sum to 1.
     """
 
     images: Float[Tensor, "B 3 S S"]
@@ -58,6 +61,8 @@ class PromptBatch:
     box_shift: Float[Tensor, "K 4"]
     click_chance: Float[Tensor, "K R 4"]
     pause_chance: float
+    meant: Bool[Tensor, "K A g g"] | None = None
+    meant_chance: Float[Tensor, "K A"] | None = None
 
     def __len__(self) -> int:
         """The number of targets, K."""
@@ -114,6 +119,7 @@ class BatchPlan:
         num_targets: The most targets an image.
         num_clicks: R, rounds after the first.
         largest_target: Targets that cover more of their image than this are not drawn.
+        with_meant: Tell for each click which masks it may have meant.
         augmentation: How images are changed.
         padding: RGB in [0, 255]: the model's mean colour, which it normalises to zero.
     """
@@ -123,6 +129,7 @@ class BatchPlan:
     num_targets: int
     num_clicks: int = 2
     largest_target: float = 1.0
+    with_meant: bool = False
     augmentation: Augmentation = Augmentation()
     padding: tuple[float, float, float] = (123.675, 116.28, 103.53)
 
@@ -156,7 +163,18 @@ def draw_batch(source: MaskSource, plan: BatchPlan, *, seed: int, step: int, pla
         box_shift=torch.cat([one.box_shift for one in drawn]),
         click_chance=torch.cat([one.click_chance for one in drawn]),
         pause_chance=float(np.random.default_rng([seed, step]).random()),
+        meant=_padded([one.meant for one in drawn if one.meant is not None]),
+        meant_chance=_padded([one.meant_chance for one in drawn if one.meant_chance is not None]),
     )
+
+
+def _padded(parts: Sequence[Tensor]) -> Tensor | None:
+    """Rows of all parts, their second axis filled up with zeros to the longest; None of none."""
+    if not parts:
+        return None
+    longest = max(part.shape[1] for part in parts)
+    missing = [part.new_zeros(len(part), longest - part.shape[1], *part.shape[2:]) for part in parts]
+    return torch.cat([torch.cat(both, dim=1) for both in zip(parts, missing, strict=True)])
 
 
 def _draw_image(source: MaskSource, plan: BatchPlan, rng: np.random.Generator) -> PromptBatch:
@@ -195,6 +213,14 @@ def _prompted(masked: MaskedImage, plan: BatchPlan, rng: np.random.Generator) ->
     count = len(kept)
     scale = torch.tensor(transform.scale_xy)  # as segmenters carry prompts into the frame
     points = np.stack([_uniform_pixel(region, rng) for region in regions[kept]])
+    meant, meant_chance = None, None
+    if plan.with_meant:
+        everything = np.arange(masked.num_masks)
+        read_regions = masked.read_click_regions or masked.read_masks
+        all_masks, all_regions = (
+            _turned(read(everything)[:, *window], turns, mirrored) for read in (masked.read_masks, read_regions)
+        )
+        meant, meant_chance = _meant(all_masks, all_regions, points, transform, plan)
     boxes = mask_boxes(torch.from_numpy(masks[kept]))
     return PromptBatch(
         images=_framed(_turned(masked.image[None, *window], turns, mirrored)[0], transform, plan, rng)[None],
@@ -207,7 +233,32 @@ def _prompted(masked: MaskedImage, plan: BatchPlan, rng: np.random.Generator) ->
         box_shift=torch.from_numpy(rng.standard_normal((count, 4))).float(),
         click_chance=torch.from_numpy(rng.random((count, plan.num_clicks, 4), dtype=np.float32)),
         pause_chance=0.0,
+        meant=meant,
+        meant_chance=meant_chance,
     )
+
+
+def _meant(
+    masks: Bool[ndarray, "N H W"],
+    regions: Bool[ndarray, "N H W"],
+    points: Int64[ndarray, "K 2"],
+    transform: ImageTransform,
+    plan: BatchPlan,
+) -> tuple[Bool[Tensor, "K A g g"], Float[Tensor, "K A"]]:
+    """For each click the masks that it may have meant, most probable first, and how probable each one is.
+
+    Targets are drawn alike and a click uniformly in its region, so that given the click the chance of a mask is as one
+    over its region's area.
+    """
+    areas = regions.sum(axis=(1, 2))
+    under = regions[:, points[:, 1], points[:, 0]].T / np.maximum(areas, 1)
+    under *= areas * transform.scale_xy[0] ** 2 * (plan.mask_size / plan.image_size) ** 2 >= _LEAST_CELLS
+    under *= masks.mean(axis=(1, 2)) <= plan.largest_target
+    chance = torch.from_numpy(under / under.sum(axis=1, keepdims=True)).float()
+    chance, order = chance.sort(dim=1, descending=True)
+    longest = int((chance > 0).sum(dim=1).max())
+    cells = transform.masks_to_grid(torch.from_numpy(masks), (plan.mask_size, plan.mask_size)) > 0.5
+    return cells[order[:, :longest]], chance[:, :longest].contiguous()
 
 
 def _crop_window(size_hw: tuple[int, ...], augmentation: Augmentation, rng: np.random.Generator) -> tuple[slice, slice]:

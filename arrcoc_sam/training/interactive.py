@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int64
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
+from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.losses import functional as LF
 from arrcoc_sam.masks import mask_iou
 from arrcoc_sam.prompts.clicks import sample_error_clicks
@@ -124,7 +125,11 @@ def interactive_loss(
         all_logits = all_logits.float().masked_fill(padding, _PADDING_LOGIT)
         logits = torch.empty_like(targets)
         for rows, tokens in _shown_tokens(single if turn == 0 else torch.ones_like(single)):
-            answer = _judge(all_logits[rows][:, tokens], all_iou[rows][:, tokens].float(), targets[rows], recipe)
+            shown, predicted = all_logits[rows][:, tokens], all_iou[rows][:, tokens].float()
+            expected = None
+            if turn == 0 and recipe.expected_iou:
+                expected = _expected_iou(shown.detach() > 0, truth[rows], boxed[rows], batch, rows)
+            answer = _judge(shown, predicted, targets[rows], recipe, expected)
             logits[rows] = answer.fed_back
             sums["mask_loss"] = sums["mask_loss"] + answer.mask_loss
             sums["iou_loss"] = sums["iou_loss"] + answer.iou_loss
@@ -156,26 +161,49 @@ def _judge(
     predicted_iou: Float[Tensor, "k M"],
     targets: Float[Tensor, "k g g"],
     recipe: ClickRecipe,
+    expected_iou: Float[Tensor, "k M"] | None,
 ) -> _Answer:
     """The losses of one round, and the logits of the highest predicted IoU, detached."""
     mask_loss, winner = LF.min_over_masks_loss(
         logits, targets, focal_weight=recipe.focal_weight, dice_weight=recipe.dice_weight
     )
-    iou_loss = LF.iou_prediction_loss(
-        predicted_iou,
-        logits,
-        targets,
-        kind=recipe.iou_kind,
-        supervise=recipe.iou_supervise,
-        winner=winner,
-        reduction="none",
-    )
-    per_prompt = iou_loss if iou_loss.ndim == 1 else iou_loss.mean(dim=1)
+    if expected_iou is None:
+        iou_loss = LF.iou_prediction_loss(
+            predicted_iou,
+            logits,
+            targets,
+            kind=recipe.iou_kind,
+            supervise=recipe.iou_supervise,
+            winner=winner,
+            reduction="none",
+        )
+        per_prompt = iou_loss if iou_loss.ndim == 1 else iou_loss.mean(dim=1)
+    else:
+        error = predicted_iou - expected_iou
+        each = error**2 if recipe.iou_kind == "mse" else error.abs()
+        per_prompt = each.mean(dim=1) if recipe.iou_supervise == "all" else each.gather(1, winner[:, None])[:, 0]
     shown = logits.detach()
     best_iou = mask_iou(shown > 0, (targets > 0.5)[:, None]).amax(dim=1)
     chosen = predicted_iou.detach().argmax(dim=1)
     fed_back = shown[torch.arange(len(chosen), device=chosen.device), chosen]
     return _Answer(mask_loss.sum(), per_prompt.sum(), best_iou.sum(), fed_back)
+
+
+def _expected_iou(
+    masks: Bool[Tensor, "k M g g"],
+    truth: Bool[Tensor, "k g g"],
+    boxed: Bool[Tensor, " k"],
+    batch: PromptBatch,
+    rows: Int64[Tensor, " k"],
+) -> Float[Tensor, "k M"]:
+    """Mean IoU over what the click may have meant; that with the target where a box has said what is meant."""
+    if batch.meant is None or batch.meant_chance is None:
+        came = "expected_iou of a batch that does not tell what its clicks may have meant"
+        raise InputError(explain(came, mend="draw it by a plan with with_meant"))
+    alone = mask_iou(masks, truth[:, None])
+    each = mask_iou(masks[:, :, None], batch.meant[rows][:, None]).nan_to_num(0.0)
+    expected = (each * batch.meant_chance[rows][:, None]).sum(dim=2)
+    return torch.where(boxed[:, None], alone, expected)
 
 
 def _shown_tokens(single: Bool[Tensor, " K"]) -> Iterator[tuple[Int64[Tensor, " k"], slice]]:

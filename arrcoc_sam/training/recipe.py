@@ -36,6 +36,8 @@ class ClickRecipe:
         iou_weight: Weight of the IoU head's error.
         iou_kind: "mse" (SAM 1) or "l1" (SAM 2).
         iou_supervise: "all" masks of a round, or the "winner" alone.
+        expected_iou: What the IoU head learns at a first click: the IoU with the target, or its mean over all masks
+            that the click may have meant, each by its chance. The best answer is the same, the gradient less noisy.
         round_reduction: Whether the loss is the "mean" over the rounds or their "sum".
     """
 
@@ -52,6 +54,7 @@ class ClickRecipe:
     iou_weight: float = 1.0
     iou_kind: IoULoss = "mse"
     iou_supervise: Supervise = "all"
+    expected_iou: bool = False
     round_reduction: RoundReduction = "mean"
 
     def __post_init__(self) -> None:

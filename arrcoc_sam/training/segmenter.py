@@ -40,6 +40,7 @@ def train_segmenter(
     model: Sam | None = None,
     initial: str | Path | None = None,
     device: torch.device | str = "auto",
+    stop_after: int | None = None,
     checkpoint_every: int = 250,
     log_every: int = 10,
     num_workers: int = 0,
@@ -61,6 +62,7 @@ def train_segmenter(
             model with random weights by default.
         initial: Weights to begin with (.safetensors or .pth), of this architecture.
         device: "auto", "cpu", "cuda" or "mps".
+        stop_after: Steps after which to end, before the schedule does; called again, the run goes on from there.
         checkpoint_every: Steps between checkpoints.
         log_every: Steps between rows of the log.
         num_workers: Processes that draw batches ahead.
@@ -79,6 +81,7 @@ def train_segmenter(
         MissingExtraError: Many devices without Accelerate, TensorBoard where it is not installed.
     """
     for name, value, least in (
+        ("stop_after", 1 if stop_after is None else stop_after, 1),
         ("checkpoint_every", checkpoint_every, 1),
         ("log_every", log_every, 1),
         ("num_workers", num_workers, 0),
@@ -112,7 +115,8 @@ def train_segmenter(
     shared = StepBatches(
         _as_source(source), config, _plan(config, trained), rank=devices.rank, world_size=devices.world_size
     )
-    batches = feed(shared, range(step, config.total_steps), num_workers=num_workers)
+    final = config.total_steps if stop_after is None else min(stop_after, config.total_steps)
+    batches = feed(shared, range(step, final), num_workers=num_workers)
     clock = _Throughput()
     main = devices.rank == 0
     log = TrainingLog(folder, first_step=step, tensorboard=tensorboard) if main else None
@@ -135,7 +139,7 @@ def train_segmenter(
             average.update_parameters(trained)
         step += 1
         clock.count(stage.num_images)
-        last = step == config.total_steps
+        last = step == final
         if main and log is not None and (step % log_every == 0 or last):
             row = {name: float(value) for name, value in figures.items()}
             row |= {"norm": float(norm), "rate": config.rate_at(step - 1), "images_per_second": clock.rate()}
@@ -241,6 +245,7 @@ def _batch_plan(
         num_targets=num_targets,
         num_clicks=num_clicks,
         largest_target=config.recipe.largest_target,
+        with_meant=config.recipe.expected_iou,
         augmentation=config.augmentation,
         padding=padding,
     )

@@ -94,6 +94,28 @@ def test_l1_has_a_gradient_of_one_size(batch: PromptBatch) -> None:
     assert decode.predicted.grad[:, 2].tolist() == [-0.5, -0.5]
 
 
+def test_the_head_learns_the_mean_over_what_a_click_may_have_meant(batch: PromptBatch) -> None:
+    """The first click means its target with a chance of 3/4, or else a mask of half as many rows again."""
+    other = torch.zeros(32, 32, dtype=torch.bool)
+    other[8:32, 8:24] = True
+    meant = torch.zeros(2, 2, 32, 32, dtype=torch.bool)
+    meant[:, 0], meant[0, 1] = batch.targets > 0.5, other
+    asked = replace(batch, meant=meant, meant_chance=torch.tensor([[0.75, 0.25], [1.0, 0.0]]))
+    logits = (batch.targets[:, None] * 2 - 1).repeat(1, 4, 1, 1)  # exactly the targets
+    decode = Recorder(logits, torch.zeros(2, 4))
+    _, figures = run(asked, decode, expected_iou=True)
+    expected = 0.75 + 0.25 * (16 / 24)
+    assert figures["iou_loss"].item() == pytest.approx((expected**2 + 1) / 2)
+    _, figures = run(asked, decode, expected_iou=True, iou_kind="l1", iou_supervise="winner")
+    assert figures["iou_loss"].item() == pytest.approx((expected + 1) / 2)
+    _, figures = run(asked, decode, expected_iou=True, box_probability=1.0)
+    assert figures["iou_loss"].item() == pytest.approx(1.0)  # a box says which
+    _, figures = run(asked, decode)
+    assert figures["iou_loss"].item() == pytest.approx(1.0)
+    with pytest.raises(InputError, match="with_meant"):
+        run(batch, decode, expected_iou=True)
+
+
 def test_later_rounds_use_token_0_and_feed_back_detached_logits(batch: PromptBatch) -> None:
     logits, predicted = answers(batch)
     predicted[:, 3] = 1.0  # the head prefers token 3: that one is fed back
@@ -165,7 +187,7 @@ def test_weights_of_the_terms(batch: PromptBatch) -> None:
 def test_parts_of_a_batch_add_up_to_the_whole(batch: PromptBatch) -> None:
     def part(rows: list[int]) -> PromptBatch:
         state = {
-            name: value[rows] if name not in ("images", "valid", "pause_chance") else value
+            name: value[rows] if name not in ("images", "valid", "pause_chance") and value is not None else value
             for name, value in batch.state().items()
         }
         return PromptBatch(**state)

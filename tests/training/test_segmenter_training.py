@@ -87,6 +87,15 @@ LONG = """
 """
 
 
+def test_a_run_that_is_stopped_goes_on(scenes: list[Scene], tmp_path: Path) -> None:
+    options: dict[str, Any] = {"log_every": 1, "device": "cpu"}
+    train_segmenter(CONFIG, scenes, tmp_path / "whole", **options)
+    train_segmenter(CONFIG, scenes, tmp_path / "parts", stop_after=3, **options)
+    assert len(columns(tmp_path / "parts")) == 1 + 3
+    train_segmenter(CONFIG, scenes, tmp_path / "parts", **options)
+    assert columns(tmp_path / "parts") == columns(tmp_path / "whole")
+
+
 @pytest.mark.slow
 def test_killed_for_real(tmp_path: Path) -> None:
     def start(folder: Path) -> subprocess.Popen[bytes]:
