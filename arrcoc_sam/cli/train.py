@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from arrcoc_sam.cli.train_attention import attention
+from arrcoc_sam.cli.train_segmenter import segmenter
+
 __all__ = ["train"]
 
 train = typer.Typer(
@@ -14,3 +17,7 @@ train = typer.Typer(
 @train.callback()
 def about() -> None:
     """Training, from a file of settings, with checkpoints that resume."""
+
+
+train.command()(segmenter)
+train.command()(attention)

@@ -1,0 +1,161 @@
+"""``train segmenter`` from a file of settings to weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import segment_anything
+import torch
+from segment_anything.modeling import Sam
+
+from arrcoc_sam.cli.console import err, out, print_json, print_table
+from arrcoc_sam.cli.stage_progress import stage_progress
+from arrcoc_sam.report import Provenance
+from arrcoc_sam.report.writing import write_text
+from arrcoc_sam.segmenters import load_segmenter
+from arrcoc_sam.segmenters.checkpoints import weights_hash
+from arrcoc_sam.segmenters.tiny import build_tiny
+from arrcoc_sam.training.checkpoint import save_weights
+from arrcoc_sam.training.distributed import open_devices
+from arrcoc_sam.training.segmenter import train_segmenter
+from arrcoc_sam.training.segmenter_config import ModelSettings, SegmenterConfig, default_segmenter_config
+
+__all__ = ["TrainSegmenterJob"]
+
+WEIGHTS, RECORD = "weights.safetensors", "run.json"
+
+
+@dataclass(frozen=True)
+class TrainSegmenterJob:
+    """Everything that ``train segmenter`` was told; :meth:`run` does it."""
+
+    config: Path | None
+    out: Path
+    device: str
+    workers: int
+    checkpoint_every: int
+    log_every: int
+    tensorboard: bool
+    print_config: bool
+    as_json: bool
+    command: str
+
+    def run(self) -> None:
+        """Train, write weights and what they come from, and print the last figures.
+
+        Raises:
+            ArrcocSamError: Bad settings or data, or a folder of another run.
+        """
+        if self.print_config:
+            print(default_segmenter_config(), end="")
+            return
+        config = SegmenterConfig.read(self.config)
+        devices = open_devices(self.device)
+        with stage_progress() as report:
+            if devices.rank > 0:
+                devices.wait()  # the main process draws the scenes
+            source, facts = config.open_data(self.out / "scenes", report)
+            if devices.rank == 0:
+                devices.wait()
+        model = build_model(config.model, config.root, config.training.seed)
+        facts["model"] = config.model.segmenter
+        facts["initial"] = weights_hash(model, frame_hw=(0, 0))
+        last: dict[str, float] = {}
+        with _steps(config.training.total_steps) as show:
+
+            def progress(step: int, row: dict[str, float]) -> None:
+                last.update(row)
+                show(step, row)
+
+            trained = train_segmenter(
+                config.training,
+                source,
+                self.out,
+                model=model,
+                device=self.device,
+                checkpoint_every=self.checkpoint_every,
+                log_every=self.log_every,
+                num_workers=self.workers,
+                tensorboard=self.tensorboard,
+                origin=facts,
+                progress=progress,
+            )
+        if devices.rank == 0:
+            self._write(config, facts, trained, last)
+
+    def _write(self, config: SegmenterConfig, facts: dict[str, Any], trained: Sam, last: dict[str, float]) -> None:
+        size = int(trained.image_encoder.img_size)
+        record = {
+            "segmenter": config.model.segmenter,
+            "preset": config.preset,
+            "training": asdict(config.training),
+            **facts,
+            "steps": config.training.total_steps,
+            "figures": last,
+            **Provenance(
+                command=self.command,
+                segmenter=config.model.segmenter,
+                checkpoint_hash=weights_hash(trained, frame_hw=(size, size)),
+                device=self.device,
+                seed=config.training.seed,
+            ).as_json(),
+        }
+        weights = self.out / WEIGHTS
+        save_weights(weights, trained, {"image_size": str(size), "run": json.dumps(record)})
+        write_text(self.out / RECORD, json.dumps(record, indent=2) + "\n")
+        if self.as_json:
+            print_json({"weights": str(weights), **record})
+            return
+        if last:
+            rows = [(name.replace("_", " "), f"{value:.4g}") for name, value in last.items()]
+            print_table("Last steps", ["figure", "value"], rows, to=out(), right=["value"])
+        out().print(f"Wrote {weights}", soft_wrap=True, markup=False)
+
+
+def build_model(settings: ModelSettings, root: Path, seed: int) -> Sam:
+    """The model with its first weights.
+
+    Raises:
+        CheckpointError: The weights are missing, damaged, or of another architecture.
+    """
+    if settings.weights == "random":
+        torch.manual_seed(seed)
+        builder = (
+            build_tiny if settings.segmenter == "tiny" else getattr(segment_anything, f"build_{settings.segmenter}")
+        )
+        model: Sam = builder()
+        return model
+    given = None if settings.weights == "published" else root / Path(settings.weights).expanduser()
+    return cast(Sam, load_segmenter(settings.segmenter, checkpoint=given, device="cpu").model)
+
+
+class _Show(Protocol):
+    def __call__(self, step: int, row: dict[str, float]) -> None: ...
+
+
+@contextmanager
+def _steps(total: int) -> Iterator[_Show]:
+    """A bar of the steps with loss and throughput, on stderr; none where stderr is no terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("steps"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    console = err()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+
+        def show(step: int, row: dict[str, float]) -> None:
+            words = f"loss {row['loss']:.3f}, IoU {row['final_iou']:.3f}, {row['images_per_second']:.1f} images/s"
+            bar.update(task, completed=step, description=words)
+
+        yield show
