@@ -95,9 +95,12 @@ def phase_row(number: int, phase: dict[str, Any]) -> str:
     cells = [
         str(number + 1),
         f"{phase['num_scenes']:,} ({phase['first_seed']:,} to {phase['first_seed'] + phase['num_scenes'] - 1:,})",
-        ", then ".join(f"{stage['steps']:,} at {stage['image_size']} px" for stage in training["stages"]),
+        ", then ".join(f"{stage['steps']:,} at {stage['image_size']} px" for stage in training["stages"])
+        + (f", stopped after {phase['stop_after']:,}" if phase["stop_after"] else ""),
         f"{first['num_images']} images × {first['num_targets']} prompts × {recipe['num_rounds']} rounds",
-        *(f"{value:g}" for value in (training["learning_rate"], recipe["iou_weight"], training["ema_decay"])),
+        f"{training['learning_rate']:g}",
+        f"{recipe['iou_weight']:g}" + (", expected IoU" if recipe["expected_iou"] else ""),
+        f"{training['ema_decay']:g}",
         str(training["seed"]),
     ]
     return f"| {' | '.join(cells)} |"

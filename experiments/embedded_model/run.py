@@ -49,6 +49,12 @@ class Phase:
     first_seed: int
     num_scenes: int
     training: SegmenterTraining
+    stop_after: int | None = None
+
+    @property
+    def steps(self) -> int:
+        """Steps that are taken."""
+        return self.training.total_steps if self.stop_after is None else self.stop_after
 
 
 PHASES = (
@@ -64,6 +70,20 @@ PHASES = (
             decay_share=0.6,
             ema_decay=0.995,
             seed=1,
+        ),
+        stop_after=1500,
+    ),
+    Phase(
+        18_000,
+        6_000,
+        SegmenterTraining(
+            stages=(Stage(192, 830),),
+            recipe=ClickRecipe(iou_weight=10.0, expected_iou=True),
+            learning_rate=3e-4,
+            warmup_steps=30,
+            decay_share=1.0,
+            ema_decay=0.99,
+            seed=2,
         ),
     ),
 )
@@ -90,12 +110,14 @@ def train_phase(number: int, out: Path) -> None:
             num_scenes=phase.num_scenes,
             progress=lambda done, total: progress.update(drawing, completed=done / total),
         )
-        training = progress.add_task(f"phase {number}: steps", total=phase.training.total_steps)
+        training = progress.add_task(f"phase {number}: steps", total=phase.steps)
         model = train_segmenter(
             phase.training,
             bank,
             out / "training",
             initial=initial if number > 0 else None,
+            stop_after=phase.stop_after,
+            device="cpu",
             progress=lambda step, _: progress.update(training, completed=step),
         )
     weights = {name: half(value).contiguous() for name, value in model.state_dict().items()}
@@ -216,16 +238,15 @@ def figures() -> None:
     """The training curve, and what the model answers on scenes it never saw."""
     (HERE / "figures").mkdir(exist_ok=True)
     logs = [pd.read_csv(HERE / f"training_phase{number}.csv") for number in range(len(PHASES))]
-    starts = np.cumsum([0, *(phase.training.total_steps for phase in PHASES[:-1])])
+    starts = np.cumsum([0, *(phase.steps for phase in PHASES[:-1])])
     log = pd.concat([part.assign(step=part["step"] + start) for part, start in zip(logs, starts, strict=True)])
-    stages = [stage.steps for phase in PHASES for stage in phase.training.stages]
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, names in ((left, ("mask_loss", "iou_loss")), (right, ("oracle_iou", "final_iou"))):
         for name, color in zip(names, ("#00204d", "#c8a300"), strict=True):
             axes.plot(log["step"], log[name], color=color, alpha=0.15, linewidth=0.8)
             axes.plot(log["step"], log[name].rolling(15, min_periods=1).mean(), color=color, label=LABELS[name])
-        for boundary in np.cumsum(stages)[:-1]:
+        for boundary in (*starts[1:], PHASES[0].training.stages[0].steps):
             axes.axvline(boundary, color="0.6", linestyle=":", linewidth=1)
         axes.set_xlabel("step (16 images × 4 prompts × 3 rounds)")
         axes.legend(frameon=False)
