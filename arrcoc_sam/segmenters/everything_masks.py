@@ -1,0 +1,76 @@
+"""AutomaticMasks: what the automatic mode found in an image, as segment-anything's records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypedDict
+
+import torch
+from jaxtyping import Bool, Float32
+from torch import Tensor
+
+from arrcoc_sam.hierarchy import MaskForest
+from arrcoc_sam.hierarchy.levels import NESTED_SHARE
+from arrcoc_sam.masks import RLE, decode_rle
+
+__all__ = ["AutomaticMasks", "MaskRecord"]
+
+
+class MaskRecord(TypedDict):
+    """One mask, with the fields of ``SamAutomaticMaskGenerator(output_mode="coco_rle")``, ready for JSON."""
+
+    segmentation: RLE
+    """COCO's compressed run lengths at the image's size."""
+    area: int
+    """Pixels."""
+    bbox: list[int]
+    """X, Y, width and height between the mask's outermost pixels: one column is 0 wide."""
+    predicted_iou: float
+    """The model's own, raw."""
+    point_coords: list[list[float]]
+    """The click [[x, y]] that the mask answers."""
+    stability_score: float
+    """Share of the mask that stays when its threshold moves by the offset."""
+    crop_box: list[int]
+    """X, Y, width and height of the crop that it was found in."""
+
+
+@dataclass(frozen=True, eq=False)
+class AutomaticMasks:
+    """The masks of one image, best first within each crop.
+
+    Attributes:
+        size_hw: Height and width of the image.
+        records: One a mask.
+    """
+
+    size_hw: tuple[int, int]
+    records: tuple[MaskRecord, ...]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[MaskRecord]:
+        return iter(self.records)
+
+    @property
+    def scores(self) -> Float32[Tensor, " N"]:
+        """(N,) raw predicted IoU."""
+        return torch.tensor([record["predicted_iou"] for record in self.records], dtype=torch.float32)
+
+    def masks(self) -> Bool[Tensor, "N H W"]:
+        """All masks, decoded."""
+        if not self.records:
+            return torch.zeros(0, *self.size_hw, dtype=torch.bool)
+        masks: Tensor = decode_rle([record["segmentation"] for record in self.records])
+        return masks
+
+    def forest(self, *, duplicate_iou: float | None = 0.9, nested_share: float = NESTED_SHARE) -> MaskForest:
+        """The masks joined by containment: :meth:`arrcoc_sam.hierarchy.MaskForest.from_masks`."""
+        return MaskForest.from_masks(self.masks(), self.scores, duplicate_iou=duplicate_iou, nested_share=nested_share)
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """The records as a JSON array, such as ``amg.py`` of segment-anything writes it."""
+        return json.dumps(list(self.records), indent=indent, allow_nan=False)

@@ -1,0 +1,188 @@
+"""Low-resolution logits of one candidate, kept and upscaled only where its mask can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from arrcoc_sam.candidates import upscale
+from arrcoc_sam.geometry import ImageTransform
+from arrcoc_sam.masks import mask_boxes
+
+__all__ = ["LogitWindow", "MeasuredMask", "WindowUpscaler", "cut_windows"]
+
+# Cells that an upscaled pixel near the mask can look at beyond the mask's own: two steps of interpolation.
+_MARGIN = 2
+
+
+class LogitWindow(NamedTuple):
+    """A part of a candidate's logits, beyond which no logit reaches the lower threshold.
+
+    Attributes:
+        values: (a, b), a copy.
+        top: Its first row in the model's frame.
+        left: Its first column.
+    """
+
+    values: Float[Tensor, "a b"]
+    top: int
+    left: int
+
+
+class MeasuredMask(NamedTuple):
+    """A mask at the image's size, as far as it reaches.
+
+    Attributes:
+        pixels: (a, b), the part of the image around it.
+        top: The part's first row.
+        left: The part's first column.
+        box_xyxy: The mask's outermost pixels.
+        stability: area(logits > t + δ) / area(logits > t − δ).
+    """
+
+    pixels: Bool[Tensor, "a b"]
+    top: int
+    left: int
+    box_xyxy: Float[np.ndarray, " 4"]
+    stability: float
+
+    def drawn(self, size_hw: tuple[int, int], offset_xy: tuple[int, int] = (0, 0)) -> Bool[np.ndarray, "H W"]:
+        """The mask on an image of this size, moved to the right and down by an offset."""
+        mask = np.zeros(size_hw, dtype=bool)
+        top, left = self.top + offset_xy[1], self.left + offset_xy[0]
+        height, width = self.pixels.shape
+        mask[top : top + height, left : left + width] = self.pixels.cpu().numpy()
+        return mask
+
+
+def cut_windows(logits: Float[Tensor, "n h w"], lowest: float) -> list[LogitWindow]:
+    """The window of each candidate that upscaling needs: the cells above ``lowest`` and a margin.
+
+    Args:
+        logits: Over the model's whole frame.
+        lowest: The lower threshold.
+
+    Returns:
+        One window a candidate, empty where no cell is above.
+    """
+    height, width = logits.shape[-2:]
+    windows = []
+    for values, box in zip(logits, mask_boxes(logits > lowest).nan_to_num(nan=-1).int().tolist(), strict=True):
+        if box[0] < 0:
+            windows.append(LogitWindow(values[:0, :0].clone(), 0, 0))
+            continue
+        left, top = max(0, box[0] - _MARGIN), max(0, box[1] - _MARGIN)
+        right, bottom = min(width, box[2] + 1 + _MARGIN), min(height, box[3] + 1 + _MARGIN)
+        windows.append(LogitWindow(values[top:bottom, left:right].clone(), top, left))
+    return windows
+
+
+@dataclass(frozen=True, eq=False)
+class WindowUpscaler:
+    """Logits to masks at the image's size, window by window.
+
+    Both steps of :func:`arrcoc_sam.candidates.upscale` are linear and act on rows and columns apart, so that a window
+    goes through two small matrix products; no tensor of the model's frame is made. The logits differ from those of
+    ``upscale`` by rounding only.
+
+    Attributes:
+        rows: (H, h) weights of low-resolution rows in the image's.
+        columns: (W, w) likewise.
+        transform: The map from the image to the model's frame.
+        threshold: t of the mask.
+        offset: δ of the stability.
+    """
+
+    rows: Float[Tensor, "H h"]
+    columns: Float[Tensor, "W w"]
+    transform: ImageTransform
+    threshold: float = 0.0
+    offset: float = 1.0
+
+    @classmethod
+    def of(
+        cls,
+        transform: ImageTransform,
+        size_hw: tuple[int, int],
+        *,
+        device: torch.device,
+        threshold: float = 0.0,
+        offset: float = 1.0,
+    ) -> WindowUpscaler:
+        """For logits of one size over one frame.
+
+        Args:
+            transform: The map from the image to the model's frame.
+            size_hw: Rows and columns of the logits.
+            device: Where the logits lie.
+            threshold: Of the mask.
+            offset: Of the stability.
+        """
+        weights = [
+            _weights(cells, frame, shown, side)
+            for cells, frame, shown, side in zip(
+                size_hw, transform.frame_hw, transform.resized_hw, transform.original_hw, strict=True
+            )
+        ]
+        return cls(weights[0].to(device), weights[1].to(device), transform, threshold, offset)
+
+    def measure(self, window: LogitWindow) -> MeasuredMask | None:
+        """Mask, box and stability of a window; None of a mask without a pixel."""
+        return self._measured(window, self._by_products)
+
+    def measure_exactly(self, window: LogitWindow) -> MeasuredMask | None:
+        """:meth:`measure` with the very operations of segment-anything, on the whole frame."""
+        return self._measured(window, self._by_interpolation)
+
+    def _measured(
+        self, window: LogitWindow, upscaled: Callable[[LogitWindow], tuple[Tensor, int, int]]
+    ) -> MeasuredMask | None:
+        if window.values.numel() == 0:
+            return None
+        logits, top, left = upscaled(window)
+        mask = logits > self.threshold
+        inner = (logits > self.threshold + self.offset).sum()
+        outer = (logits > self.threshold - self.offset).sum()
+        counts = torch.stack((inner, outer)).double()
+        # one wait for the device, not five
+        *box, num_inner, num_outer = torch.cat((mask_boxes(mask), counts)).tolist()
+        if np.isnan(box[0]):
+            return None
+        place = np.array((left, top, left, top), dtype=np.float32)
+        stability = float(np.float32(num_inner) / np.float32(num_outer))
+        return MeasuredMask(mask, top, left, np.array(box, dtype=np.float32) + place, stability)
+
+    def _by_products(self, window: LogitWindow) -> tuple[Tensor, int, int]:
+        base = self.threshold - self.offset - 1.0  # of all that is not in the window: below every threshold
+        height, width = window.values.shape
+        rows, top = _reached(self.rows, window.top, height)
+        columns, left = _reached(self.columns, window.left, width)
+        return rows @ (window.values - base) @ columns.T + base, top, left
+
+    def _by_interpolation(self, window: LogitWindow) -> tuple[Tensor, int, int]:
+        base = self.threshold - self.offset - 1.0
+        height, width = window.values.shape
+        frame = window.values.new_full((1, 1, self.rows.shape[1], self.columns.shape[1]), base)
+        frame[0, 0, window.top : window.top + height, window.left : window.left + width] = window.values
+        return upscale(frame, self.transform)[0, 0], 0, 0
+
+
+def _weights(cells: int, frame: int, shown: int, side: int) -> Float[Tensor, "side cells"]:
+    """What each pixel along one side takes of each cell, by interpolating an identity."""
+    step = F.interpolate(torch.eye(cells)[None], frame, mode="linear", align_corners=False)[..., :shown]
+    return F.interpolate(step, side, mode="linear", align_corners=False)[0].T.contiguous()
+
+
+def _reached(weights: Float[Tensor, "side cells"], start: int, count: int) -> tuple[Float[Tensor, "a count"], int]:
+    """Weights of the pixels that see any of some cells, of these cells, and the first such pixel."""
+    some = weights[:, start : start + count]
+    seen = (some != 0).any(1).nonzero()[:, 0]
+    first, last = (int(seen[0]), int(seen[-1])) if len(seen) else (0, -1)
+    return some[first : last + 1], first
