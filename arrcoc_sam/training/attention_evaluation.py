@@ -24,7 +24,7 @@ from arrcoc_sam.training.attention import MultiScaleAttention, attention_of_logi
 from arrcoc_sam.training.attention_feed import SampleCollection
 from arrcoc_sam.training.samples import AttentionSample, collate_samples
 
-__all__ = ["LevelReport", "evaluate_levels", "measurable_samples"]
+__all__ = ["LevelReport", "check_judged", "evaluate_levels", "measurable_samples"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +87,18 @@ def measurable_samples(samples: SampleCollection, rows: int, *, most: int | None
     return found
 
 
+def check_judged(samples: Sequence[AttentionSample]) -> None:
+    """Refuse too few samples, before anything is trained that could then not be judged.
+
+    Raises:
+        InputError: Fewer than four.
+    """
+    if len(samples) < MIN_COMPUTED:
+        came = f"{len(samples)} measurable samples to judge on"
+        mend = "use more or larger pictures, or finer levels"
+        raise InputError(explain(came, f"at least {MIN_COMPUTED}, one a picture", mend))
+
+
 @torch.no_grad()
 def evaluate_levels(model: MultiScaleAttention, samples: Sequence[AttentionSample], *, seed: int = 0) -> LevelReport:
     """Measure a model on samples of different pictures.
@@ -102,9 +114,9 @@ def evaluate_levels(model: MultiScaleAttention, samples: Sequence[AttentionSampl
     Raises:
         InputError: Fewer than four samples, or not three levels.
     """
-    if len(samples) < MIN_COMPUTED or model.num_levels != len(LEVELS):
-        came = f"{len(samples)} measurable samples for {model.num_levels} levels"
-        raise InputError(explain(came, f"at least {MIN_COMPUTED} samples, three levels", "use more or larger scenes"))
+    check_judged(samples)
+    if model.num_levels != len(LEVELS):
+        raise InputError(explain(f"a model of {model.num_levels} levels", "three: whole, part, subpart"))
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()

@@ -25,7 +25,7 @@ from arrcoc_sam.losses.levels import level_weights
 from arrcoc_sam.report.provenance import installed_versions
 from arrcoc_sam.report.writing import write_text
 from arrcoc_sam.training.attention import MultiScaleAttention
-from arrcoc_sam.training.attention_evaluation import LevelReport, evaluate_levels
+from arrcoc_sam.training.attention_evaluation import LevelReport, check_judged, evaluate_levels
 from arrcoc_sam.training.attention_feed import SampleCollection, StepSamples, feed_samples
 from arrcoc_sam.training.attention_settings import AttentionTraining
 from arrcoc_sam.training.checkpoint import load_state, save_state, save_weights
@@ -82,12 +82,14 @@ def train_attention(
 
     Raises:
         InputError: Batch normalisation that is kept while a step is worked through in several parts; pictures that
-            can't be dealt evenly.
+            can't be dealt evenly; too few samples to judge on.
         TrainingError: The loss is not finite; or ``folder`` holds a run of other settings.
     """
     devices = open_devices() if devices is None else devices
     folder = Path(folder)
     main = devices.rank == 0
+    if validation is not None:
+        check_judged(validation)
     batches = StepSamples(samples, settings, rank=devices.rank, world_size=devices.world_size)
     torch.manual_seed(settings.seed)
     model = build_attention(settings).train()

@@ -213,8 +213,8 @@ def test_bad_settings_and_data(samples: HeldSamples, folder: Path, tmp_path: Pat
     live = replace(SMALL, backbone="test_resnet", batch_norm="keep", accumulation=2)
     with pytest.raises(InputError, match="batch_norm='keep'"):
         train_attention(live, samples, tmp_path)
-    with pytest.raises(InputError, match="at least 4 samples"):
-        evaluate_levels(build(SMALL), samples.samples[:2])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="2 measurable samples to judge on; expected at least 4"):
+        train_attention(SMALL, samples, tmp_path, validation=samples.samples[:2])
     train_attention(replace(SMALL, steps=1), samples, tmp_path / "run")
     with pytest.raises(TrainingError, match=r"another configuration \(settings\.steps was 1, and is 6\)"):
         train_attention(SMALL, samples, tmp_path / "run")

@@ -1,0 +1,164 @@
+"""``train attention`` from a file of settings to a trained model and what it attends to."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arrcoc_sam.cli.console import out, print_json, print_table
+from arrcoc_sam.cli.options import check_segmenter, open_segmenter
+from arrcoc_sam.cli.stage_progress import stage_progress
+from arrcoc_sam.hierarchy.levels import LEVELS
+from arrcoc_sam.scenes.splits import TRAIN_SEEDS, VALIDATION_SEEDS
+from arrcoc_sam.training.attention_config import AttentionConfig, AttentionData, default_config
+from arrcoc_sam.training.attention_evaluation import LevelReport, measurable_samples
+from arrcoc_sam.training.attention_settings import AttentionTraining
+from arrcoc_sam.training.attention_trainer import WEIGHTS, train_attention
+from arrcoc_sam.training.cache_dataset import HierarchyCache, HierarchyDataset
+from arrcoc_sam.training.distributed import Devices, open_devices
+from arrcoc_sam.training.samples_scenes import prepare_scenes
+from arrcoc_sam.training.samples_supervision import area_quantile_bounds, supervision
+
+__all__ = ["TrainAttentionJob"]
+
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class TrainAttentionJob:
+    """Everything that ``train attention`` was told; :meth:`run` does it."""
+
+    config: Path | None
+    out: Path
+    segmenter: str
+    checkpoint: Path | None
+    device: str
+    workers: int
+    evaluate_every: int
+    checkpoint_every: int
+    tensorboard: bool
+    print_config: bool
+    as_json: bool
+
+    def run(self) -> None:
+        """Train, and print what the heads attend to.
+
+        Raises:
+            ArrcocSamError: Bad settings or data, or a folder of another run.
+        """
+        if self.print_config:
+            print(default_config(), end="")
+            return
+        config = AttentionConfig.read(self.config)
+        check_segmenter(self.segmenter)
+        devices = open_devices(self.device)
+        with stage_progress() as progress:
+            train, judge = self._caches(config, devices, progress)
+            samples = read_samples(train, config.attention)
+            validation = None
+            if judge is not None:
+                truth = HierarchyDataset(
+                    judge, target_hw=(config.attention.target_size,) * 2, image_size=config.attention.image_size
+                )
+                validation = measurable_samples(truth, config.attention.levels[-1], most=config.data.validation)
+            _, report = train_attention(
+                config.attention,
+                samples,
+                self.out,
+                validation=validation,
+                provenance={
+                    "checkpoint_hash": train.plan.checkpoint_hash,
+                    "segmenter": train.plan.segmenter,
+                    "images_sha256": train.plan.images_sha256,
+                    "prompts": json.dumps(train.plan.prompts, sort_keys=True),
+                },
+                devices=devices,
+                num_workers=self.workers,
+                evaluate_every=self.evaluate_every,
+                checkpoint_every=self.checkpoint_every,
+                tensorboard=self.tensorboard,
+                progress=lambda step, _: progress("steps", step, config.attention.steps),
+            )
+        if devices.rank == 0:
+            self._print(report)
+
+    def _caches(
+        self, config: AttentionConfig, devices: Devices, progress: Report
+    ) -> tuple[HierarchyCache, HierarchyCache | None]:
+        """What to train on, and what to judge on."""
+        data = config.data
+        if data.kind == "cache":
+            # A cache of another segmenter than the one that is named is a mistake; without a name any will do.
+            named = None
+            if self.segmenter != "tiny" or self.checkpoint is not None:
+                named = open_segmenter(self.segmenter, self.checkpoint, self.device)
+            train = HierarchyCache.open(str(data.cache), segmenter=named)
+            return train, None if data.validation_cache is None else HierarchyCache.open(data.validation_cache)
+        found = None
+        if devices.rank == 0:
+            found = self._scenes(data, config.attention, progress)
+        devices.wait()
+        if found is None:
+            found = self._scenes(data, config.attention, progress)
+        return found
+
+    def _scenes(
+        self, data: AttentionData, settings: AttentionTraining, progress: Report
+    ) -> tuple[HierarchyCache, HierarchyCache | None]:
+        named = open_segmenter(self.segmenter, self.checkpoint, self.device) if data.levels == "segmenter" else None
+        train = prepare_scenes(
+            self.out / "scenes",
+            TRAIN_SEEDS[: data.scenes],
+            size=data.size,
+            clicks=data.clicks,
+            segmenter=named,
+            quality=settings.min_quality > 0,
+            progress=progress,
+        )
+        if data.validation == 0:
+            return train, None
+        # Twice as many: not every scene has a triple that the grid can tell apart.
+        seeds = VALIDATION_SEEDS[: 2 * data.validation]
+        judge = prepare_scenes(self.out / "validation", seeds, size=data.size, clicks=data.clicks, progress=progress)
+        return train, judge
+
+    def _print(self, report: LevelReport | None) -> None:
+        figures: dict[str, Any] = {} if report is None else report.figures()
+        if self.as_json:
+            clean = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+            claimed = None if report is None else [str(level) for level in report.claims.level]
+            print_json({"weights": str(self.out / WEIGHTS), "evaluation": clean, "claimed": claimed})
+            return
+        if report is not None:
+            rows = [
+                (
+                    level,
+                    *(f"{float(value):+.2f}" for value in report.contrast.nanmean(0)[number]),
+                    f"{figures[f'z_{level}']:.1f}",
+                    f"{100 * figures[f'area_{level}']:.0f} %",
+                    str(report.claims.level[number]),
+                )
+                for number, level in enumerate(LEVELS)
+            ]
+            columns = ["head", *(f"at {level}" for level in LEVELS), "z", "area", "claimed"]
+            title = f"Shell contrast beyond other images, nats ({report.claims.num_images} pictures)"
+            print_table(title, columns, rows, to=out(), right=columns[1:-1])
+        out().print(f"Wrote {self.out / WEIGHTS}", soft_wrap=True, markup=False)
+
+
+def read_samples(cache: HierarchyCache, settings: AttentionTraining) -> HierarchyDataset:
+    """The samples of a cache, taught as the settings say."""
+    options: dict[str, Any] = {
+        "target_hw": (settings.target_size,) * 2,
+        "image_size": settings.image_size,
+        "min_quality": settings.min_quality or None,
+    }
+    bounds = None
+    if settings.supervision == "area_quantiles":
+        bounds = area_quantile_bounds(HierarchyDataset(cache, **options).area_shares())
+    teach = supervision(settings.supervision, weighted=settings.weighted, area_bounds=bounds, seed=settings.seed)
+    return HierarchyDataset(cache, teach=teach, **options)
