@@ -31,7 +31,9 @@ def _spearman(ranking: Ranking, levels: Levels) -> Float[Tensor, "N M"]:
     attention = standard(ranking.midranks) * weights
     if isinstance(levels, LevelSets):  # a set ranks its cells as it is, and its mean falls out against a centred map
         area = _areas(ranking, levels)
-        return (sums_inside(attention, levels) / (area * (1 - area)).sqrt()).clamp(-1, 1)
+        variance = area * (1 - area)
+        deviation = torch.where(variance < CONSTANT_VARIANCE, torch.nan, variance.sqrt())
+        return (sums_inside(attention, levels) / deviation).clamp(-1, 1)
     return (attention @ standard(midranks(levels, ranking.weights)).T).clamp(-1, 1)
 
 
@@ -91,7 +93,8 @@ def _rank_accuracy_of_sets(ranking: Ranking, levels: LevelSets) -> Float[Tensor,
             tied = levels.masks[number, ranking.order[:, wanted - 1]]
         else:
             tied = torch.count_nonzero(cells == begin, dim=1)
-        found[:, number] = (above + tied * ((wanted - first) / (last - first + 1))) / wanted
+        shared = (wanted - first).to(found) / (last - first + 1)
+        found[:, number] = (above + tied * shared) / wanted
     return _corrected(found, _areas(ranking, levels))
 
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from arrcoc_sam.errors import InputError, ShapeError
 from arrcoc_sam.granularity import metrics as M
+from arrcoc_sam.granularity.rank_kernels import OF_RANKS
+from arrcoc_sam.granularity.ranks import LevelSets, Ranking
 from arrcoc_sam.granularity.regions import Regions
 
 OF_ORDER = [M.spearman, M.normalized_ap, M.rank_accuracy, M.pointing_game, M.auc]
@@ -373,3 +375,16 @@ def test_wrong_options_are_refused():
         M.sliced_wasserstein(attention, NESTED, num_directions=0)
     with pytest.raises(InputError, match="negative"):
         M.spearman(-attention, NESTED)
+
+
+@pytest.mark.parametrize("name", sorted(OF_RANKS))
+@pytest.mark.parametrize("values", [3, 50, 10**9])
+def test_sets_are_judged_as_shares_of_0_and_1_are(name, values):
+    """The path for sets (image resolution), with many ties, with some, and with none."""
+    generator = torch.Generator().manual_seed(values)
+    density = torch.randint(values, (4, 300), generator=generator).double()
+    sets = torch.rand(7, 300, generator=generator) < torch.tensor([0, 0.01, 0.1, 0.3, 0.5, 0.9, 1.1])[:, None]
+    ranking = Ranking.of(density, torch.ones(300, dtype=torch.float64))
+    shares, found = OF_RANKS[name](ranking, sets.double()), OF_RANKS[name](ranking, LevelSets(sets))
+    empty = ~sets.any(1)  # set NaN by whoever calls
+    torch.testing.assert_close(found[:, ~empty], shares[:, ~empty], rtol=1e-9, atol=1e-12, equal_nan=True)
