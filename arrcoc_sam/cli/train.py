@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from arrcoc_sam.cli.train_attention import attention
+from arrcoc_sam.cli.train_iou_head import iou_head
 from arrcoc_sam.cli.train_segmenter import segmenter
 
 __all__ = ["train"]
@@ -21,3 +22,4 @@ def about() -> None:
 
 train.command()(segmenter)
 train.command()(attention)
+train.command("iou-head")(iou_head)

@@ -1,0 +1,367 @@
+"""Teaches an IoU head to judge masks that are not the model's own.
+
+SAM's head predicts the IoU of the mask that SAM draws; fed a mask of somebody else's, it still speaks of its answer.
+Here the foreign mask is the prompt, its true IoU the target, and only the head is trained, or the head and the token
+that it reads. The rest of the model, and so every mask that it draws, stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, UInt8
+from numpy import ndarray
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+
+from arrcoc_sam.errors import DataError, InputError, TrainingError, UnsupportedModelError, explain
+from arrcoc_sam.prompts import Prompts
+from arrcoc_sam.quality.head_metrics import head_metrics
+from arrcoc_sam.quality.iou_head import IoUHeadReport, evaluate_iou_head
+from arrcoc_sam.segmenters.base import ImageEmbedding, Segmenter
+from arrcoc_sam.segmenters.sam import SamSegmenter
+from arrcoc_sam.training.schedule import Schedule
+
+__all__ = ["IoUTransfer", "ScoredImage", "TransferReport", "TransferSettings", "transfer_iou_head"]
+
+_COMPARED = ("pearson", "spearman", "mae", "rmse", "ece")
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredImage:
+    """An image with masks of somebody else's, and how good they are.
+
+    Attributes:
+        name: What messages call it; the bootstrap draws images.
+        image: (H, W, 3) uint8 RGB.
+        masks: (n, H, W) bool, none empty.
+        true_iou: (n,) IoU of each mask with the object that it means, in [0, 1].
+    """
+
+    name: str
+    image: UInt8[ndarray, "H W 3"]
+    masks: Bool[ndarray, "n H W"]
+    true_iou: Float64[ndarray, " n"]
+
+    def __post_init__(self) -> None:
+        """Check the masks.
+
+        Raises:
+            DataError: None, an empty one, or a true IoU outside [0, 1].
+        """
+        if len(self.masks) == 0 or not self.masks.any(axis=(1, 2)).all():
+            raise DataError(explain(f"{self.name} has no mask, or an empty one", "masks of at least one pixel"))
+        if not ((self.true_iou >= 0) & (self.true_iou <= 1)).all():
+            raise DataError(explain(f"a true IoU of {self.name} lies outside [0, 1]", "intersections over unions"))
+
+
+@dataclass(frozen=True)
+class TransferSettings:
+    """How a head is taught.
+
+    Attributes:
+        part: "head", or "token+head": the IoU token that the head reads as well.
+        prompt: What of the mask the model is shown: "mask", "mask+point", "mask+box" or "mask+point+box".
+        token: Which of the head's outputs is taught; 0 is the one that SAM uses where a mask is fed.
+        epochs: Passes over the masks.
+        batch_size: Masks a step.
+        learning_rate: Peak of AdamW; a cosine after a linear rise over the first tenth.
+        weight_decay: Of AdamW.
+        seed: Of the order of the masks.
+    """
+
+    part: Literal["head", "token+head"] = "head"
+    prompt: Literal["mask", "mask+point", "mask+box", "mask+point+box"] = "mask+point"
+    token: int = 0
+    epochs: int = 60
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            InputError: One is out of its range.
+        """
+        if self.token not in range(4):
+            raise InputError(explain(f"token={self.token}", "0 to 3"))
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(explain(f"{name}={getattr(self, name)}", "at least 1"))
+        if not 0 < self.learning_rate < float("inf") or not 0 <= self.weight_decay < float("inf"):
+            came = f"learning_rate={self.learning_rate}, weight_decay={self.weight_decay}"
+            raise InputError(explain(came, "finite numbers, the first above 0"))
+
+
+@dataclass(frozen=True)
+class TransferReport:
+    """What the transfer did to the head's judgement of held-out masks.
+
+    Attributes:
+        before: The head as it came.
+        after: The head as it was taught.
+        gain: For each metric, after - before.
+        gain_intervals: Percentile intervals of the gains, images drawn with replacement, the same for both.
+        losses: Mean squared error of each epoch on the masks that it learned from.
+    """
+
+    before: IoUHeadReport
+    after: IoUHeadReport
+    gain: dict[str, float]
+    gain_intervals: dict[str, tuple[float, float]]
+    losses: tuple[float, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """All figures, with NaN as None."""
+
+        def clean(value: float) -> float | None:
+            return None if np.isnan(value) else float(value)
+
+        def figures(report: IoUHeadReport) -> dict[str, Any]:
+            return {
+                name: {
+                    "value": clean(getattr(report, name)),
+                    "interval": [clean(end) for end in report.intervals[name]],
+                }
+                for name in _COMPARED
+            }
+
+        gains = {
+            name: {"value": clean(self.gain[name]), "interval": [clean(end) for end in self.gain_intervals[name]]}
+            for name in _COMPARED
+        }
+        return {
+            "masks": self.before.num_prompts,
+            "images": self.before.num_images,
+            "before": figures(self.before),
+            "after": figures(self.after),
+            "gain": gains,
+            "losses": list(self.losses),
+        }
+
+
+@dataclass(frozen=True)
+class IoUTransfer:
+    """The taught model and what it learned.
+
+    Attributes:
+        model: A model whose head judges the masks that it is shown; it draws the same masks as before.
+        report: On held-out images.
+    """
+
+    model: Sam
+    report: TransferReport
+
+
+def transfer_iou_head(
+    segmenter: Segmenter,
+    train: Iterable[ScoredImage],
+    held_out: Iterable[ScoredImage],
+    settings: TransferSettings | None = None,
+    *,
+    num_bootstrap: int = 1000,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> IoUTransfer:
+    """Fine-tunes the IoU head of a segmenter on foreign masks, and judges it before and after.
+
+    Args:
+        segmenter: Of segment-anything's class; its model is trained in place, and frozen again.
+        train: Images to learn from, streamed once.
+        held_out: Images to judge on, others than those.
+        settings: How; the default :class:`TransferSettings`.
+        num_bootstrap: Draws of the intervals.
+        progress: Called with (stage, done, of how many).
+
+    Returns:
+        The model and the report.
+
+    Raises:
+        UnsupportedModelError: The segmenter is of another class.
+        InputError: An image is in both parts.
+        DataError: A part is empty.
+        TrainingError: The loss is not finite.
+    """
+    chosen = settings or TransferSettings()
+    if not isinstance(segmenter, SamSegmenter):
+        came = f"{segmenter.name} is a {type(segmenter).__name__}"
+        raise UnsupportedModelError(explain(came, "a segmenter of segment-anything's class: tiny or sam_vit_*"))
+    report = progress or (lambda *_: None)
+    learned = _encode(segmenter, train, chosen, "images to learn from", report)
+    judged = _encode(segmenter, held_out, chosen, "held-out images", report)
+    shared = set(learned.names) & set(judged.names)
+    if shared:
+        came = f"{min(shared)} and {len(shared) - 1} others are in both parts"
+        raise InputError(explain(came, "held-out images that nothing was learned from"))
+    model = segmenter.model
+    parameters = [*model.mask_decoder.iou_prediction_head.parameters()]
+    if chosen.part == "token+head":
+        parameters += [*model.mask_decoder.iou_token.parameters()]
+    before = _predict(segmenter, judged, chosen)
+    model.requires_grad_(False).eval()
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    losses = _teach(segmenter, learned, chosen, parameters, report)
+    model.requires_grad_(False)
+    after = _predict(segmenter, judged, chosen)
+    return IoUTransfer(cast(Sam, model), _compare(before, after, judged, losses, num_bootstrap, chosen.seed))
+
+
+@dataclass(frozen=True, eq=False)
+class _Encoded:
+    """Foreign masks as the decoder meets them.
+
+    Attributes:
+        names: Of the image of each mask.
+        true_iou: (K,).
+        inputs: (K, C): what the head reads; fixed while only the head is trained.
+        images: Each image's embedding and prompts, for when the token is trained too.
+        image_of: (K,) row of ``images``.
+    """
+
+    names: tuple[str, ...]
+    true_iou: Float[Tensor, " K"]
+    inputs: Float[Tensor, "K C"]
+    images: tuple[tuple[ImageEmbedding, Prompts], ...]
+    image_of: tuple[int, ...]
+
+
+@torch.no_grad()
+def _encode(
+    segmenter: SamSegmenter,
+    images: Iterable[ScoredImage],
+    settings: TransferSettings,
+    stage: str,
+    report: Callable[[str, int, int], None],
+) -> _Encoded:
+    names: list[str] = []
+    true_iou: list[Tensor] = []
+    inputs: list[Tensor] = []
+    kept: list[tuple[ImageEmbedding, Prompts]] = []
+    image_of: list[int] = []
+    total = len(images) if isinstance(images, Sequence) else 0
+    for number, scored in enumerate(images):
+        embedding = segmenter.encode(scored.image)
+        prompts = Prompts.from_masks(scored.masks, segmenter, kind=settings.prompt)
+        inputs.append(_head_inputs(segmenter, embedding, prompts))
+        if settings.part == "token+head":
+            kept.append((embedding, prompts))
+        names += [scored.name] * len(scored.masks)
+        image_of += [number] * len(scored.masks)
+        true_iou.append(torch.from_numpy(scored.true_iou).float())
+        report(stage, number + 1, total or number + 2)
+    if not names:
+        raise DataError(explain(f"no {stage}", "at least one image with masks"))
+    truth = torch.cat(true_iou).to(segmenter.device)
+    return _Encoded(tuple(names), truth, torch.cat(inputs), tuple(kept), tuple(image_of))
+
+
+def _head_inputs(segmenter: SamSegmenter, embedding: ImageEmbedding, prompts: Prompts) -> Float[Tensor, "k C"]:
+    """What the head reads for each prompt, in the order of the prompts, which are all of one signature."""
+    head, read = segmenter.model.mask_decoder.iou_prediction_head, []
+    hook = head.register_forward_pre_hook(lambda _, given: read.append(given[0].float()))
+    try:
+        segmenter.decode(embedding, prompts, multimask="all")
+    finally:
+        hook.remove()
+    return torch.cat(read)
+
+
+def _teach(
+    segmenter: SamSegmenter,
+    data: _Encoded,
+    settings: TransferSettings,
+    parameters: Sequence[nn.Parameter],
+    report: Callable[[str, int, int], None],
+) -> tuple[float, ...]:
+    """Squared error of the taught output, mask by mask in a new order each epoch; image by image with the token."""
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    batches = [_batches(data, settings, epoch) for epoch in range(settings.epochs)]
+    total = sum(len(epoch) for epoch in batches)
+    curve = Schedule(total, "cosine", warmup_steps=max(1, total // 10))
+    step, losses = 0, []
+    for number, epoch in enumerate(batches):
+        errors = 0.0
+        for rows in epoch:
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * curve(step)
+            loss = nn.functional.mse_loss(_outputs(segmenter, data, rows, settings), data.true_iou[rows])
+            if not torch.isfinite(loss):
+                raise TrainingError(
+                    explain(f"the loss is {float(loss)} at step {step}", mend="lower the learning rate")
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            errors += float(loss.detach()) * len(rows)
+            step += 1
+        losses.append(errors / len(data.names))
+        report("epochs", number + 1, settings.epochs)
+    return tuple(losses)
+
+
+def _batches(data: _Encoded, settings: TransferSettings, epoch: int) -> list[list[int]]:
+    """Rows of each step of an epoch; with the token, whole images."""
+    rng = np.random.default_rng([settings.seed, epoch])
+    if settings.part == "head":
+        order = rng.permutation(len(data.names)).tolist()
+        return [order[start : start + settings.batch_size] for start in range(0, len(order), settings.batch_size)]
+    image_of = np.array(data.image_of)
+    batches: list[list[int]] = [[]]
+    for image in rng.permutation(len(data.images)):
+        if batches[-1] and len(batches[-1]) + (image_of == image).sum() > settings.batch_size:
+            batches.append([])
+        batches[-1] += np.flatnonzero(image_of == image).tolist()
+    return batches
+
+
+def _outputs(
+    segmenter: SamSegmenter, data: _Encoded, rows: Sequence[int], settings: TransferSettings
+) -> Float[Tensor, " k"]:
+    """The taught output for some masks; with the token, for all masks of some images, in order."""
+    head = segmenter.model.mask_decoder.iou_prediction_head
+    if settings.part == "head":
+        inputs = data.inputs[list(rows)]
+    else:
+        images = dict.fromkeys(data.image_of[row] for row in rows)
+        inputs = torch.cat([_head_inputs(segmenter, *data.images[image]) for image in images])
+    taught: Tensor = head(inputs)[:, settings.token]
+    return taught
+
+
+@torch.no_grad()
+def _predict(segmenter: SamSegmenter, data: _Encoded, settings: TransferSettings) -> Float64[ndarray, "K 1"]:
+    predicted = _outputs(segmenter, data, range(len(data.names)), settings)
+    return predicted.double().cpu().numpy()[:, None]
+
+
+def _compare(
+    before: Float64[ndarray, "K 1"],
+    after: Float64[ndarray, "K 1"],
+    data: _Encoded,
+    losses: tuple[float, ...],
+    num_bootstrap: int,
+    seed: int,
+) -> TransferReport:
+    actual = data.true_iou.double().cpu().numpy()[:, None]
+    reports = [
+        evaluate_iou_head(predicted, actual, image_id=list(data.names), num_bootstrap=num_bootstrap, seed=seed)
+        for predicted in (before, after)
+    ]
+    _, images = np.unique(np.array(data.names), return_inverse=True)
+    count = int(images.max()) + 1
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(count, np.full(count, 1 / count), size=num_bootstrap if count > 1 else 0)
+    old, new = (head_metrics(predicted, actual, images, draws) for predicted in (before, after))
+    intervals = {}
+    for name in _COMPARED:
+        gains = (new[name] - old[name])[~np.isnan(new[name] - old[name])]
+        low, high = np.quantile(gains, (0.025, 0.975)) if len(gains) else (np.nan, np.nan)
+        intervals[name] = (float(low), float(high))
+    gain = {name: getattr(reports[1], name) - getattr(reports[0], name) for name in _COMPARED}
+    return TransferReport(reports[0], reports[1], gain, intervals, losses)

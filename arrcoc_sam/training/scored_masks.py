@@ -1,0 +1,146 @@
+"""Masks of somebody else's whose true IoU is known: degraded ones, and those of another file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from arrcoc_sam.datasets import CocoDataset
+from arrcoc_sam.errors import DataError, InputError, explain
+from arrcoc_sam.masks import pairwise_iou
+from arrcoc_sam.quality.degradations import DEGRADATIONS, DegradationKind, degrade, mask_context
+from arrcoc_sam.training.iou_transfer import ScoredImage
+from arrcoc_sam.training.sources import MaskSource
+
+__all__ = ["DegradedMasks", "MatchedMasks", "split_images"]
+
+
+@dataclass(frozen=True)
+class DegradedMasks(Sequence[ScoredImage]):
+    """Masks of a source made wrong in random ways, to a random degree; the truth is the mask that they were made of.
+
+    Attributes:
+        source: True masks.
+        masks_per_image: The most true masks an image; each is degraded once.
+        kinds: In which ways.
+        seed: An image's masks depend on the seed and its number alone.
+    """
+
+    source: MaskSource
+    masks_per_image: int = 8
+    kinds: tuple[DegradationKind, ...] = DEGRADATIONS
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, number: int) -> ScoredImage:  # type: ignore[override]
+        """The degraded masks of one image."""
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        masked, rng = self.source[number], np.random.default_rng([self.seed, number])
+        masks = masked.read_masks(np.arange(masked.num_masks))
+        donor = self.source[int(rng.integers(len(self.source)))]
+        donors = [mask for mask in donor.read_masks(np.arange(donor.num_masks)) if mask.any()]
+        degraded, true_iou = [], []
+        for which in rng.permutation(len(masks))[: self.masks_per_image]:
+            if not masks[which].any():
+                continue
+            context = mask_context(masks, int(which), donors)
+            kinds = [kind for kind in self.kinds if kind in context.kinds]
+            if not kinds:
+                continue
+            kind, severity = kinds[int(rng.integers(len(kinds)))], 1.0 - rng.random()
+            seed = [self.seed, number, int(which)]
+            found = degrade(masks[which], kind, severity, context=context, seed=seed)
+            degraded.append(found)
+            true_iou.append((found & masks[which]).sum() / (found | masks[which]).sum())
+        if not degraded:
+            raise DataError(explain(f"{masked.name} has no mask that can be degraded", "at least one"))
+        return ScoredImage(masked.name, masked.image, np.stack(degraded), np.array(true_iou))
+
+
+@dataclass(frozen=True)
+class MatchedMasks(Sequence[ScoredImage]):
+    """Masks of one COCO file judged by those of another: a mask means the true mask that it fits best.
+
+    Attributes:
+        external: Somebody's masks, of a detector or from attention.
+        truth: True masks of the same images, matched by file name.
+    """
+
+    external: CocoDataset
+    truth: CocoDataset
+
+    def __post_init__(self) -> None:
+        """Check that the files are about the same images.
+
+        Raises:
+            DataError: No image with masks in both, or sizes that differ.
+        """
+        if not self._pairs:
+            came = f"{self.external.path} and {self.truth.path} share no image with masks"
+            raise DataError(explain(came, "the same file names in both"))
+
+    @cached_property
+    def _pairs(self) -> list[tuple[int, int]]:
+        rows = {image.file_name: i for i, image in enumerate(self.truth.images) if self.truth.annotations_of(image)}
+        return [
+            (i, rows[image.file_name])
+            for i, image in enumerate(self.external.images)
+            if image.file_name in rows and self.external.annotations_of(image)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, number: int) -> ScoredImage:  # type: ignore[override]
+        """The external masks of one image."""
+        return self._scored(*self._pairs[number])
+
+    def _scored(self, external: int, truth: int) -> ScoredImage:
+        image, known = self.external.images[external], self.truth.images[truth]
+        if image.size_hw != known.size_hw:
+            came = f"{image.file_name} has size {image.size_hw} in {self.external.path}"
+            raise DataError(explain(came, f"{known.size_hw}, as in {self.truth.path}"))
+        masks = self.external.masks(image)
+        iou = pairwise_iou(masks[None], self.truth.masks(known)[None])[0].amax(dim=1)
+        return ScoredImage(image.file_name, self.external.load_image(image), masks.numpy(), iou.double().numpy())
+
+
+@dataclass(frozen=True)
+class _Part(Sequence[ScoredImage]):
+    """Some of the images, in an order."""
+
+    whole: Sequence[ScoredImage]
+    numbers: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, place: int) -> ScoredImage:  # type: ignore[override]
+        return self.whole[self.numbers[place]]
+
+
+def split_images(
+    images: Sequence[ScoredImage], held_out: float, *, seed: int = 0
+) -> tuple[Sequence[ScoredImage], Sequence[ScoredImage]]:
+    """Images to learn from, and images to judge on, at random.
+
+    Args:
+        images: At least two; none is read here.
+        held_out: Share of the second part.
+        seed: Of the draw.
+
+    Raises:
+        InputError: A share that leaves one part empty.
+    """
+    count = round(held_out * len(images))
+    if not 0 < count < len(images):
+        came = f"held_out={held_out} of {len(images)} images"
+        raise InputError(explain(came, "a share that leaves images in both parts"))
+    order = tuple(np.random.default_rng(seed).permutation(len(images)).tolist())
+    return _Part(images, order[count:]), _Part(images, order[:count])
