@@ -122,7 +122,9 @@ def evaluate_levels(model: MultiScaleAttention, samples: Sequence[AttentionSampl
     model.eval()
     images = torch.stack([collate_samples([sample]).images[0] for sample in samples]).to(device)
     points = torch.stack([sample.point_xy for sample in samples]).to(device)
-    pyramid = [torch.cat(parts) for parts in zip(*(model.encode(part) for part in images.split(32)), strict=True)]
+    pyramid = [
+        torch.cat(parts) for parts in zip(*(model.encode(part) for part in torch.split(images, 32)), strict=True)
+    ]
     num = len(samples)
     everywhere = torch.arange(num, device=device)
     values = torch.zeros(num, num, model.num_levels, len(LEVELS), dtype=torch.float64)

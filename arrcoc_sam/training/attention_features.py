@@ -157,7 +157,7 @@ def _normalisation(backbone: str | nn.Module) -> tuple[tuple[float, ...], tuple[
         import timm
 
         known = timm.get_pretrained_cfg(backbone.removeprefix("timm:"))
-        config = {} if known is None else known.to_dict()
+        config = {} if known is None else {"mean": known.mean, "std": known.std}
     else:
         config = getattr(backbone, "pretrained_cfg", None) or {}
     return tuple(config.get("mean", _MEAN)), tuple(config.get("std", _STD))

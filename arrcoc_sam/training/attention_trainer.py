@@ -141,13 +141,12 @@ def train_attention(
             if progress is not None:
                 progress(step, row)
         if main and (step % checkpoint_every == 0 or step == settings.steps):
-            parts_of_state = {"model": model, "average": average, "optimizer": optimizer}
-            save_state(
-                folder / "last.pt",
-                settings=identity,
-                step=step,
-                parts={name: part.state_dict() for name, part in parts_of_state.items()},
-            )
+            states = {
+                "model": model.state_dict(),
+                "average": average.state_dict(),
+                "optimizer": optimizer.state_dict(),
+            }
+            save_state(folder / "last.pt", settings=identity, step=step, parts=states)
         if (
             judged is not None
             and validation
