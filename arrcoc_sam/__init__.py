@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from arrcoc_sam.segmenters import list_segmenters, load_segmenter
     from arrcoc_sam.segmenters.base import Segmenter
     from arrcoc_sam.segmenters.embedding import ImageEmbedding
+    from arrcoc_sam.segmenters.video import load_video_segmenter
+    from arrcoc_sam.segmenters.video_prompts import VideoPrompt
+    from arrcoc_sam.segmenters.video_tracks import VideoTracks
     from arrcoc_sam.selection import Selection
 
 __all__ = [
@@ -71,6 +74,8 @@ __all__ = [
     "Segmenter",
     "Selection",
     "ViTAttention",
+    "VideoPrompt",
+    "VideoTracks",
     "__version__",
     "attention",
     "datasets",
@@ -80,6 +85,7 @@ __all__ = [
     "list_segmenters",
     "load_image",
     "load_segmenter",
+    "load_video_segmenter",
     "losses",
     "quality",
     "report",
@@ -123,10 +129,13 @@ _HOMES = {
     "Segmenter": "segmenters.base",
     "Selection": "selection",
     "ViTAttention": "attention",
+    "VideoPrompt": "segmenters.video_prompts",
+    "VideoTracks": "segmenters.video_tracks",
     "ensemble": "candidates",
     "list_segmenters": "segmenters",
     "load_image": "images",
     "load_segmenter": "segmenters",
+    "load_video_segmenter": "segmenters.video",
     "select": "candidates",
 }
 

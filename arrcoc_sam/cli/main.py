@@ -24,6 +24,7 @@ from arrcoc_sam.cli.score import score
 from arrcoc_sam.cli.segment import segment
 from arrcoc_sam.cli.train import train
 from arrcoc_sam.cli.validate import validate
+from arrcoc_sam.cli.video import video
 from arrcoc_sam.errors import ArrcocSamError
 
 __all__ = ["app", "run"]
@@ -49,6 +50,7 @@ app.command()(segment)
 app.command()(score)
 app.command("filter")(filter_masks)
 app.command()(validate)
+app.command()(video)
 app.add_typer(checkpoints, name="checkpoints")
 app.add_typer(train, name="train")
 

@@ -32,6 +32,9 @@ _MEMORY: dict[str, Any] = {
 }
 
 
+_SPREAD = ("mask_decoder", "prompt_encoder", "memory_", "object_pointer_proj", "spatial_perceiver")
+
+
 def family(name: str) -> Family:
     return next(family for family in FAMILIES if family.name == name)
 
@@ -137,10 +140,14 @@ def build(name: str, *, video: bool = False, seed: int = 0) -> nn.Module:
         for key, parameter in model.named_parameters():
             if "pos_embed" in key or "rel_pos" in key or "no_memory" in key or "temporal_positional_encoding" in key:
                 nn.init.normal_(parameter, std=0.3)  # zeros until trained, which would hide a wrong position
-            elif parameter.ndim > 1 and ("mask_decoder" in key or "prompt_encoder" in key):
+            elif "memory_fuser" in key and "scale" in key:
+                nn.init.constant_(parameter, 0.5)  # next to nothing until trained, which would hide a wrong memory
+            elif parameter.ndim > 1 and key.startswith(_SPREAD):
                 nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
         for mlp in model.mask_decoder.output_hypernetworks_mlps:
             nn.init.normal_(mlp.proj_out.weight, std=2.0)
+        if video:  # a hidden object has no mask to compare
+            nn.init.constant_(model.mask_decoder.pred_obj_score_head.proj_out.bias, 1.0)
         for key, buffer in model.named_buffers():
             if key.endswith("running_var"):
                 buffer.uniform_(0.5, 1.5)

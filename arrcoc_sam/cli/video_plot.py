@@ -1,0 +1,94 @@
+"""The scores of followed objects over time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from arrcoc_sam.cli.video_overlay import OBJECT_COLOURS
+from arrcoc_sam.segmenters.video_tracks import ObjectFrame, VideoTracks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["plot_scores"]
+
+_INK = "#333333"
+_PANELS = (
+    ("object_score", "object score\n(logit; hidden ≤ 0)"),
+    ("predicted_iou", "predicted IoU"),
+    ("area_ratio", "area,\nfirst frame = 1"),
+)
+_DASHES = ("-", "--", "-.", ":")  # lines that fall together stay visible
+
+
+def plot_scores(tracks: VideoTracks) -> Figure:
+    """Object score, predicted IoU and area of each object, frame by frame.
+
+    Frames on which an object is hidden are shaded in its colour; its prompts are dots on the upper edge, hollow for
+    masks, which have no scores.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure = Figure(figsize=(11, 6.4), layout=ConstrainedLayoutEngine(h_pad=0.05, w_pad=0.08), dpi=130)
+    panels = figure.subplots(len(_PANELS), 1, sharex=True)
+    for panel, (name, label) in zip(panels, _PANELS, strict=True):
+        _draw(panel, tracks, name)
+        panel.set_ylabel(label, color=_INK)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+    panels[0].axhline(0, color=_INK, linewidth=0.8)
+    panels[1].set_ylim(-0.02, 1.02)
+    _scale_areas(panels[2], [row.area_ratio for row in tracks.rows])
+    for object_id, row in ((row.object_id, row) for row in tracks.rows if row.kind != "tracked"):
+        _mark_prompt(panels[0], tracks.object_ids.index(object_id), row)
+    panels[-1].set_xlabel("frame", color=_INK)
+    panels[-1].set_xlim(-0.5, tracks.num_frames - 0.5)
+    panels[0].legend(loc="lower left", bbox_to_anchor=(0, 1.1), ncols=6, frameon=False, borderaxespad=0)
+    return figure
+
+
+def _draw(panel: Axes, tracks: VideoTracks, name: str) -> None:
+    for number, object_id in enumerate(tracks.object_ids):
+        colour = OBJECT_COLOURS[number % len(OBJECT_COLOURS)]
+        rows = tracks.of(object_id)
+        frames, values = [row.frame for row in rows], [float(getattr(row, name)) for row in rows]
+        panel.plot(
+            frames,
+            values,
+            color=colour,
+            linestyle=_DASHES[number % len(_DASHES)],
+            linewidth=1.6,
+            marker="." if len(rows) <= 100 else "",
+            markersize=4,
+            label=f"object {object_id}",
+        )
+        for hidden in tracks.occlusions():
+            if hidden.object_id == object_id:
+                panel.axvspan(hidden.first - 0.5, hidden.last + 0.5, color=colour, alpha=0.15, linewidth=0)
+
+
+def _scale_areas(panel: Axes, ratios: Sequence[float]) -> None:
+    """From 0 to a little above the largest; a word where nobody had a mask to compare with."""
+    known = [ratio for ratio in ratios if not math.isnan(ratio)]
+    panel.set_ylim(0, 1.08 * max([1.0, *known]))
+    if not known:
+        panel.text(0.5, 0.5, "no mask on any first frame", ha="center", transform=panel.transAxes, color=_INK)
+
+
+def _mark_prompt(panel: Axes, number: int, row: ObjectFrame) -> None:
+    colour = OBJECT_COLOURS[number % len(OBJECT_COLOURS)]
+    panel.plot(
+        row.frame,
+        1.0,
+        "o",
+        color=colour,
+        markerfacecolor="white" if row.kind == "mask" else colour,
+        markersize=6,
+        transform=panel.get_xaxis_transform(),
+        clip_on=False,
+        zorder=5,
+    )
