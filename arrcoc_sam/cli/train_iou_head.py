@@ -25,7 +25,7 @@ def iou_head(
     """Teach an IoU head to judge masks that its model did not draw, and say what that did on held-out images.
 
     Without --config the embedded model's head learns from degraded masks of procedural scenes, in minutes on two cores.
-    Only the head is trained, or the head and its token; the masks that the model draws stay the same.
+    Only the head is trained, and the masks that the model draws stay the same; or the head and its token.
     """
     from arrcoc_sam.cli.train_iou_head_job import TrainIoUHeadJob
 

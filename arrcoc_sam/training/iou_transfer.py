@@ -2,14 +2,15 @@
 
 SAM's head predicts the IoU of the mask that SAM draws; fed a mask of somebody else's, it still speaks of its answer.
 Here the foreign mask is the prompt, its true IoU the target, and only the head is trained, or the head and the token
-that it reads. The rest of the model, and so every mask that it draws, stays as it is.
+that it reads. With the head alone, every mask that the model draws stays as it is; the token is seen by the mask
+tokens, and moves them a little.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -151,7 +152,7 @@ class IoUTransfer:
     """The taught model and what it learned.
 
     Attributes:
-        model: A model whose head judges the masks that it is shown; it draws the same masks as before.
+        model: A model whose head judges the masks that it is shown.
         report: On held-out images.
     """
 
@@ -209,7 +210,7 @@ def transfer_iou_head(
     losses = _teach(segmenter, learned, chosen, parameters, report)
     model.requires_grad_(False)
     after = _predict(segmenter, judged, chosen)
-    return IoUTransfer(cast(Sam, model), _compare(before, after, judged, losses, num_bootstrap, chosen.seed))
+    return IoUTransfer(model, _compare(before, after, judged, losses, num_bootstrap, chosen.seed))
 
 
 @dataclass(frozen=True, eq=False)
