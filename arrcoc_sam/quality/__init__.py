@@ -5,6 +5,9 @@
 """
 
 from arrcoc_sam.quality.bounds import jaccard_bounds
+from arrcoc_sam.quality.calibration import FittedCalibration, embedded_calibration_path, load_calibration
+from arrcoc_sam.quality.calibration_fit import CalibrationFit, fit_calibration
+from arrcoc_sam.quality.calibration_samples import calibration_samples
 from arrcoc_sam.quality.click_protocol import (
     AnnotatedImage,
     ClickReport,
@@ -12,6 +15,7 @@ from arrcoc_sam.quality.click_protocol import (
     evaluate_clicks,
     summarize_clicks,
 )
+from arrcoc_sam.quality.degradations import DEGRADATIONS, MaskContext, degrade, mask_context
 from arrcoc_sam.quality.estimator import MaskQualityEstimator
 from arrcoc_sam.quality.filtering import Judgement, KeepRules, judge
 from arrcoc_sam.quality.iou_head import IoUHeadReport, evaluate_iou_head
@@ -21,25 +25,35 @@ from arrcoc_sam.quality.scoring_local import ScoringSummary, score_masks
 from arrcoc_sam.quality.thresholds import THRESHOLDS, attention_masks, binarize
 
 __all__ = [
+    "DEGRADATIONS",
     "THRESHOLDS",
     "AnnotatedImage",
     "CalibratedQuality",
+    "CalibrationFit",
     "ClickReport",
     "EncodedMasks",
+    "FittedCalibration",
     "IoUHeadReport",
     "Judgement",
     "KeepRules",
+    "MaskContext",
     "MaskQuality",
     "MaskQualityEstimator",
     "QualityCalibration",
     "ScoringSummary",
     "attention_masks",
     "binarize",
+    "calibration_samples",
     "click_image",
+    "degrade",
+    "embedded_calibration_path",
     "evaluate_clicks",
     "evaluate_iou_head",
+    "fit_calibration",
     "jaccard_bounds",
     "judge",
+    "load_calibration",
+    "mask_context",
     "read_scores",
     "score_masks",
     "summarize_clicks",

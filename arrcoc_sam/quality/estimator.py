@@ -7,6 +7,7 @@ the triangle inequality of Jaccard distance, what the mask itself is worth.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from arrcoc_sam.masks import areas, encode_rle
 from arrcoc_sam.masks.rle import RLE
 from arrcoc_sam.prompts import PROMPT_KINDS
 from arrcoc_sam.quality.bounds import jaccard_bounds
+from arrcoc_sam.quality.calibration import load_calibration
 from arrcoc_sam.quality.closest import Asking
 from arrcoc_sam.quality.external_masks import ExternalMasks, MasksInput
 from arrcoc_sam.quality.mask_quality import EncodedMasks, MaskQuality, QualityCalibration, calibrated
@@ -62,7 +64,7 @@ class MaskQualityEstimator:
         segmenter: Segmenter,
         protocol: str = "mask+point",
         multimask: Multimask = "all",
-        calibration: QualityCalibration | None = None,
+        calibration: QualityCalibration | str | os.PathLike[str] | None = None,
         *,
         components: bool = False,
         threshold: Threshold | None = None,
@@ -76,7 +78,8 @@ class MaskQualityEstimator:
             protocol: One of :data:`~arrcoc_sam.prompts.PROMPT_KINDS`; see :meth:`Prompts.from_masks`.
             multimask: "all" four tokens (segment-anything was trained with the single mask's token once a mask is fed,
                 and the others are often closer), True for tokens 1-3, False for token 0.
-            calibration: Fitted for this segmenter's weights and these options; None for bounds.
+            calibration: Fitted for this segmenter's weights and these options, or the path of its file; None for
+                bounds.
             components: Score each connected component of at least 1 % of a mask's area apart. All of a mask's figures
                 are then those of its component with the lowest lower bound, which is a lower bound too of the IoU of
                 these components together with their objects together.
@@ -88,6 +91,7 @@ class MaskQualityEstimator:
         Raises:
             UnknownNameError: No such protocol or threshold.
             InputError: Another ``multimask``; something that is no calibration, or one of other weights or options.
+            DataError: The calibration's file can't be read.
         """
         if protocol not in PROMPT_KINDS:
             raise UnknownNameError(explain(f"protocol={protocol!r}", f"one of {', '.join(PROMPT_KINDS)}"))
@@ -97,9 +101,11 @@ class MaskQualityEstimator:
             check_threshold(threshold, mass_share)
         self.segmenter, self.protocol, self.components = segmenter, protocol, components
         self.multimask: bool | Literal["all"] = multimask
+        if isinstance(calibration, (str, os.PathLike)):
+            calibration = load_calibration(calibration)
         if calibration is not None:
             self._check_calibration(calibration)
-        self.calibration = calibration
+        self.calibration: QualityCalibration | None = calibration
         self._threshold, self._mass_share, self._keep_masks = threshold, mass_share, keep_masks
 
     @torch.no_grad()
@@ -214,4 +220,6 @@ class MaskQualityEstimator:
             theirs = getattr(calibration, name)
             if theirs != value:
                 came = f"a calibration of {name}={theirs!r} for scores of {name}={value!r}"
-                raise InputError(explain(came, "one fitted on the same weights and options", "calibrate anew"))
+                raise InputError(
+                    explain(came, "one fitted on the same weights and options", "calibrate anew: arrcoc-sam calibrate")
+                )

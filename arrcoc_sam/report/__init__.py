@@ -8,6 +8,7 @@ from arrcoc_sam.report.html import GranularityPage, ReportItem, granularity_repo
 from arrcoc_sam.report.panels import level_bars, mark_point, outline_masks, overlay_attention, show_image
 from arrcoc_sam.report.plots import plot_granularity
 from arrcoc_sam.report.provenance import Provenance
+from arrcoc_sam.report.reliability import plot_reliability
 
 __all__ = [
     "GranularityPage",
@@ -19,5 +20,6 @@ __all__ = [
     "outline_masks",
     "overlay_attention",
     "plot_granularity",
+    "plot_reliability",
     "show_image",
 ]

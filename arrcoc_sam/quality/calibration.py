@@ -1,0 +1,237 @@
+"""FittedCalibration: estimates of IoU, with intervals, for the scores of one checkpoint under one protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float64
+from numpy import ndarray
+from torch import Tensor
+
+from arrcoc_sam.errors import DataError, OutputError, explain
+from arrcoc_sam.prompts import PROMPT_KINDS
+from arrcoc_sam.quality.calibration_curves import CURVES, Curve, Scores
+from arrcoc_sam.quality.mask_quality import CalibratedQuality, MaskQuality
+
+__all__ = ["ConformalIntervals", "FittedCalibration", "embedded_calibration_path", "load_calibration", "scores_of"]
+
+FORMAT = "arrcoc-sam calibration"
+VERSION = 1
+
+# Estimates are grouped in so many bins of equal mass for the size of their errors, which is never taken for less.
+_SPREAD_BINS = 10
+_LEAST_SPREAD = 0.01
+
+
+@dataclass(frozen=True)
+class ConformalIntervals:
+    """Split-conformal intervals whose width follows the size of the errors at an estimate.
+
+    For a mask drawn like those of the conformal set, the true IoU lies inside with a chance of at least ``confidence``:
+    over all masks together, not for each kind of them.
+
+    Attributes:
+        confidence: In (0, 1).
+        estimates: (n,) ascending knots.
+        errors: (n,) mean absolute error there on the set that the curve was fitted on.
+        quantile: Of |error| / ``errors`` on the conformal set.
+        num_masks: Of the conformal set.
+
+    Reference:
+        Lei et al. 2018, Distribution-free predictive inference for regression, section 5.2 (locally weighted).
+    """
+
+    confidence: float
+    estimates: tuple[float, ...]
+    errors: tuple[float, ...]
+    quantile: float
+    num_masks: int
+
+    @classmethod
+    def fit(
+        cls,
+        fitted: tuple[Float64[ndarray, " n"], Float64[ndarray, " n"]],
+        held_out: tuple[Float64[ndarray, " m"], Float64[ndarray, " m"]],
+        confidence: float,
+    ) -> ConformalIntervals:
+        """From estimates and actual IoUs on the set of the curve, and on a set that it has not seen."""
+        order = np.argsort(fitted[0], kind="stable")
+        bins = np.array_split(order, min(_SPREAD_BINS, len(order)))
+        estimates = np.round([fitted[0][rows].mean() for rows in bins], 7)
+        errors = np.array([np.abs(fitted[0][rows] - fitted[1][rows]).mean() for rows in bins])
+        estimates, place, counts = np.unique(estimates, return_inverse=True, return_counts=True)
+        errors = np.round(np.maximum(np.bincount(place, errors) / counts, _LEAST_SPREAD), 7)
+        ratios = np.sort(np.abs(held_out[0] - held_out[1]) / np.interp(held_out[0], estimates, errors))
+        rank = int(np.ceil((len(ratios) + 1) * confidence))
+        # with too few masks for the confidence nothing may be left out
+        quantile = float(ratios[rank - 1]) if rank <= len(ratios) else float(1 / errors.min())
+        return cls(confidence, tuple(estimates.tolist()), tuple(errors.tolist()), quantile, len(ratios))
+
+    def around(self, estimates: Float64[ndarray, " n"]) -> tuple[Float64[ndarray, " n"], Float64[ndarray, " n"]]:
+        """Lower and upper ends, in [0, 1]."""
+        half = self.quantile * np.interp(estimates, self.estimates, self.errors)
+        return np.clip(estimates - half, 0, 1), np.clip(estimates + half, 0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class FittedCalibration:
+    """Turns bounds into estimates of a mask's IoU with the object, for :class:`MaskQualityEstimator`.
+
+    It holds for the weights and options that it was fitted on, which the estimator checks, and for masks that are wrong
+    in the ways and shares of those that it was fitted on, which nobody can check.
+
+    Attributes:
+        checkpoint_hash: Of the segmenter.
+        protocol: How masks were asked for.
+        multimask: Which tokens were decoded.
+        components: Whether components were scored apart.
+        curve: From scores to estimates.
+        intervals: Around estimates.
+        provenance: Where it comes from: segmenter, data, seed, versions, numbers of masks and images of each set.
+        report: What it came to on the test set.
+    """
+
+    checkpoint_hash: str
+    protocol: str
+    multimask: bool | Literal["all"]
+    components: bool
+    curve: Curve
+    intervals: ConformalIntervals
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+    def apply(self, bounds: MaskQuality) -> CalibratedQuality:
+        """Estimates for scores of the kind "bound"; an empty mask keeps its 0, without doubt."""
+        device, some = bounds.lower_bound.device, (bounds.area_share > 0).cpu().numpy()
+        quality, low, high = (np.zeros(len(bounds)) for _ in range(3))
+        if some.any():
+            fields = ("lower_bound", "predicted_iou", "alignment_iou", "stability", "area_share")
+            scores = {name: _array(getattr(bounds, name))[some] for name in fields}
+            quality[some], low[some], high[some] = self.estimate(scores)
+        return CalibratedQuality(*(torch.from_numpy(values).float().to(device) for values in (quality, low, high)))
+
+    def estimate(
+        self, scores: Mapping[str, Any] | pd.DataFrame
+    ) -> tuple[Float64[ndarray, " n"], Float64[ndarray, " n"], Float64[ndarray, " n"]]:
+        """Estimates and the ends of their intervals for columns of scores, of masks that are not empty."""
+        quality = self.curve.predict(scores_of(scores))
+        return quality, *self.intervals.around(quality)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all that decides estimates; provenance and report do not."""
+        decisive = {key: value for key, value in self.as_json().items() if key not in ("provenance", "report")}
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, for :func:`load_calibration`."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "checkpoint_hash": self.checkpoint_hash,
+            "protocol": self.protocol,
+            "multimask": self.multimask,
+            "components": self.components,
+            "method": self.curve.name,
+            "curve": self.curve.as_json(),
+            "intervals": {
+                "confidence": self.intervals.confidence,
+                "estimates": list(self.intervals.estimates),
+                "errors": list(self.intervals.errors),
+                "quantile": self.intervals.quantile,
+                "num_masks": self.intervals.num_masks,
+            },
+            "provenance": dict(self.provenance),
+            "report": dict(self.report),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file, whole or not at all.
+
+        Raises:
+            OutputError: It can't be written.
+        """
+        target = Path(path)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_text(json.dumps(self.as_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            temporary.replace(target)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            came = f"{target} can't be written ({error.strerror or error})"
+            raise OutputError(explain(came, "a file in a folder that exists")) from error
+
+
+def load_calibration(path: str | os.PathLike[str]) -> FittedCalibration:
+    """A calibration from its file.
+
+    Raises:
+        DataError: No such file, not a calibration, of a later version, or damaged.
+    """
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = (error.strerror or str(error)) if isinstance(error, OSError) else "not JSON"
+        raise DataError(explain(f"{path} can't be read ({reason})", "a file of arrcoc-sam calibrate")) from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise DataError(explain(f"{path} is no calibration", "a file of arrcoc-sam calibrate"))
+    if record.get("version") != VERSION:
+        mend = "calibrate anew, or use the package version that wrote it"
+        raise DataError(explain(f"{path} is of format version {record.get('version')!r}", f"version {VERSION}", mend))
+    try:
+        return _of_json(record)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
+        raise DataError(explain(f"{path} is damaged ({reason})", "a file of arrcoc-sam calibrate")) from error
+
+
+def embedded_calibration_path() -> str:
+    """Where the calibration of the embedded model lies, made on procedural scenes."""
+    return str(files("arrcoc_sam").joinpath("weights", "tiny_calibration.json"))
+
+
+def scores_of(table: Mapping[str, Any] | pd.DataFrame) -> Scores:
+    """Columns of scores as curves take them. A candidate without pixels has no stability, which counts as 0."""
+    names = ("lower_bound", "predicted_iou", "alignment_iou", "stability", "area_share")
+    return {name: np.nan_to_num(np.asarray(table[name], dtype=np.float64)) for name in names}
+
+
+def _of_json(record: Mapping[str, Any]) -> FittedCalibration:
+    protocol, multimask, method = record["protocol"], record["multimask"], record["method"]
+    if protocol not in PROMPT_KINDS or not (isinstance(multimask, bool) or multimask == "all") or method not in CURVES:
+        raise ValueError(f"protocol={protocol!r}, multimask={multimask!r}, method={method!r}")
+    given = record["intervals"]
+    estimates, errors = (np.array(given[name], dtype=np.float64) for name in ("estimates", "errors"))
+    if not len(estimates) or estimates.shape != errors.shape or min(np.diff(estimates).min(initial=1), *errors) <= 0:
+        raise ValueError("intervals out of order")
+    intervals = ConformalIntervals(
+        float(given["confidence"]),
+        tuple(estimates.tolist()),
+        tuple(errors.tolist()),
+        float(given["quantile"]),
+        int(given["num_masks"]),
+    )
+    return FittedCalibration(
+        str(record["checkpoint_hash"]),
+        protocol,
+        multimask,
+        bool(record["components"]),
+        CURVES[method].of_json(record["curve"]),
+        intervals,
+        record["provenance"],
+        record["report"],
+    )
+
+
+def _array(values: Tensor) -> Float64[ndarray, " n"]:
+    return values.double().cpu().numpy()

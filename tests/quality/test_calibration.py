@@ -1,0 +1,237 @@
+"""Calibration: monotone where it must be, covering as promised, by image, and refused where it does not belong."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import arrcoc_sam as aa
+from arrcoc_sam.errors import DataError, InputError, OutputError, UnknownNameError
+from arrcoc_sam.quality import (
+    AnnotatedImage,
+    FittedCalibration,
+    MaskQualityEstimator,
+    calibration_samples,
+    fit_calibration,
+    jaccard_bounds,
+    load_calibration,
+)
+from arrcoc_sam.quality.calibration_curves import BoundCurve, MonotoneModel
+from arrcoc_sam.quality.calibration_fit import bound_figures, split_by_image
+from arrcoc_sam.quality.calibration_samples import degrade_masks
+from arrcoc_sam.segmenters.sam import SamSegmenter
+
+
+def made_up(count: int = 6000, images: int = 300, seed: int = 0) -> pd.DataFrame:
+    """Scores whose truth is a known monotone function of them, with noise that grows towards the middle."""
+    rng = np.random.default_rng(seed)
+    alignment, predicted, stability = rng.uniform(0, 1, (3, count))
+    area = np.exp(rng.uniform(np.log(0.001), np.log(0.5), count))
+    mean = 0.1 + 0.6 * alignment * predicted + 0.1 * stability + 0.1 * np.abs(np.log(area) + 3) / 4
+    actual = np.clip(mean + rng.normal(0, 0.02 + 0.2 * mean * (1 - mean)), 0, 1)
+    lower, upper = jaccard_bounds(alignment, predicted)
+    return pd.DataFrame(
+        {
+            "image": [f"image {index % images}" for index in range(count)],
+            "kind": rng.choice(["none", "erode"], count),
+            "actual_iou": actual,
+            "lower_bound": lower,
+            "upper_bound": upper,
+            "alignment_iou": alignment,
+            "predicted_iou": predicted,
+            "stability": stability,
+            "area_share": area,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def estimator(toy_segmenter: SamSegmenter) -> MaskQualityEstimator:
+    return MaskQualityEstimator(toy_segmenter, keep_masks=False)
+
+
+@pytest.fixture(scope="module")
+def fitted(estimator: MaskQualityEstimator) -> FittedCalibration:
+    return fit_calibration(made_up(), estimator, data={"name": "made up"}).calibration
+
+
+@pytest.mark.parametrize("method", ["isotonic", "monotone"])
+def test_calibrated_and_covering_on_new_samples(estimator: MaskQualityEstimator, method: str) -> None:
+    fit = fit_calibration(made_up(), estimator, method=method)
+    new = made_up(seed=1)
+    quality, low, high = fit.calibration.estimate(new)
+    covered = ((low <= new["actual_iou"]) & (new["actual_iou"] <= high)).mean()
+    assert covered == pytest.approx(0.9, abs=0.03)
+    assert fit.calibration.report["coverage"] == pytest.approx(0.9, abs=0.03)
+    assert fit.reports[method].ece < 0.03 < fit.reports["bound"].ece
+    assert (
+        np.corrcoef(quality, new["actual_iou"])[0, 1] > np.corrcoef(new["lower_bound"], new["actual_iou"])[0, 1] - 0.02
+    )
+    assert fit.reports["monotone"].mae < fit.reports["isotonic"].mae
+
+
+def test_the_model_never_falls_in_predicted_iou_alignment_and_stability() -> None:
+    samples = made_up()
+    hostile = samples.assign(actual_iou=1 - samples["actual_iou"])  # what it would love to fit is the other way round
+    scores = {name: samples[name].to_numpy() for name in samples.columns[3:]}
+    for truth in (samples["actual_iou"], hostile["actual_iou"]):
+        model = MonotoneModel.fit(scores, truth.to_numpy())
+        for name in ("predicted_iou", "alignment_iou", "stability"):
+            more = dict(scores) | {name: scores[name] + np.random.default_rng(0).uniform(0, 0.5, len(samples))}
+            assert (model.predict(more) >= model.predict(scores) - 1e-9).all()
+    areas = dict(scores) | {"area_share": np.full(len(samples), np.exp(-3.0))}
+    difference = MonotoneModel.fit(scores, samples["actual_iou"].to_numpy()).predict(areas) - model.predict(scores)
+    assert difference.std() > 0
+
+
+def test_model_learns_the_function_that_made_the_samples() -> None:
+    samples = made_up()
+    scores = {name: samples[name].to_numpy() for name in samples.columns[3:]}
+    predicted = MonotoneModel.fit(scores, samples["actual_iou"].to_numpy()).predict(scores)
+    mean = (
+        0.1
+        + 0.6 * scores["alignment_iou"] * scores["predicted_iou"]
+        + 0.1 * scores["stability"]
+        + 0.1 * np.abs(np.log(scores["area_share"]) + 3) / 4
+    )
+    assert np.abs(predicted - mean).mean() < 0.01
+
+
+def test_isotonic_curve_by_hand() -> None:
+    curve = BoundCurve.fit({"lower_bound": np.array([0.0, 0.0, 0.5, 0.6, 1.0])}, np.array([0.1, 0.3, 0.6, 0.4, 0.9]))
+    assert curve.bounds == (0.0, 0.5, 0.6, 1.0)
+    assert curve.ious == (0.2, 0.5, 0.5, 0.9)
+    np.testing.assert_allclose(curve.predict({"lower_bound": np.array([0.25, 0.8])}), [0.35, 0.7])
+
+
+def test_sets_share_no_image() -> None:
+    sets = split_by_image(made_up(), seed=3)
+    images = [set(part["image"]) for part in sets.values()]
+    assert [len(some) for some in images] == [150, 75, 75]
+    assert len(set.union(*images)) == 300
+
+
+def test_saved_and_loaded_it_is_the_same(fitted: FittedCalibration, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "c.json")
+    again = load_calibration(tmp_path / "c.json")
+    assert again.as_json() == fitted.as_json()
+    assert again.digest == fitted.digest != replace(fitted, protocol="box").digest
+    for one, other in zip(fitted.estimate(made_up(200)), again.estimate(made_up(200)), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert again.provenance["data"] == {"name": "made up"}
+    assert again.provenance["versions"]["arrcoc-sam"] == aa.__version__
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.json"]
+    with pytest.raises(OutputError, match="can't be written"):
+        fitted.save(tmp_path / "nowhere" / "c.json")
+
+
+def test_estimator_takes_a_path_and_fills_quality(
+    toy_segmenter: SamSegmenter, fitted: FittedCalibration, tmp_path: Path
+) -> None:
+    fitted.save(tmp_path / "c.json")
+    masks = np.zeros((3, 40, 50), dtype=bool)
+    masks[0, 5:30, 5:30], masks[1, 10:12, 10:40] = True, True
+    image = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+    bounds = MaskQualityEstimator(toy_segmenter).estimate(image, masks)
+    scores = MaskQualityEstimator(toy_segmenter, calibration=tmp_path / "c.json").estimate(image, masks)
+    assert scores.quality_kind == "calibrated"
+    quality, low, high = fitted.estimate(bounds.to_frame().iloc[:2])
+    torch.testing.assert_close(scores.quality[:2], torch.tensor(quality).float())
+    torch.testing.assert_close(scores.interval_low[:2], torch.tensor(low).float())
+    torch.testing.assert_close(scores.interval_high[:2], torch.tensor(high).float())
+    assert (scores.interval_low <= scores.quality).all()
+    assert (scores.quality <= scores.interval_high).all()
+    assert [scores.quality[2], scores.interval_low[2], scores.interval_high[2]] == [0, 0, 0]  # the empty mask
+    torch.testing.assert_close(scores.lower_bound, bounds.lower_bound)
+
+
+def test_of_another_checkpoint_or_protocol_is_refused(
+    toy_segmenter: SamSegmenter, fitted: FittedCalibration, tmp_path: Path
+) -> None:
+    replace(fitted, checkpoint_hash="0" * 64).save(tmp_path / "c.json")
+    with pytest.raises(InputError, match=r"checkpoint_hash='0+'.*Mend: calibrate anew: arrcoc-sam calibrate"):
+        MaskQualityEstimator(toy_segmenter, calibration=tmp_path / "c.json")
+    with pytest.raises(InputError, match=r"protocol='mask\+point' for scores of protocol='box'"):
+        MaskQualityEstimator(toy_segmenter, "box", calibration=fitted)
+
+
+def test_bad_files(fitted: FittedCalibration, tmp_path: Path) -> None:
+    good, path = fitted.as_json(), tmp_path / "c.json"
+    cases = [
+        ("", "not JSON"),
+        ("[]", "is no calibration"),
+        (json.dumps(good | {"version": 9}), "format version 9"),
+        (json.dumps({key: value for key, value in good.items() if key != "curve"}), "no 'curve'"),
+        (json.dumps(good | {"method": "magic"}), "method='magic'"),
+        (json.dumps(good | {"curve": good["curve"] | {"weights": [1.0]}}), "do not fit its knots"),
+        (json.dumps(good | {"curve": good["curve"] | {"weights": [-1.0] * len(good["curve"]["weights"])}}), "monotone"),
+        (json.dumps(good | {"intervals": good["intervals"] | {"errors": [0.0]}}), "damaged"),
+    ]
+    for text, words in cases:
+        path.write_text(text)
+        with pytest.raises(DataError, match=words):
+            load_calibration(path)
+    with pytest.raises(DataError, match="No such file"):
+        load_calibration(tmp_path / "none.json")
+
+
+@pytest.mark.usefixtures("as_at_run_time")
+def test_bad_fits(estimator: MaskQualityEstimator) -> None:
+    with pytest.raises(DataError, match=r"fit set has 496 masks .*at least 1000"):
+        fit_calibration(made_up(1000), estimator)
+    with pytest.raises(UnknownNameError, match="method='neural'"):
+        fit_calibration(made_up(), estimator, method="neural")
+    with pytest.raises(InputError, match="confidence=1"):
+        fit_calibration(made_up(), estimator, confidence=1.0)
+
+
+def squares(name: str, seed: int) -> AnnotatedImage:
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((3, 48, 64), dtype=bool)
+    masks[0, 8:40, 4:30], masks[1, 12:24, 8:20], masks[2, 10:40, 36:60] = True, True, True
+    return AnnotatedImage(name, rng.integers(0, 255, (48, 64, 3), dtype=np.uint8), masks, np.array([0, 1, 0]))
+
+
+def test_samples_know_their_truth(estimator: MaskQualityEstimator, toy_segmenter: SamSegmenter) -> None:
+    images = [squares(f"image {index}", index) for index in range(6)]
+    both = {"default": estimator, "box": MaskQualityEstimator(toy_segmenter, "box", keep_masks=False)}
+    samples = calibration_samples(both, images, per_mask=4, seed=2)
+    first, other = samples["default"], samples["box"]
+    assert len(first) == len(other) == 6 * 3 * 4
+    assert set(first["kind"]) >= {"none", "paste", "merge", "part"}
+    pd.testing.assert_series_equal(first["actual_iou"], other["actual_iou"])
+    assert (first["actual_iou"][first["kind"] == "none"] == 1).all()
+    assert (first["actual_iou"][first["kind"] != "none"] < 1).mean() > 0.9
+    one = degrade_masks(images[0], seed=2, per_mask=4)
+    truths = images[0].masks[one.table["node"]]
+    overlap = (one.masks & truths).sum((1, 2)) / (one.masks | truths).sum((1, 2))
+    np.testing.assert_allclose(one.table["actual_iou"], overlap)
+    pd.testing.assert_frame_equal(one.table, first.iloc[:12][one.table.columns])
+    pd.testing.assert_frame_equal(samples["box"], calibration_samples(both, images, per_mask=4, seed=2)["box"])
+
+
+def test_with_an_oracle_all_truths_lie_inside_the_bounds(oracle_of: type) -> None:
+    for index in range(8):
+        image = squares(f"image {index}", index)
+        image = AnnotatedImage(image.name, image.image, image.masks[:1], image.levels[:1])
+        oracle = MaskQualityEstimator(oracle_of([image.masks[0]]), keep_masks=False)
+        figures = bound_figures(calibration_samples({"oracle": oracle}, [image], per_mask=12)["oracle"])
+        assert figures["inside"] == 1.0
+        assert 0 < figures["width"] < 1
+
+
+@pytest.mark.usefixtures("as_at_run_time")
+def test_samples_of_nothing(estimator: MaskQualityEstimator, fitted: FittedCalibration) -> None:
+    with pytest.raises(InputError, match="no image with a mask"):
+        calibration_samples({"default": estimator}, [])
+    with pytest.raises(InputError, match="0 estimators of 0 segmenters"):
+        calibration_samples({}, [])
+    calibrated = MaskQualityEstimator(estimator.segmenter, calibration=fitted)
+    with pytest.raises(InputError, match="without calibration"):
+        calibration_samples({"default": calibrated}, [squares("a", 0)])
