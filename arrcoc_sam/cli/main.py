@@ -16,6 +16,7 @@ from arrcoc_sam._version import __version__
 from arrcoc_sam.cli.analyze import analyze
 from arrcoc_sam.cli.atlas import atlas
 from arrcoc_sam.cli.cache import cache
+from arrcoc_sam.cli.calibrate import calibrate
 from arrcoc_sam.cli.checkpoints import checkpoints
 from arrcoc_sam.cli.demo import demo
 from arrcoc_sam.cli.filter import filter_masks
@@ -50,6 +51,7 @@ app.command()(segment)
 app.command()(score)
 app.command("filter")(filter_masks)
 app.command()(validate)
+app.command()(calibrate)
 app.command()(video)
 app.add_typer(checkpoints, name="checkpoints")
 app.add_typer(train, name="train")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,4 +87,22 @@ def array_file(tmp_path: Path) -> Path:
     """Two attention maps on a 4 × 6 grid."""
     path = tmp_path / "attention.npy"
     np.save(path, np.random.default_rng(0).random((2, 4, 6), dtype=np.float32))
+    return path
+
+
+@pytest.fixture
+def truth(make_photo: Callable[..., Path], tmp_path: Path) -> Path:
+    """Eight photographs with an object, a part of it and a neighbour each."""
+    images, annotations = [], []
+    for number in range(8):
+        make_photo(tmp_path / "data" / f"{number}.png", seed=number)
+        images.append({"id": number, "file_name": f"{number}.png", "width": 60, "height": 40})
+        for x0, y0, x1, y1 in ((4, 4, 30, 34), (8, 8, 18, 18 + number), (36, 10, 56, 30)):
+            ring = [x0, y0, x1, y0, x1, y1, x0, y1]
+            annotations.append(
+                {"id": len(annotations), "image_id": number, "category_id": 1, "segmentation": [ring], "iscrowd": 0}
+            )
+    path = tmp_path / "data" / "truth.json"
+    record = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
+    path.write_text(json.dumps(record))
     return path

@@ -1,0 +1,143 @@
+"""``calibrate`` from true masks to a calibration and its figures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import typer
+
+from arrcoc_sam.cli.analysis_job import BAD_FILES
+from arrcoc_sam.cli.calibrate_truth import TruthImages
+from arrcoc_sam.cli.console import err, out, print_json, print_table, progress
+from arrcoc_sam.cli.options import check_segmenter, open_segmenter
+from arrcoc_sam.cli.staging import staged_folder
+from arrcoc_sam.errors import InputError, explain
+from arrcoc_sam.quality import MaskQualityEstimator
+from arrcoc_sam.quality.calibration_ablation import compare_protocols, protocol_estimators
+from arrcoc_sam.quality.calibration_fit import CalibrationFit, fit_calibration
+from arrcoc_sam.quality.calibration_samples import calibration_samples
+from arrcoc_sam.report.calibration_plots import plot_calibration, plot_protocols
+
+__all__ = ["CalibrateJob"]
+
+
+@dataclass(frozen=True)
+class CalibrateJob:
+    """Everything that ``calibrate`` was told; :meth:`run` does it."""
+
+    dataset: Path
+    out: Path
+    images: Path | None
+    segmenter: str
+    checkpoint: Path | None
+    device: str
+    protocol: str
+    method: Literal["monotone", "isotonic"]
+    confidence: float
+    per_mask: int
+    min_masks: int
+    ablation_images: int
+    seed: int
+    as_json: bool
+    command: str
+
+    def run(self) -> None:
+        """Score, fit, judge and write.
+
+        Raises:
+            ArrcocSamError: Bad input, too few masks, or nothing can be written; nothing is written then.
+            typer.Exit: With code 3, where images could not be read.
+        """
+        check_segmenter(self.segmenter)
+        if self.out.suffix != ".json":
+            raise InputError(explain(f"--out {self.out}", "a .json file"))
+        if not 0 < self.confidence < 1:
+            raise InputError(explain(f"--confidence {self.confidence}", "a share in (0, 1)"))
+        truth = TruthImages.read(self.dataset, self.images)
+        with staged_folder(self.out.parent) as folder:
+            segmenter = open_segmenter(self.segmenter, self.checkpoint, self.device)
+            estimator = MaskQualityEstimator(segmenter, self.protocol, keep_masks=False)
+            samples = self._samples({"": estimator}, truth, len(truth), "Scoring")[""]
+            data = {
+                "name": self.dataset.name,
+                "sha256": hashlib.sha256(self.dataset.read_bytes()).hexdigest(),
+                "per_mask": self.per_mask,
+                "command": self.command,
+            }
+            fit = fit_calibration(
+                samples,
+                estimator,
+                method=self.method,
+                confidence=self.confidence,
+                min_masks=self.min_masks,
+                seed=self.seed,
+                data=data,
+            )
+            protocols = None
+            if self.ablation_images:
+                count = min(self.ablation_images, len(truth))
+                ways = protocol_estimators(segmenter, default=self.protocol)
+                again = replace(truth, faults=[])  # the same pictures, whose faults are known by now
+                asked = self._samples(ways, islice(again, count), count, "Protocols")
+                protocols = compare_protocols(asked, seed=self.seed)
+            self._save(fit, protocols, folder)
+        self._print(fit, protocols)
+        for words in truth.faults:
+            err().print(f"left out: {words}", soft_wrap=True, markup=False)
+        if truth.faults:
+            raise typer.Exit(BAD_FILES)
+
+    def _samples(
+        self, estimators: dict[str, MaskQualityEstimator], images: Iterable[Any], total: int, words: str
+    ) -> dict[str, pd.DataFrame]:
+        with progress(words, total=total) as advance:
+            return calibration_samples(
+                estimators, images, per_mask=self.per_mask, seed=self.seed, progress=lambda: advance()
+            )
+
+    def _save(self, fit: CalibrationFit, protocols: pd.DataFrame | None, folder: Path) -> None:
+        fit.calibration.save(folder / self.out.name)
+        chosen = {"lower bound": fit.reports["bound"], f"calibrated ({self.method})": fit.reports[self.method]}
+        tables = {name: report.reliability for name, report in chosen.items()}
+        errors = {name: report.ece for name, report in chosen.items()}
+        plot_calibration(tables, errors).savefig(folder / f"{self.out.stem}-reliability.png")
+        if protocols is not None:
+            protocols.to_csv(folder / f"{self.out.stem}-protocols.csv", index=False)
+            plot_protocols(protocols).savefig(folder / f"{self.out.stem}-protocols.png")
+
+    def _print(self, fit: CalibrationFit, protocols: pd.DataFrame | None) -> None:
+        report = fit.calibration.report
+        if self.as_json:
+            record: dict[str, Any] = {"calibration": str(self.out), "report": dict(report)}
+            record["provenance"] = dict(fit.calibration.provenance)
+            if protocols is not None:
+                record["protocols"] = json.loads(protocols.to_json(orient="records"))
+            print_json(record)
+            return
+        metrics = ["spearman", "pearson", "mae", "rmse", "ece"]
+        rows = [
+            (name, *(f"{getattr(judged, metric):.3f}" for metric in metrics)) for name, judged in fit.reports.items()
+        ]
+        title = f"Estimates of IoU on {len(fit.test):,} masks of images that no fit has seen"
+        print_table(title, ["estimate", *metrics], rows, to=out(), right=metrics)
+        out().print(
+            f"Intervals of {self.confidence:.0%} cover {report['coverage']:.1%}, width {report['interval_width']:.3f}. "
+            f"Bounds hold {report['bounds']['inside']:.1%}, width {report['bounds']['width']:.3f}.",
+            soft_wrap=True,
+            markup=False,
+        )
+        if protocols is not None:
+            columns = ["spearman", "mae", "inside", "width"]
+            rows = [
+                (row["protocol"], row["tokens"], *(f"{row[name]:.3f}" for name in columns))
+                for row in protocols.to_dict("records")
+            ]
+            print_table("Ways of asking", ["protocol", "tokens", *columns], rows, to=out(), right=columns)
+        out().print(f"Calibration: {self.out}", soft_wrap=True, markup=False)

@@ -1,0 +1,64 @@
+"""True masks of COCO-format data sets, image by image; what can't be read is listed and left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from arrcoc_sam.datasets import CocoDataset
+from arrcoc_sam.errors import ArrcocSamError, DataError, explain
+from arrcoc_sam.masks import pairwise_containment
+from arrcoc_sam.quality import AnnotatedImage
+
+__all__ = ["TruthImages"]
+
+_INSIDE = 0.9
+
+
+@dataclass
+class TruthImages:
+    """Annotated images of a COCO file. Crowds are left out: they are no object.
+
+    Attributes:
+        dataset: The file, read leniently.
+        faults: Words about each record or picture that was left out; grows while images are read.
+    """
+
+    dataset: CocoDataset
+    faults: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, path: Path, images: Path | None) -> TruthImages:
+        """Read and check the file.
+
+        Raises:
+            DataError: It can't be read, or holds no usable mask.
+        """
+        dataset = CocoDataset.read(path, images=images, strict=False)
+        if all(annotation.crowd for annotation in dataset.annotations):
+            raise DataError(explain(f"{path} has no usable mask", "annotations with segmentations"))
+        return cls(dataset, [f"{fault}" for fault in dataset.faults])
+
+    def __len__(self) -> int:
+        """Images that have annotations or not."""
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[AnnotatedImage]:
+        """The images with a mask. A mask's level is how many others it lies inside of, 2 at most."""
+        for image in self.dataset.images:
+            annotations = self.dataset.annotations_of(image)
+            kept = [position for position, annotation in enumerate(annotations) if not annotation.crowd]
+            if not kept:
+                continue
+            try:
+                pixels = self.dataset.load_image(image)
+            except ArrcocSamError as error:
+                self.faults.append(str(error))
+                continue
+            masks = self.dataset.masks(image)[kept].cpu().numpy()
+            inside = pairwise_containment(masks, masks).numpy()
+            depth = ((inside >= _INSIDE) & (inside.T <= _INSIDE)).sum(axis=1)
+            yield AnnotatedImage(str(image.id), pixels, masks, np.minimum(depth, 2))

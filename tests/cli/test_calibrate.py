@@ -1,0 +1,40 @@
+"""``calibrate``: true masks in, a calibration and its figures out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from arrcoc_sam.quality import load_calibration
+from arrcoc_sam.segmenters import load_segmenter
+
+Command = Callable[..., Any]
+
+
+def test_calibrate_writes_a_calibration_of_these_weights(command: Command, truth: Path, weights: Path) -> None:
+    words = ("calibrate", truth, "--out", "made/c.json", "--checkpoint", weights, "--per-mask", 2, "--min-masks", 8)
+    answer = command(*words, "--ablation-images", 2, "--json")
+    assert answer.code == 0, answer.err
+    record = json.loads(answer.out)
+    calibration = load_calibration("made/c.json")
+    assert calibration.checkpoint_hash == load_segmenter("tiny", checkpoint=weights, device="cpu").checkpoint_hash
+    assert record["report"] == json.loads(Path("made/c.json").read_text())["report"]
+    assert calibration.provenance["data"]["name"] == "truth.json"
+    assert sum(part["masks"] for part in calibration.provenance["sets"].values()) == 48
+    assert len(record["protocols"]) == 8
+    assert sorted(path.name for path in Path("made").iterdir()) == [
+        "c-protocols.csv",
+        "c-protocols.png",
+        "c-reliability.png",
+        "c.json",
+    ]
+
+
+def test_calibrate_needs_masks_enough(command: Command, truth: Path, weights: Path) -> None:
+    answer = command("calibrate", truth, "--out", "c.json", "--checkpoint", weights, "--no-ablation")
+    assert answer.code == 2
+    assert "fit set has 12 masks of 4 images; expected at least 1000" in answer.error
+    assert not Path("c.json").exists()
+    assert command("calibrate", truth, "--out", "c.txt").error.startswith("error: --out c.txt; expected a .json file")
