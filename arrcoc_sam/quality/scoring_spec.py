@@ -8,9 +8,8 @@ from typing import Literal
 
 import torch
 
-from arrcoc_sam.errors import DataError, InputError, explain
+from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.quality.estimator import MaskQualityEstimator
-from arrcoc_sam.quality.mask_quality import QualityCalibration
 from arrcoc_sam.segmenters import load_segmenter
 from arrcoc_sam.segmenters.base import Multimask
 
@@ -54,23 +53,11 @@ class EstimatorSpec:
             raise InputError(explain(f"dtype={self.dtype!r}", f"one of {', '.join(DTYPES)}"))
         checkpoint = None if self.checkpoint is None else Path(self.checkpoint)
         segmenter = load_segmenter(self.segmenter, checkpoint, self.device, DTYPES[self.dtype])
-        calibration = None if self.calibration is None else load_calibration(self.calibration)
         return MaskQualityEstimator(
             segmenter,
             self.protocol,
             self.multimask,
-            calibration,
+            self.calibration,
             components=self.components,
             keep_masks=False,
         )
-
-
-def load_calibration(path: str) -> QualityCalibration:
-    """A calibration from its file.
-
-    Raises:
-        DataError: There is none, or it is damaged.
-    """
-    raise DataError(
-        explain(f"the calibration {path} in a version that reads none", "no calibration: scores are bounds")
-    )

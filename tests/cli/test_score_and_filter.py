@@ -133,6 +133,48 @@ def test_score_refuses(command: Command, weights: Path, tmp_path: Path, words: l
     assert {file for file in tmp_path.rglob("*") if file.is_file()} == before
 
 
+def calibration_of(checkpoint_hash: str, path: Path) -> Path:
+    """A calibration that halves the distance to 1, for the weights of this hash."""
+    from arrcoc_sam.quality.calibration import ConformalIntervals, FittedCalibration
+    from arrcoc_sam.quality.calibration_curves import BoundCurve
+
+    FittedCalibration(
+        checkpoint_hash=checkpoint_hash,
+        protocol="mask+point",
+        multimask="all",
+        components=False,
+        curve=BoundCurve((0.0, 1.0), (0.5, 1.0)),
+        intervals=ConformalIntervals(0.9, (0.0, 1.0), (0.1, 0.1), 1.5, 100),
+    ).save(path)
+    return path
+
+
+def test_a_calibration_makes_estimates_of_bounds(command: Command, scored: Path, weights: Path, tmp_path: Path) -> None:
+    bounds = pd.read_parquet(scored)
+    weights_hash = json.loads((tmp_path / "scores.manifest.json").read_text())["checkpoint_hash"]
+    calibration = calibration_of(weights_hash, tmp_path / "calibration.json")
+    words = ("score", tmp_path / "set" / "masks.json", "--checkpoint", weights, "--calibration", calibration)
+    answer = command(*words, "--out", "estimates.parquet")
+    assert answer.code == 0, answer.err
+    estimates = pd.read_parquet("estimates.parquet")
+    assert (estimates["quality_kind"] == "calibrated").all()
+    np.testing.assert_allclose(estimates["quality"], 0.5 + bounds["lower_bound"] / 2, atol=1e-6)
+    np.testing.assert_allclose(estimates["interval_low"], estimates["quality"] - 0.15, atol=1e-6)
+    plan = json.loads(Path("estimates.manifest.json").read_text())["plan"]
+    assert plan["quality_kind"] == "calibrated"
+    assert len(plan["calibration"]) == 64
+    assert "holds scores of other calibration" in command(*words, "--out", scored).error
+
+
+def test_a_calibration_of_another_checkpoint_is_refused(command: Command, weights: Path, tmp_path: Path) -> None:
+    path = write_masks(tmp_path / "set")
+    calibration = calibration_of("0" * 64, tmp_path / "calibration.json")
+    words = ("score", path, "--checkpoint", weights, "--out", "scores.parquet", "--calibration")
+    assert "a calibration of checkpoint_hash='000000" in command(*words, calibration).error
+    assert "can't be read" in command(*words, "no.json").error
+    assert not list(tmp_path.glob("scores*"))
+
+
 # --- filter ---------------------------------------------------------------------------------------------------------
 
 
@@ -260,5 +302,6 @@ def test_kill_9_and_resume(command: Command, weights: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_kill_9_at_ten_random_moments(command: Command, weights: Path, tmp_path: Path) -> None:
     check_kills(command, weights, tmp_path, 240, [random.uniform(0.0, 1.0) for _ in range(10)])
