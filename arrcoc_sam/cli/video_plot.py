@@ -27,8 +27,8 @@ _DASHES = ("-", "--", "-.", ":")  # lines that fall together stay visible
 def plot_scores(tracks: VideoTracks) -> Figure:
     """Object score, predicted IoU and area of each object, frame by frame.
 
-    Frames on which an object is hidden are shaded in its colour; its prompts are dots on the upper edge, hollow for
-    masks, which have no scores.
+    Frames on which an object is hidden are bars of its colour above the scores; its prompts are dots on the upper edge,
+    hollow for masks, which have no scores.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -43,6 +43,7 @@ def plot_scores(tracks: VideoTracks) -> Figure:
     panels[0].axhline(0, color=_INK, linewidth=0.8)
     panels[1].set_ylim(-0.02, 1.02)
     _scale_areas(panels[2], [row.area_ratio for row in tracks.rows])
+    _mark_hidden(panels[0], tracks)
     for object_id, row in ((row.object_id, row) for row in tracks.rows if row.kind != "tracked"):
         _mark_prompt(panels[0], tracks.object_ids.index(object_id), row)
     panels[-1].set_xlabel("frame", color=_INK)
@@ -66,9 +67,6 @@ def _draw(panel: Axes, tracks: VideoTracks, name: str) -> None:
             markersize=4,
             label=f"object {object_id}",
         )
-        for hidden in tracks.occlusions():
-            if hidden.object_id == object_id:
-                panel.axvspan(hidden.first - 0.5, hidden.last + 0.5, color=colour, alpha=0.15, linewidth=0)
 
 
 def _scale_areas(panel: Axes, ratios: Sequence[float]) -> None:
@@ -77,6 +75,20 @@ def _scale_areas(panel: Axes, ratios: Sequence[float]) -> None:
     panel.set_ylim(0, 1.08 * max([1.0, *known]))
     if not known:
         panel.text(0.5, 0.5, "no mask on any first frame", ha="center", transform=panel.transAxes, color=_INK)
+
+
+def _mark_hidden(panel: Axes, tracks: VideoTracks) -> None:
+    """A row of bars an object, above the curves."""
+    low, high = panel.get_ylim()
+    step = 0.05 * (high - low)
+    hidden = tracks.occlusions()
+    for number, object_id in enumerate(tracks.object_ids):
+        spans = [(o.first - 0.5, o.last - o.first + 1.0) for o in hidden if o.object_id == object_id]
+        colour = OBJECT_COLOURS[number % len(OBJECT_COLOURS)]
+        panel.broken_barh(spans, (high + (number + 0.5) * step, 0.7 * step), facecolors=colour, linewidth=0)
+    panel.set_ylim(low, high + (len(tracks.object_ids) + 1.2) * step)
+    if hidden:
+        panel.annotate("bars: hidden", (1, 1.02), xycoords="axes fraction", ha="right", va="bottom", color=_INK)
 
 
 def _mark_prompt(panel: Axes, number: int, row: ObjectFrame) -> None:
