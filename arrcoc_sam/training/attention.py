@@ -37,7 +37,8 @@ class MultiScaleAttention(nn.Module):
 
     The backbone's maps are brought to one width and added from coarse to fine (a feature pyramid). A *point* query is
     the finest map's feature at the point; a *vector* query is given. Each head reads the pyramid at its own stride,
-    adds the query and, for a point, where each cell lies relative to it, and mixes neighbours twice.
+    compares every cell with what the query is about, adds, for a point, where the cell lies relative to it, and mixes
+    neighbours twice.
 
     Args:
         backbone: A timm name or a module; see :class:`arrcoc_sam.training.attention_features.FeatureMaps`.
@@ -150,17 +151,21 @@ class MultiScaleAttention(nn.Module):
             came = f"{len(queries)} queries about {len(pyramid[0])} images"
             raise ShapeError(explain(came, "one each, or image_index (K,)"))
         relative: Tensor | None = None
-        vectors = queries
+        vectors, places = queries, None
         if self.query == "point":
             relative = (queries + 0.5) / self.image_size
             if not bool(((relative >= 0) & (relative <= 1)).all()):
                 came = f"a point of {queries[((relative < 0) | (relative > 1)).any(1)][0].tolist()}"
                 raise InputError(explain(came, f"pixel indices of images of {self.image_size} pixels"))
-            finest = pyramid[-1][index]
-            places = (relative * 2 - 1)[:, None, None].to(finest.dtype)
-            vectors = F.grid_sample(finest, places, align_corners=False, padding_mode="border")[:, :, 0, 0]
+            places = (relative * 2 - 1)[:, None, None].to(pyramid[-1].dtype)
+            vectors = _read(pyramid[-1][index], places)[:, :, 0, 0]
         embedded = self.query_projection(vectors)
-        return [head(level[index], embedded, relative) for head, level in zip(self.heads, pyramid, strict=True)]
+        logits = []
+        for head, level in zip(self.heads, pyramid, strict=True):
+            own = level[index]
+            reference = embedded[..., None, None] if places is None else _read(own, places)
+            logits.append(head(own, embedded, reference, relative))
+        return logits
 
     def forward(
         self, images: Tensor, queries: Float[Tensor, "K _"], image_index: Int64[Tensor, " K"] | None = None
@@ -225,6 +230,7 @@ class _Head(nn.Module):
     def __init__(self, width: int, *, relative: bool) -> None:
         super().__init__()
         self.key = nn.Conv2d(width, width, 1)
+        self.compare = nn.Conv2d(width, width, 1)
         self.scale_and_shift = nn.Linear(width, 2 * width)
         self.place = nn.Linear(4 * _FREQUENCIES + 3, width) if relative else None
         self.mix = nn.ModuleList(_Mix(width) for _ in range(2))
@@ -232,11 +238,17 @@ class _Head(nn.Module):
         nn.init.constant_(self.logit.bias, -2.0)  # type: ignore[arg-type]  # a level covers a tenth of the image or so
 
     def forward(
-        self, features: Float[Tensor, "K C h w"], query: Float[Tensor, "K C"], relative: Float[Tensor, "K 2"] | None
+        self,
+        features: Float[Tensor, "K C h w"],
+        query: Float[Tensor, "K C"],
+        reference: Float[Tensor, "K C 1 1"],
+        relative: Float[Tensor, "K 2"] | None,
     ) -> Float[Tensor, "K h w"]:
         scale, shift = self.scale_and_shift(query).chunk(2, dim=1)
         keys = self.key(features)
-        hidden = keys * (1 + scale[..., None, None]) + shift[..., None, None]
+        # How a cell differs from what the query is about: what tells the same thing from its surroundings.
+        hidden = self.compare((keys - self.key(reference)).abs())
+        hidden = hidden + keys * scale[..., None, None] + shift[..., None, None]
         if self.place is not None and relative is not None:
             hidden = hidden + self.place(_places(relative, features.shape[-1]).to(hidden.dtype)).permute(0, 3, 1, 2)
         for mix in self.mix:
@@ -269,6 +281,11 @@ def _places(point: Float[Tensor, "K 2"], rows: int) -> Float[Tensor, "K h w F"]:
     angles = angles.flatten(-2)
     distance = offset.square().sum(-1, keepdim=True).sqrt()
     return torch.cat((angles.sin(), angles.cos(), offset, distance), dim=-1)
+
+
+def _read(maps: Float[Tensor, "K C h w"], places: Float[Tensor, "K 1 1 2"]) -> Float[Tensor, "K C 1 1"]:
+    """The maps at one place each, bilinearly."""
+    return F.grid_sample(maps, places, align_corners=False, padding_mode="border")
 
 
 def _resized(maps: Float[Tensor, "B C h w"], rows: int) -> Float[Tensor, "B C r r"]:
