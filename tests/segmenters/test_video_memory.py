@@ -29,6 +29,7 @@ class Long(Clip):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", VIDEO_NAMES)
 def test_500_frames_take_what_40_take(name, monkeypatch):
     """Both ways from frame 100: bytes of every tensor that the session holds, after each frame."""
