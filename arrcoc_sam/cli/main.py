@@ -19,6 +19,7 @@ from arrcoc_sam.cli.cache import cache
 from arrcoc_sam.cli.calibrate import calibrate
 from arrcoc_sam.cli.checkpoints import checkpoints
 from arrcoc_sam.cli.demo import demo
+from arrcoc_sam.cli.evaluate_iou import evaluate_iou
 from arrcoc_sam.cli.filter import filter_masks
 from arrcoc_sam.cli.record import recorded
 from arrcoc_sam.cli.score import score
@@ -52,6 +53,7 @@ app.command()(score)
 app.command("filter")(filter_masks)
 app.command()(validate)
 app.command()(calibrate)
+app.command("evaluate-iou")(evaluate_iou)
 app.command()(video)
 app.add_typer(checkpoints, name="checkpoints")
 app.add_typer(train, name="train")

@@ -1,0 +1,46 @@
+"""``evaluate-iou``: true masks in, a judgement of the IoU head out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+Command = Callable[..., Any]
+
+
+def test_evaluate_iou_by_area_level_and_clicks(command: Command, truth: Path, weights: Path) -> None:
+    (truth.parent / "7.png").write_bytes(b"no picture")
+    words = ("evaluate-iou", truth, "--checkpoint", weights, "--clicks", 3, "--bootstrap", 20, "--out", "made")
+    answer = command(*words)
+    assert answer.code == 3, answer.err
+    assert "left out:" in answer.err
+    assert "7.png" in answer.err
+    assert "selection_accuracy" in answer.out.replace("\n", "") or "select" in answer.out
+    record = json.loads(Path("made/iou_head.json").read_text())
+    assert record["num_masks"] == 21
+    assert record["num_images"] == 7
+    table = pd.DataFrame(record["metrics"])
+    assert set(table["clicks"]) == {1, 3}
+    assert set(table["stratum"]) == {"all", "area", "level"}
+    assert set(table.loc[table["stratum"] == "level", "label"]) == {"whole", "part"}
+    assert set(table.loc[table["stratum"] == "area", "label"]) == {"small"}
+    whole = table[(table["stratum"] == "all") & (table["clicks"] == 1)].set_index("metric")
+    assert whole.loc["mae", "low"] <= whole.loc["mae", "value"] <= whole.loc["mae", "high"]
+    clicks = pd.read_parquet("made/clicks.parquet")
+    by_hand = clicks[[f"predicted_{i}" for i in (1, 2, 3)]].values - clicks[[f"iou_{i}" for i in (1, 2, 3)]].values
+    assert whole.loc["mae", "value"] == pytest.approx(abs(by_hand).mean(), abs=1e-6)
+    assert Path("made/reliability.png").stat().st_size > 5000
+
+
+def test_evaluate_iou_of_nothing(command: Command, truth: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "data" / "empty.json"
+    empty.write_text(json.dumps(json.loads(truth.read_text()) | {"annotations": []}))
+    answer = command("evaluate-iou", empty)
+    assert answer.code == 2
+    assert "has no usable mask" in answer.error
+    assert command("evaluate-iou", truth, "--clicks", 0).code == 2
