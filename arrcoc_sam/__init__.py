@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from arrcoc_sam.segmenters import list_segmenters, load_segmenter
     from arrcoc_sam.segmenters.base import Segmenter
     from arrcoc_sam.segmenters.embedding import ImageEmbedding
+    from arrcoc_sam.segmenters.everything import AutomaticMaskGenerator
+    from arrcoc_sam.segmenters.interactive import InteractiveSession
     from arrcoc_sam.segmenters.video import load_video_segmenter
     from arrcoc_sam.segmenters.video_prompts import VideoPrompt
     from arrcoc_sam.segmenters.video_tracks import VideoTracks
@@ -56,6 +58,7 @@ __all__ = [
     "ArrayAttention",
     "ArrcocSamError",
     "AttentionMaps",
+    "AutomaticMaskGenerator",
     "CallableAttention",
     "FocalDiceLoss",
     "GranularityAnalyzer",
@@ -63,6 +66,7 @@ __all__ = [
     "HierarchicalAttentionLoss",
     "ImageEmbedding",
     "ImageTransform",
+    "InteractiveSession",
     "MaskCandidates",
     "MaskForest",
     "MaskHierarchy",
@@ -111,6 +115,7 @@ _HOMES = {
     "ArrayAttention": "attention",
     "ArrcocSamError": "errors",
     "AttentionMaps": "attention",
+    "AutomaticMaskGenerator": "segmenters.everything",
     "CallableAttention": "attention",
     "FocalDiceLoss": "losses",
     "GranularityAnalyzer": "granularity",
@@ -118,6 +123,7 @@ _HOMES = {
     "HierarchicalAttentionLoss": "losses",
     "ImageEmbedding": "segmenters.embedding",
     "ImageTransform": "geometry",
+    "InteractiveSession": "segmenters.interactive",
     "MaskCandidates": "candidates",
     "MaskForest": "hierarchy",
     "MaskHierarchy": "hierarchy",
@@ -128,9 +134,9 @@ _HOMES = {
     "RelevanceAttention": "attention",
     "Segmenter": "segmenters.base",
     "Selection": "selection",
-    "ViTAttention": "attention",
     "VideoPrompt": "segmenters.video_prompts",
     "VideoTracks": "segmenters.video_tracks",
+    "ViTAttention": "attention",
     "ensemble": "candidates",
     "list_segmenters": "segmenters",
     "load_image": "images",

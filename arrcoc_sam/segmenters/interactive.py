@@ -1,0 +1,365 @@
+"""InteractiveSession: one object of one image, prompted step by step as SAM was trained to be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from arrcoc_sam._version import __version__
+from arrcoc_sam.candidates import MaskCandidates
+from arrcoc_sam.errors import DataError, EmbeddingMismatchError, InputError, OutputError, explain
+from arrcoc_sam.hierarchy import MaskHierarchy
+from arrcoc_sam.images import ImageInput, load_image
+from arrcoc_sam.prompts import Prompts
+from arrcoc_sam.segmenters.base import Segmenter
+
+__all__ = ["InteractiveSession", "InteractiveStep"]
+
+_FORMAT = "arrcoc_sam.InteractiveSession/1"
+
+
+@dataclass(frozen=True, eq=False)
+class InteractiveStep:
+    """One answer of a session.
+
+    Attributes:
+        action: What was asked: "prompt", "refine" or "choose".
+        points_xy: All clicks so far, ((x, y), …), pixel indices.
+        labels: Their labels: 1 foreground, 0 background.
+        box_xyxy: The box, or None.
+        decoded: All four of the decoder's tokens (K = 1, M = 4).
+        token: The token whose mask this step stands for and that is fed back to the next.
+        ambiguous: Whether this is the first prompt, which three masks answer.
+    """
+
+    action: str
+    points_xy: tuple[tuple[float, float], ...]
+    labels: tuple[int, ...]
+    box_xyxy: tuple[float, float, float, float] | None
+    decoded: MaskCandidates
+    token: int
+    ambiguous: bool
+
+    @property
+    def candidates(self) -> MaskCandidates:
+        """The answer proper: three masks to the first prompt, one after."""
+        return self.decoded.for_tokens((1, 2, 3) if self.ambiguous else (0,))
+
+    @property
+    def levels(self) -> MaskHierarchy:
+        """Whole, part and subpart as the decoder sees them now, from tokens 1-3."""
+        return self.decoded.hierarchy()
+
+    @property
+    def mask(self) -> Bool[Tensor, "H W"]:
+        """The step's mask at the image's size."""
+        return self.decoded.for_tokens((self.token,)).masks()[0, 0]
+
+    @property
+    def predicted_iou(self) -> float:
+        """Of that mask, raw."""
+        return float(self.decoded.for_tokens((self.token,)).predicted_iou)
+
+    @property
+    def logits(self) -> Float[Tensor, "h w"]:
+        """Of that mask, low resolution: what the next step is given."""
+        return self.decoded.for_tokens((self.token,)).logits[0, 0]
+
+
+class InteractiveSession:
+    """Clicks and boxes on one image, answered step by step.
+
+    The first prompt is answered with three masks, of which the best predicted one stands for the step until another is
+    chosen. From then on the logits of the step before are fed back along with all prompts, and one mask answers.
+
+    Example:
+        >>> import numpy as np
+        >>> from arrcoc_sam.segmenters import load_segmenter
+        >>> session = InteractiveSession(load_segmenter("tiny", device="cpu"), np.zeros((60, 80, 3), np.uint8))
+        >>> session.click(20, 30).candidates.token_index.tolist()
+        [1, 2, 3]
+        >>> session.click(50, 30, label=0).candidates.token_index.tolist()
+        [0]
+        >>> session.refine().labels, len(session)
+        ((1, 0), 3)
+        >>> session.undo(), len(session)
+        (True, 2)
+
+    Reference:
+        Kirillov et al. 2023, Segment Anything, appendix A (the interactive recipe).
+    """
+
+    def __init__(self, segmenter: Segmenter, image: ImageInput) -> None:
+        """Encode the image.
+
+        Args:
+            segmenter: Answers.
+            image: A path, a PIL image or an H×W×3 uint8 array.
+
+        Raises:
+            ImageReadError: A file is missing or no image.
+            InputError: The image is too small for the segmenter.
+        """
+        pixels = load_image(image)
+        self.segmenter = segmenter
+        self.image_hash = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+        with torch.no_grad():
+            self.embedding = segmenter.encode(pixels)
+        self._steps: list[InteractiveStep] = []
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        return self.embedding.sizes_hw[0]
+
+    @property
+    def steps(self) -> tuple[InteractiveStep, ...]:
+        """All steps, the first one first."""
+        return tuple(self._steps)
+
+    @property
+    def step(self) -> InteractiveStep:
+        """The last step.
+
+        Raises:
+            InputError: Nothing has been asked yet.
+        """
+        if not self._steps:
+            raise InputError(explain("a session without a step", "a click or a box first", "call click(x, y)"))
+        return self._steps[-1]
+
+    # --- asking -----------------------------------------------------------------------------------------------------
+
+    def click(self, x: float | int, y: float | int, label: int = 1) -> InteractiveStep:
+        """Add a click at a pixel: label 1 on the object, 0 on what is not the object.
+
+        Raises:
+            InputError: Outside the image, or another label. The session is as it was.
+        """
+        return self.prompt([(x, y)], [label])
+
+    def box(self, x0: float | int, y0: float | int, x1: float | int, y1: float | int) -> InteractiveStep:
+        """Set the box, in place of one that was there.
+
+        Raises:
+            InputError: Outside the image, or one that ends before it begins. The session is as it was.
+        """
+        return self.prompt(box_xyxy=(x0, y0, x1, y1))
+
+    def prompt(
+        self,
+        points_xy: Sequence[Sequence[float | int]] = (),
+        labels: Sequence[int] | None = None,
+        box_xyxy: Sequence[float | int] | None = None,
+    ) -> InteractiveStep:
+        """Add several clicks, a box, or both, in one step.
+
+        Args:
+            points_xy: (x, y) pixel indices.
+            labels: One a click; all foreground by default.
+            box_xyxy: A box, or None to keep the one there is.
+
+        Returns:
+            The step.
+
+        Raises:
+            InputError: Neither a click nor a box, or one outside the image. The session is as it was.
+        """
+        marks = [1] * len(points_xy) if labels is None else list(labels)
+        if len(marks) != len(points_xy) or any(mark not in (0, 1) for mark in marks):
+            raise InputError(explain(f"labels={labels!r} of {len(points_xy)} points", "1 or 0 for each"))
+        if not len(points_xy) and box_xyxy is None:
+            raise InputError(explain("a step without a click or a box", "one of them", "refine() goes on without"))
+        before = self._steps[-1] if self._steps else None
+        new = tuple((float(x), float(y)) for x, y in points_xy)
+        box = None if box_xyxy is None else tuple(float(side) for side in box_xyxy)
+        if box is None and before is not None:
+            box = before.box_xyxy
+        points = new if before is None else before.points_xy + new
+        all_marks = tuple(marks) if before is None else before.labels + tuple(marks)
+        return self._ask("prompt", points, all_marks, box)  # type: ignore[arg-type]
+
+    def refine(self, rounds: int = 1) -> InteractiveStep:
+        """Ask again with nothing new but the last step's logits.
+
+        Args:
+            rounds: How often; a step each.
+
+        Raises:
+            InputError: Nothing has been asked yet, or less than one round.
+        """
+        if rounds < 1:
+            raise InputError(explain(f"rounds={rounds}", "at least 1"))
+        for _ in range(rounds):
+            last = self.step
+            self._ask("refine", last.points_xy, last.labels, last.box_xyxy)
+        return self.step
+
+    def choose(self, token: int) -> InteractiveStep:
+        """Let another of the three masks of the first prompt stand for it, such as ``levels.token_index`` names it.
+
+        Raises:
+            InputError: No step, one that was answered with a single mask, or no such token.
+        """
+        last = self.step
+        if not last.ambiguous or token not in (1, 2, 3):
+            came = f"token {token} of a step answered with {'three masks' if last.ambiguous else 'one mask'}"
+            raise InputError(explain(came, "1, 2 or 3 after the first prompt"))
+        chosen = InteractiveStep("choose", last.points_xy, last.labels, last.box_xyxy, last.decoded, token, True)
+        self._steps.append(chosen)
+        return chosen
+
+    def undo(self) -> bool:
+        """Take the last step back; False where there is none."""
+        if self._steps:
+            self._steps.pop()
+            return True
+        return False
+
+    def reset(self) -> None:
+        """Take all steps back; the image stays encoded."""
+        self._steps.clear()
+
+    def _ask(
+        self,
+        action: str,
+        points_xy: tuple[tuple[float, float], ...],
+        labels: tuple[int, ...],
+        box_xyxy: tuple[float, float, float, float] | None,
+    ) -> InteractiveStep:
+        before = self._steps[-1] if self._steps else None
+        prompts = Prompts(
+            points_xy=torch.tensor([points_xy], dtype=torch.float64) if points_xy else None,
+            labels=torch.tensor([labels]) if points_xy else None,
+            boxes_xyxy=None if box_xyxy is None else torch.tensor([box_xyxy], dtype=torch.float64),
+            mask_logits=None if before is None else before.logits[None].cpu(),
+        )
+        with torch.no_grad():
+            decoded = self.segmenter.decode(self.embedding, prompts, "all")
+        first = before is None
+        token = 1 + int(decoded.for_tokens((1, 2, 3)).predicted_iou[0].argmax()) if first else 0
+        step = InteractiveStep(action, points_xy, labels, box_xyxy, decoded, token, first)
+        self._steps.append(step)
+        return step
+
+    # --- keeping ----------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write all steps to a file (safetensors), whole or not at all; the image is not in it, but its hash is.
+
+        Raises:
+            OutputError: The file can't be written.
+        """
+        target = Path(path).expanduser()
+        tensors: dict[str, Tensor] = {}
+        for number, step in enumerate(self._steps):
+            tensors[f"{number}.logits"] = step.decoded.logits[0].cpu().clone()
+            tensors[f"{number}.predicted_iou"] = step.decoded.predicted_iou[0].cpu().clone()
+            if step.decoded.object_score is not None:
+                tensors[f"{number}.object_score"] = step.decoded.object_score.cpu().clone()
+        keys = ("action", "points_xy", "labels", "box_xyxy", "token", "ambiguous")
+        state = {
+            "format": _FORMAT,
+            "version": __version__,
+            "segmenter": self.segmenter.name,
+            "checkpoint_hash": self.segmenter.checkpoint_hash,
+            "image_hash": self.image_hash,
+            "size_hw": self.size_hw,
+            "steps": [{key: getattr(step, key) for key in keys} for step in self._steps],
+        }
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}-", dir=target.parent)
+            os.close(handle)
+            temporary = Path(name)
+            try:
+                save_file(tensors, temporary, metadata={"state": json.dumps(state)})
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            came = f"{target} can't be written ({error.strerror or error})"
+            raise OutputError(explain(came, "a file to write to", "name another one")) from error
+        return target
+
+    @classmethod
+    def load(cls, path: str | Path, segmenter: Segmenter, image: ImageInput) -> InteractiveSession:
+        """A session as it was saved, ready to go on.
+
+        Args:
+            path: What :meth:`save` wrote.
+            segmenter: The one that answered.
+            image: The image that it was about.
+
+        Raises:
+            DataError: The file is missing or no session, or the image is another one.
+            EmbeddingMismatchError: The segmenter has other weights.
+        """
+        state, tensors = _read(Path(path).expanduser())
+        if state["checkpoint_hash"] != segmenter.checkpoint_hash:
+            came = f"a session of {state['segmenter']} with the weights {state['checkpoint_hash'][:12]}…"
+            expected = f"one of {segmenter.name}, {segmenter.checkpoint_hash[:12]}…"
+            raise EmbeddingMismatchError(explain(came, expected, "load the segmenter that it was saved with"))
+        session = cls(segmenter, image)
+        if state["image_hash"] != session.image_hash:
+            came = f"a session about another image, of height {state['size_hw'][0]} and width {state['size_hw'][1]}"
+            raise DataError(explain(came, "the image that it was saved with"))
+        try:
+            session._steps = [session._restored(number, step, tensors) for number, step in enumerate(state["steps"])]
+        except (KeyError, TypeError, ValueError) as error:
+            raise _no_session(Path(path)) from error
+        return session
+
+    def _restored(self, number: int, step: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> InteractiveStep:
+        device = self.segmenter.device
+        score = tensors.get(f"{number}.object_score")
+        decoded = MaskCandidates(
+            logits=tensors[f"{number}.logits"][None].to(device),
+            predicted_iou=tensors[f"{number}.predicted_iou"][None].to(device),
+            token_index=torch.arange(4, device=device),
+            image_index=torch.zeros(1, dtype=torch.int64, device=device),
+            transforms=self.embedding.transforms,
+            object_score=None if score is None else score.to(device),
+        )
+        return InteractiveStep(
+            action=step["action"],
+            points_xy=tuple((x, y) for x, y in step["points_xy"]),
+            labels=tuple(step["labels"]),
+            box_xyxy=None if step["box_xyxy"] is None else tuple(step["box_xyxy"]),
+            decoded=decoded,
+            token=step["token"],
+            ambiguous=step["ambiguous"],
+        )
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = json.loads((file.metadata() or {})["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise DataError(explain(f"there is no file {path}", "a session saved with InteractiveSession.save")) from error
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise _no_session(path) from error
+    if not isinstance(state, dict) or state.get("format") != _FORMAT:
+        raise _no_session(path)
+    return state, tensors
+
+
+def _no_session(path: Path) -> DataError:
+    return DataError(explain(f"{path} is no session, or a damaged one", "a file that InteractiveSession.save wrote"))
