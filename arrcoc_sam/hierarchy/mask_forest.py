@@ -16,7 +16,7 @@ from arrcoc_sam.errors import HierarchyError, InputError, ShapeError, describe, 
 from arrcoc_sam.hierarchy.levels import NESTED_SHARE
 from arrcoc_sam.hierarchy.mask_hierarchy import MaskHierarchy
 from arrcoc_sam.inputs import Coordinates, as_coordinates, as_masks
-from arrcoc_sam.masks import mask_boxes, pairwise_intersection
+from arrcoc_sam.masks import containment, mask_boxes, pairwise_intersection
 from arrcoc_sam.masks.rle import encode_rle
 
 __all__ = ["MaskForest"]
@@ -118,6 +118,14 @@ class MaskForest:
         same[node] = False
         return same.nonzero()[:, 0]
 
+    @property
+    def contained(self) -> Float[Tensor, " N"]:
+        """The share of each node that lies inside its parent; NaN for a root."""
+        inside = torch.full_like(self.scores, torch.nan)
+        for node in (self.parent >= 0).nonzero()[:, 0].tolist():
+            inside[node] = containment(self.masks[node], self.masks[int(self.parent[node])])
+        return inside
+
     def path(self, node: int) -> Int[Tensor, " n"]:
         """The nodes from the root down to this one, itself included."""
         nodes = [self._existing(node)]
@@ -167,24 +175,29 @@ class MaskForest:
         """The forest as plain numbers and COCO run lengths, ready for JSON.
 
         Returns:
-            ``size`` (height, width) and ``nodes``, each with ``id``, ``parent`` (None for a root), ``depth``,
-            ``index``, ``area``, ``score`` (None for NaN), ``box_xyxy`` (pixel indices) and ``segmentation`` (COCO RLE).
+            ``size`` (height, width) and ``nodes``, each with ``id``, ``parent`` (None for a root), ``contained`` (the
+            share of it inside its parent, None for a root), ``depth``, ``children``, ``siblings``, ``index``, ``area``,
+            ``score`` (None for NaN), ``box_xyxy`` (pixel indices) and ``segmentation`` (COCO RLE).
         """
         runs, boxes = encode_rle(self.masks), mask_boxes(self.masks)
         nodes = [
             {
                 "id": node,
                 "parent": parent if parent >= 0 else None,
+                "contained": share if parent >= 0 else None,
                 "depth": depth,
+                "children": self.children(node).tolist(),
+                "siblings": self.siblings(node).tolist(),
                 "index": index,
                 "area": area,
                 "score": None if math.isnan(score) else score,
                 "box_xyxy": box,
                 "segmentation": run,
             }
-            for node, (parent, depth, index, area, score, box, run) in enumerate(
+            for node, (parent, share, depth, index, area, score, box, run) in enumerate(
                 zip(
                     self.parent.tolist(),
+                    self.contained.tolist(),
                     self.depth.tolist(),
                     self.index.tolist(),
                     self.areas.tolist(),

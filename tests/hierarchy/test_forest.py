@@ -127,8 +127,18 @@ def test_json_holds_everything(forest):
     assert [node["index"] for node in record["nodes"]] == forest.index.tolist()
     assert record["nodes"][1]["box_xyxy"] == [3, 12, 7, 19]
     assert record["nodes"][1]["area"] == 40
+    assert [node["children"] for node in record["nodes"]] == [[2, 3], [], [], [4], [5], []]
+    assert [node["siblings"] for node in record["nodes"]] == [[1], [0], [3], [2], [], []]
+    assert [node["contained"] for node in record["nodes"]] == [None, None, 1, 1, 1, 1]
     masks = decode_rle([node["segmentation"] for node in record["nodes"]])
     assert torch.equal(masks, forest.masks)
+
+
+def test_contained_share_of_a_part_that_reaches_out():
+    forest = MaskForest.from_masks(torch.stack([box(0, 10, 0, 10), box(1, 11, 0, 5)]))
+    assert forest.contained[1].item() == pytest.approx(0.9)
+    assert forest.contained[0].isnan()
+    assert json.loads(forest.to_json())["nodes"][1]["contained"] == pytest.approx(0.9)
 
 
 def test_json_has_no_nan():
