@@ -28,6 +28,8 @@ from arrcoc_sam.masks.rle import encode_rle
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.report import Provenance
 from arrcoc_sam.report.writing import write_text
+from arrcoc_sam.segmenters.base import Segmenter
+from arrcoc_sam.segmenters.interactive import InteractiveSession
 
 __all__ = ["SegmentJob"]
 
@@ -39,6 +41,7 @@ class SegmentJob:
     image: Path
     points: Sequence[str]
     box: str | None
+    refine: int
     segmenter: str
     checkpoint: Path | None
     device: str
@@ -76,6 +79,7 @@ class SegmentJob:
             },
             "valid_hierarchy": bool(found.hierarchy.valid[0]),
             "masks": _masks(found),
+            **({"refined": self._refined(segmenter, pixels, clicks, box)} if self.refine else {}),
             **Provenance(
                 command=self.command,
                 segmenter=segmenter.name,
@@ -90,6 +94,26 @@ class SegmentJob:
         _print_masks(record["masks"])
         for path in written:
             out().print(f"Wrote {path}", soft_wrap=True, markup=False)
+
+    def _refined(
+        self,
+        segmenter: Segmenter,
+        pixels: UInt8[np.ndarray, "H W 3"],
+        clicks: Sequence[tuple[float, float, int]],
+        box: tuple[float, float, float, float] | None,
+    ) -> dict[str, Any]:
+        """The one mask that is left when the best of the three is fed back."""
+        session = InteractiveSession(segmenter, pixels)
+        session.prompt([click[:2] for click in clicks], [click[2] for click in clicks], box)
+        step = session.refine(self.refine)
+        return {
+            "rounds": self.refine,
+            "token_index": step.token,
+            "predicted_iou": step.predicted_iou,
+            "stability": _number(float(step.candidates.stability)),
+            "area": int(step.mask.sum()),
+            "segmentation": encode_rle(step.mask),
+        }
 
     def _write(self, target: Path, record: dict[str, Any], found: LevelScores) -> list[Path]:
         document = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,0 +1,149 @@
+"""``segment --points-file``: many prompts, on one image or many, to masks on disk or on stdout."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arrcoc_sam.attention.maps import as_points
+from arrcoc_sam.candidates import MaskCandidates
+from arrcoc_sam.cli.analysis_inputs import about
+from arrcoc_sam.cli.console import out, print_json
+from arrcoc_sam.cli.options import check_segmenter, open_segmenter
+from arrcoc_sam.errors import DataError, InputError, explain
+from arrcoc_sam.images import load_image
+from arrcoc_sam.masks import areas, encode_rle
+from arrcoc_sam.prompts import Prompts
+from arrcoc_sam.report import Provenance
+from arrcoc_sam.report.writing import write_text
+from arrcoc_sam.segmenters.prompt_answers import answer_prompts
+
+__all__ = ["SegmentPromptsJob"]
+
+
+@dataclass(frozen=True)
+class SegmentPromptsJob:
+    """Everything that ``segment --points-file`` was told; :meth:`run` does it."""
+
+    image: Path
+    points_file: Path
+    prompted: bool
+    segmenter: str
+    checkpoint: Path | None
+    device: str
+    out: Path | None
+    output_format: str
+    as_json: bool
+    command: str
+
+    def run(self) -> None:
+        """Segment and write.
+
+        Raises:
+            ArrcocSamError: Bad input; nothing is written then.
+        """
+        if self.prompted:
+            came = "--points-file with --point, --box or --refine"
+            raise InputError(explain(came, "one or the other", "put all prompts into the file"))
+        if self.output_format == "png":
+            raise InputError(explain("--format png with --points-file", "json, which holds masks as run lengths"))
+        check_segmenter(self.segmenter)
+        asked = _read(self.points_file)
+        by_image: dict[Path, list[int]] = {}
+        for number, each in enumerate(asked):
+            named = each.get("image")
+            path = self.image if named is None else self.points_file.parent / named
+            by_image.setdefault(path, []).append(number)
+        prompts: dict[int, Prompts] = {}
+        for path, numbers in by_image.items():  # all of them checked before any work
+            with about(path):
+                size_hw = load_image(path).shape[:2]
+                prompts.update({number: _prompt(asked[number], number, (size_hw[0], size_hw[1])) for number in numbers})
+        segmenter = open_segmenter(self.segmenter, self.checkpoint, self.device)
+        answers: dict[int, dict[str, Any]] = {}
+        for path, numbers in by_image.items():
+            with about(path), torch.no_grad():
+                embedding = segmenter.encode(load_image(path))
+                found = answer_prompts(segmenter, embedding, Prompts.cat(prompts[number] for number in numbers))
+            for number, candidates in zip(numbers, found, strict=True):
+                answers[number] = {"image": str(path), "prompt": asked[number], "masks": _masks(candidates)}
+        record = {
+            "prompts": [answers[number] for number in range(len(asked))],
+            **Provenance(
+                command=self.command,
+                segmenter=segmenter.name,
+                checkpoint_hash=segmenter.checkpoint_hash,
+                device=str(segmenter.device),
+            ).as_json(),
+        }
+        if self.out is not None:
+            target = self.out if self.out.suffix == ".json" else self.out / f"{self.points_file.stem}-masks.json"
+            write_text(target, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        if self.as_json or self.out is None:
+            print_json(record)
+            return
+        out().print(f"{len(asked)} prompts on {len(by_image)} images")
+        out().print(f"Wrote {target}", soft_wrap=True, markup=False)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    expected = 'a JSON list of {"points": [[x, y], …], "box": [x0, y0, x1, y1], "image": …}'
+    try:
+        asked = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(explain(f"{path} can't be read ({error.strerror or error})", expected)) from error
+    except ValueError as error:
+        raise DataError(explain(f"{path} is no JSON ({error})", expected)) from error
+    if not isinstance(asked, list) or not asked or not all(isinstance(each, dict) for each in asked):
+        raise DataError(explain(f"{path} holds something else", expected))
+    for number, each in enumerate(asked):
+        if unknown := sorted(set(each) - {"points", "box", "image"}):
+            raise DataError(explain(f"prompt {number} of {path} has {', '.join(unknown)}", expected))
+        if not isinstance(each.get("image", ""), str):
+            raise DataError(explain(f"the image of prompt {number} of {path} is {each['image']!r}", "a file name"))
+    return asked
+
+
+def _prompt(asked: dict[str, Any], number: int, size_hw: tuple[int, int]) -> Prompts:
+    points, box = asked.get("points") or [], asked.get("box")
+    try:
+        clicks = [(float(point[0]), float(point[1])) for point in points]
+        labels = [int(point[2]) if len(point) > 2 else 1 for point in points]
+        corners = None if box is None else [float(side) for side in box]
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        came = f"prompt {number} is {json.dumps(asked)[:80]}"
+        raise DataError(explain(came, '"points": [[x, y] or [x, y, label], …] and "box": [x0, y0, x1, y1]')) from error
+    if corners is not None:
+        if len(corners) != 4:
+            raise DataError(explain(f"the box of prompt {number} has {len(corners)} numbers", "x0, y0, x1, y1"))
+        as_points([corners[:2], corners[2:]], size_hw)
+    return Prompts(
+        points_xy=as_points(clicks, size_hw)[None] if clicks else None,
+        labels=torch.tensor([labels]) if clicks else None,
+        boxes_xyxy=None if corners is None else torch.tensor([corners], dtype=torch.float64),
+    )
+
+
+def _masks(candidates: MaskCandidates) -> list[dict[str, Any]]:
+    masks, stability = candidates.masks()[0], candidates.stability[0].tolist()
+    return [
+        {
+            "token_index": token,
+            "predicted_iou": score,
+            "stability": None if stable != stable else stable,
+            "area": area,
+            "segmentation": run,
+        }
+        for token, score, stable, area, run in zip(
+            candidates.token_index.tolist(),
+            candidates.predicted_iou[0].tolist(),
+            stability,
+            areas(masks).tolist(),
+            encode_rle(masks),
+            strict=True,
+        )
+    ]

@@ -1,0 +1,84 @@
+"""``segment`` beyond one prompt: --refine, --points-file, --everything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import arrcoc_sam as aa
+from arrcoc_sam.masks import decode_rle
+
+Command = Callable[..., Any]
+
+
+def test_refined_is_what_a_session_gives(command: Command, photo: Path, weights: Path) -> None:
+    answer = command("segment", photo, "--point", "10,12", "--refine", 2, "--checkpoint", weights)
+    assert answer.code == 0, answer.err
+    refined = json.loads(answer.out)["refined"]
+    session = aa.InteractiveSession(aa.load_segmenter("tiny", checkpoint=weights), str(photo))
+    session.click(10, 12)
+    step = session.refine(2)
+    assert refined["token_index"] == 0
+    assert decode_rle(refined["segmentation"]).equal(step.mask.cpu())
+    assert refined["predicted_iou"] == pytest.approx(step.predicted_iou)
+
+
+def test_many_prompts_on_two_images(
+    command: Command, photo: Path, make_photo: Any, weights: Path, tmp_path: Path
+) -> None:
+    make_photo(tmp_path / "second.png", height=50, width=30)
+    asked = [{"points": [[10, 12]]}, {"points": [[5, 6], [7, 8, 0]], "image": "second.png"}, {"box": [5, 5, 40, 30]}]
+    (tmp_path / "prompts.json").write_text(json.dumps(asked))
+    answer = command("segment", photo, "--points-file", "prompts.json", "--checkpoint", weights, "-o", "out", "--json")
+    assert answer.code == 0, answer.err
+    record = json.loads(answer.out)
+    assert json.loads((tmp_path / "out" / "prompts-masks.json").read_text()) == record
+    assert [len(each["masks"]) for each in record["prompts"]] == [3, 1, 1]
+    assert [each["prompt"] for each in record["prompts"]] == asked
+    assert record["prompts"][1]["masks"][0]["segmentation"]["size"] == [50, 30]
+    for each in record["prompts"]:
+        for mask in each["masks"]:
+            assert int(decode_rle(mask["segmentation"]).sum()) == mask["area"]
+
+
+def test_everything_with_its_forest(command: Command, photo: Path, weights: Path) -> None:
+    words = ("segment", photo, "--everything", "--points-per-side", 3, "--checkpoint", weights)
+    answer = command(*words, "--min-predicted-iou", 0, "--min-stability", 0, "-o", "out")
+    assert answer.code == 0, answer.err
+    record = json.loads(Path("out/photo.json").read_text())
+    assert f"{len(record['masks'])} masks" in answer.out
+    fields = ["area", "bbox", "crop_box", "point_coords", "predicted_iou", "segmentation", "stability_score"]
+    assert all(sorted(mask) == fields for mask in record["masks"])
+    assert json.loads(Path("out/photo-forest.json").read_text())["size"] == [40, 60]
+    assert Path("out/photo-forest.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[", "no JSON"),
+        ("[]", "something else"),
+        ('[{"point": [1, 2]}]', "prompt 0 of prompts.json has point"),
+        ('[{"points": [[1]]}]', "prompt 0 is"),
+        ('[{"points": [[1, 99]]}]', "99"),
+        ('[{"box": [1, 2, 3]}]', "has 3 numbers"),
+        ('[{"points": [[1, 2]], "image": "nowhere.png"}]', "nowhere.png"),
+        ("[{}]", "no prompt"),
+    ],
+)
+def test_bad_files_of_prompts(command: Command, photo: Path, tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "prompts.json").write_text(text)
+    answer = command("segment", photo, "--points-file", "prompts.json", "-o", "out")
+    assert answer.code == 2
+    assert words in answer.error
+    assert not (tmp_path / "out").exists()
+
+
+def test_modes_that_do_not_go_together(command: Command, photo: Path) -> None:
+    assert "one or the other" in command("segment", photo, "--everything", "--point", "1,2").error
+    assert "one or the other" in command("segment", photo, "--points-file", "a.json", "--box", "1,1,9,9").error
+    assert "json" in command("segment", photo, "--everything", "--format", "png").error
