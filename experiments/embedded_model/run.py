@@ -86,20 +86,6 @@ PHASES = (
             seed=2,
         ),
     ),
-    Phase(
-        18_000,
-        6_000,
-        SegmenterTraining(
-            stages=(Stage(192, 500, num_images=8, num_targets=8),),
-            recipe=ClickRecipe(num_rounds=2, iou_weight=20.0, expected_iou=True),
-            trainable=("prompt_encoder.*", "mask_decoder.*"),
-            learning_rate=4e-4,
-            warmup_steps=20,
-            decay_share=1.0,
-            ema_decay=0.98,
-            seed=3,
-        ),
-    ),
 )
 
 
