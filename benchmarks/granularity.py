@@ -303,7 +303,7 @@ def summary(times: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(times), "low": quartiles[0], "high": quartiles[2]}
 
 
-def machine() -> dict[str, Any]:
+def machine(distributions: Sequence[str] = VERSIONS) -> dict[str, Any]:
     """What the numbers were measured on."""
     info = Path("/proc/cpuinfo")
     models = (
@@ -312,7 +312,7 @@ def machine() -> dict[str, Any]:
         else []
     )
     return {
-        "versions": {name: version(name) for name in VERSIONS},
+        "versions": {name: version(name) for name in distributions},
         "python": platform.python_version(),
         "system": platform.system(),
         "cpu": models[0] if models else platform.processor() or platform.machine(),
