@@ -79,4 +79,5 @@ def _prompt(record: dict[str, Any], position: int, path: Path) -> VideoPrompt:
 
 
 def _read_mask(path: Path) -> Bool[np.ndarray, "H W"]:
-    return load_image(path).mean(axis=2) > 127.5
+    mask: np.ndarray = load_image(path).mean(axis=2) > 127.5
+    return mask

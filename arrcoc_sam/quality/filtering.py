@@ -128,7 +128,8 @@ class Judgement:
     def lost_images(self, scores: pd.DataFrame) -> pd.Index:
         """Ids of the images that had masks and keep none."""
         any_left = self.kept.groupby(scores["image_id"]).any()
-        return pd.Index(any_left.index[~any_left])
+        lost: pd.Index = any_left.index[~any_left.to_numpy()]
+        return lost
 
 
 def judge(scores: pd.DataFrame, rules: KeepRules) -> Judgement:
