@@ -1,0 +1,328 @@
+"""Does attention that is taught SAM's hierarchy sit at whole, part and subpart, more than with simpler supervision?
+
+``train`` runs what is missing of arms × seeds (several processes may share the work by ``--seeds``), ``collect`` writes
+results.json, the figure and the table of the README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from arrcoc_sam.datasets import CocoDataset
+from arrcoc_sam.images import find_images
+from arrcoc_sam.report.provenance import installed_versions
+from arrcoc_sam.report.writing import replacing, write_text
+from arrcoc_sam.scenes.splits import TEST_V1, VALIDATION_SEEDS
+from arrcoc_sam.segmenters import load_segmenter
+from arrcoc_sam.training.attention_evaluation import evaluate_levels, measurable_samples
+from arrcoc_sam.training.attention_feed import HeldSamples
+from arrcoc_sam.training.attention_settings import AttentionTraining
+from arrcoc_sam.training.attention_trainer import build_attention, train_attention
+from arrcoc_sam.training.cache import TruthLevels, build_cache
+from arrcoc_sam.training.cache_dataset import HierarchyCache, HierarchyDataset
+from arrcoc_sam.training.distributed import SingleDevice
+from arrcoc_sam.training.samples import AttentionSample
+from arrcoc_sam.training.samples_scenes import prepare_scenes
+from arrcoc_sam.training.samples_supervision import area_quantile_bounds, supervision
+
+HERE = Path(__file__).parent
+SIZE, CLICKS, SCENES = 128, 4, 240
+NUM_TEST, NUM_REAL = 48, 32
+SEEDS = 5
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to teach.
+
+    Attributes:
+        words: What it is, for tables.
+        supervision: Which mask teaches which level.
+        weighted: By confidence.
+        filtered: Without the third of the masks that the quality estimator scores lowest.
+        truth: Exact masks instead of the segmenter's.
+        trained: Or left at random weights.
+    """
+
+    words: str
+    supervision: Any = "hierarchy"
+    weighted: bool = True
+    filtered: bool = False
+    truth: bool = False
+    trained: bool = True
+
+
+ARMS = {
+    "hierarchy": Arm("SAM's hierarchy, weighted by confidence"),
+    "flat": Arm("one mask, the best by score, at all levels", "flat"),
+    "token_order": Arm("three masks in the decoder's token order", "token_order"),
+    "permuted": Arm("three masks, order drawn per picture", "permuted"),
+    "area_quantiles": Arm("masks by terciles of area", "area_quantiles"),
+    "unweighted": Arm("SAM's hierarchy, every level weighs 1", weighted=False),
+    "filtered": Arm("SAM's hierarchy, lowest third by quality left out", filtered=True),
+    "truth": Arm("exact masks, meant as the ceiling", truth=True),
+    "untrained": Arm("random weights (floor)", trained=False),
+}
+
+SETTINGS = AttentionTraining(steps=60, num_images=12, num_queries=3, learning_rate=4e-3, ema_decay=0.95)
+
+
+def options(settings: AttentionTraining) -> dict[str, Any]:
+    return {"target_hw": (settings.target_size,) * 2, "image_size": settings.image_size}
+
+
+def data_folder() -> Path | None:
+    """The folder with ``nested-masks``, or None."""
+    for place in (os.environ.get("ARRCOC_SAM_DATA"), HERE.parents[2] / "shared" / "data"):
+        if place is not None and (Path(place) / "nested-masks" / "manifest.json").is_file():
+            return Path(place)
+    return None
+
+
+def prepare(work: Path) -> dict[str, HierarchyCache]:
+    """All caches; what is there already is kept."""
+    caches = {
+        "levels": prepare_scenes(
+            work / "train",
+            VALIDATION_SEEDS[:SCENES],  # not the seeds that the segmenter was trained on
+            size=SIZE,
+            clicks=CLICKS,
+            segmenter=load_segmenter("tiny", device="cpu"),
+            quality=True,
+        ),
+        "truth": prepare_scenes(work / "train", VALIDATION_SEEDS[:SCENES], size=SIZE, clicks=CLICKS),
+        "test": prepare_scenes(work / "test", TEST_V1.seeds[: 3 * NUM_TEST], size=SIZE, clicks=CLICKS),
+    }
+    data = data_folder()
+    if data is not None:
+        sys.path.insert(0, str(HERE.parent / "human_hierarchy"))
+        from pack import convert_pack
+
+        coco = CocoDataset.read(convert_pack(data / "nested-masks", work / "nested.json"))
+        images = find_images([data / "nested-masks" / "images"], recursive=True)
+        build_cache(TruthLevels(coco), images, work / "real")
+        caches["real"] = HierarchyCache.open(work / "real")
+    return caches
+
+
+def judged_on(caches: dict[str, HierarchyCache]) -> dict[str, list[AttentionSample]]:
+    """One measurable sample a picture: generated test scenes, and photographs with masks drawn by people."""
+    counts = {"scenes": ("test", NUM_TEST), "photographs": ("real", NUM_REAL)}
+    return {
+        name: measurable_samples(HierarchyDataset(caches[cache], **options(SETTINGS)), SETTINGS.levels[-1], most=most)
+        for name, (cache, most) in counts.items()
+        if cache in caches
+    }
+
+
+def samples_of(arm: Arm, caches: dict[str, HierarchyCache], seed: int) -> HeldSamples:
+    """The training samples of an arm."""
+    cache = caches["truth" if arm.truth else "levels"]
+    plain = HierarchyDataset(cache, **options(SETTINGS))
+    bounds = area_quantile_bounds(plain.area_shares()) if arm.supervision == "area_quantiles" else None
+    least = None
+    if arm.filtered:
+        least = float(np.quantile(np.array(plain.rows["quality"].to_pylist()), 1 / 3))
+    teach = supervision(arm.supervision, weighted=arm.weighted, area_bounds=bounds, seed=seed)
+    dataset = HierarchyDataset(cache, teach=teach, min_quality=least, **options(SETTINGS))
+    return HeldSamples([dataset[index] for index in range(len(dataset))])
+
+
+def train(work: Path, names: list[str], seeds: list[int]) -> None:
+    torch.set_num_threads(1)
+    caches = prepare(work)
+    judges = judged_on(caches)
+    held: dict[tuple[str, int], HeldSamples] = {}
+    for seed in seeds:
+        for name in names:
+            target = work / "runs" / f"{name}-{seed}.json"
+            if target.is_file():
+                continue
+            arm, began, cpu = ARMS[name], time.monotonic(), time.process_time()
+            settings = replace(SETTINGS, seed=seed, supervision=arm.supervision, weighted=arm.weighted)
+            if arm.trained:
+                key = (name, seed if arm.supervision == "permuted" else 0)
+                if key not in held:
+                    held[key] = samples_of(arm, caches, seed)
+                model, _ = train_attention(
+                    settings, held[key], work / "runs" / f"{name}-{seed}", devices=SingleDevice("cpu"), log_every=25
+                )
+            else:
+                torch.manual_seed(seed)
+                model = build_attention(settings)
+            record: dict[str, Any] = {"arm": name, "seed": seed}
+            for place, validation in judges.items():
+                report = evaluate_levels(model, validation, seed=seed)
+                record[place] = {
+                    "contrast": report.contrast.tolist(),
+                    "z": report.claims.z.diagonal().tolist(),
+                    "claimed": [str(level) for level in report.claims.level],
+                    "area": report.area.tolist(),
+                }
+                print(name, seed, place, {k: round(v, 3) for k, v in report.figures().items() if "contrast" in k})
+            record |= {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu}
+            write_text(target, json.dumps(record))
+
+
+def matched(records: list[dict[str, Any]], place: str) -> np.ndarray:
+    """(seeds, images, 3) contrast of each head at its own level."""
+    return np.array([np.array(r[place]["contrast"], dtype=float)[:, range(3), range(3)] for r in records])
+
+
+def bootstrap(values: np.ndarray, draws: int = 10_000, seed: int = 0) -> tuple[list[float], list[list[float]]]:
+    """Means and 95 % intervals of each level and of their mean, seeds and pictures resampled together.
+
+    Args:
+        values: (seeds, images, 3), NaN where a picture has no such level.
+    """
+    rng = np.random.default_rng(seed)
+    num_seeds, num_images, _ = values.shape
+    present = np.isfinite(values[0])
+    filled = np.where(np.isfinite(values), values, 0.0)
+    seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), draws) / num_seeds
+    images = rng.multinomial(num_images, np.full(num_images, 1 / num_images), draws)
+
+    def means(seed_weights: np.ndarray, image_weights: np.ndarray) -> np.ndarray:
+        of_images = np.einsum("ds,sil->dil", seed_weights, filled)
+        with np.errstate(invalid="ignore"):  # a resample without any picture that has a level says nothing of it
+            levels = np.einsum("di,dil->dl", image_weights, of_images) / (image_weights @ present)
+        return np.concatenate([levels, levels.mean(1, keepdims=True)], axis=1)
+
+    observed = means(np.full((1, num_seeds), 1 / num_seeds), np.ones((1, num_images)))[0]
+    drawn = np.concatenate([means(s, i) for s, i in zip(np.split(seeds, 20), np.split(images, 20), strict=True)])
+    low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
+    return observed.tolist(), np.stack([low, high], axis=1).tolist()
+
+
+def collect(work: Path) -> dict[str, Any]:
+    names = [name for name in ARMS if list((work / "runs").glob(f"{name}-*.json"))]
+    runs = {n: [json.loads(p.read_text()) for p in sorted((work / "runs").glob(f"{n}-*.json"))] for n in names}
+    fewest = min(len(found) for found in runs.values())
+    runs = {name: found[:fewest] for name, found in runs.items()}
+    places = [place for place in ("scenes", "photographs") if place in runs["hierarchy"][0]]
+    results: dict[str, Any] = {"num_seeds": fewest, "arms": {}, "differences": {}}
+    for place in places:
+        values = {name: matched(found, place) for name, found in runs.items()}
+        results[f"num_{place}"] = int(values["hierarchy"].shape[1])
+        present = np.isfinite(values["hierarchy"][0]).sum(0).tolist()
+        results[f"num_{place}_with_level"] = dict(zip(("whole", "part", "subpart"), present, strict=True))
+        for name, found in runs.items():
+            means, intervals = bootstrap(values[name])
+            heads = np.nanmean([np.array(r[place]["contrast"], dtype=float) for r in found], axis=(0, 1))
+            results["arms"].setdefault(name, {"words": ARMS[name].words})[place] = {
+                "contrast": dict(zip(("whole", "part", "subpart", "mean"), means, strict=True)),
+                "interval": dict(zip(("whole", "part", "subpart", "mean"), intervals, strict=True)),
+                "heads_by_levels": heads.tolist(),
+                "z": np.mean([r[place]["z"] for r in found], axis=0).tolist(),
+                "claimed_right": [
+                    sum(r[place]["claimed"][level] == word for r in found)
+                    for level, word in enumerate(("whole", "part", "subpart"))
+                ],
+                "area": np.mean([r[place]["area"] for r in found], axis=0).tolist(),
+            }
+        for name in names:
+            if name != "hierarchy":
+                means, intervals = bootstrap(values["hierarchy"] - values[name])
+                results["differences"].setdefault(f"hierarchy - {name}", {})[place] = {
+                    level: {"mean": mean, "interval": interval}
+                    for level, mean, interval in zip(
+                        ("whole", "part", "subpart", "mean"), means, intervals, strict=True
+                    )
+                }
+    seconds = [r["cpu_seconds"] for found in runs.values() for r in found]
+    results["cpu_seconds"] = {"one_run": float(np.median(seconds)), "all_runs": float(np.sum(seconds))}
+    results["settings"] = asdict(SETTINGS) | {"size": SIZE, "clicks": CLICKS, "scenes": SCENES}
+    results["segmenter"] = json.loads((work / "train" / "levels" / "cache.json").read_text())["checkpoint_hash"]
+    results["versions"] = installed_versions()
+    return results
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    places = [place for place in ("scenes", "photographs") if place in results["arms"]["hierarchy"]]
+    names = list(results["arms"])
+    figure = Figure(figsize=(10.5, 4.6), layout="constrained")
+    axes = figure.subplots(1, len(places), sharey=True, squeeze=False)[0]
+    colors = {"whole": "#440154", "part": "#21918c", "subpart": "#b5a300", "mean": "#000000"}
+    for axis, place in zip(axes, places, strict=True):
+        for offset, (level, color) in enumerate(colors.items()):
+            for row, name in enumerate(names):
+                found = results["arms"][name][place]
+                low, high = found["interval"][level]
+                y = len(names) - row + 0.27 - 0.18 * offset
+                axis.plot([low, high], [y, y], color=color, linewidth=1.5)
+                label = level if row == 0 else None
+                marker = "D" if level == "mean" else "o"
+                axis.plot(found["contrast"][level], y, marker, color=color, markersize=4, label=label)
+        axis.axvline(0, color="0.6", linewidth=0.8)
+        axis.set_yticks([len(names) - row for row in range(len(names))], names)
+        axis.set_xlabel("shell contrast at the head's own level,\nless that of other images (nats)")
+        words = "generated test scenes" if place == "scenes" else "photographs, masks drawn by people"
+        axis.set_title(f"{words} (n = {results[f'num_{place}']})", fontsize=10)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    path.parent.mkdir(exist_ok=True)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def table(results: dict[str, Any]) -> str:
+    places = [place for place in ("scenes", "photographs") if place in results["arms"]["hierarchy"]]
+    lines = []
+    for place in places:
+        lines += [
+            f"**{place.capitalize()}** ({results[f'num_{place}']} pictures, {results['num_seeds']} seeds; "
+            + ", ".join(f"{count} with a {level}" for level, count in results[f"num_{place}_with_level"].items())
+            + ")",
+            "",
+            "| arm | taught by | whole | part | subpart | mean | hierarchy less this arm |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for name, arm in results["arms"].items():
+            found = arm[place]
+            cells = [f"{found['contrast'][level]:+.2f}" for level in ("whole", "part", "subpart")]
+            low, high = found["interval"]["mean"]
+            cells.append(f"{found['contrast']['mean']:+.2f} [{low:+.2f}, {high:+.2f}]")
+            less = results["differences"].get(f"hierarchy - {name}", {}).get(place, {}).get("mean")
+            difference = "–"
+            if less is not None:
+                difference = f"{less['mean']:+.3f} [{less['interval'][0]:+.3f}, {less['interval'][1]:+.3f}]"
+            lines.append(f"| {name} | {arm['words']} | {' | '.join(cells)} | {difference} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("action", choices=["prepare", "train", "collect"])
+    parser.add_argument("--work", type=Path, default=Path("runs/hierarchy_supervision"))
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(SEEDS)))
+    given = parser.parse_args()
+    if given.action == "prepare":
+        prepare(given.work)
+    elif given.action == "train":
+        train(given.work, given.arms, given.seeds)
+    else:
+        results = collect(given.work)
+        write_text(HERE / "results.json", json.dumps(results, indent=1) + "\n")
+        draw(results, HERE / "figures" / "contrast.png")
+        begin, end = "<!-- results: written by run.py -->", "<!-- end of results -->"
+        readme = (HERE / "README.md").read_text()
+        before, after = readme.split(begin)[0], readme.split(end)[1]
+        write_text(HERE / "README.md", f"{before}{begin}\n\n{table(results)}\n{end}{after}")
+        print(table(results))
+
+
+if __name__ == "__main__":
+    main()
