@@ -2,7 +2,8 @@
 
 COCO counts runs down the columns, while masks lie in memory row by row. The ends of the runs are few, so they are found
 where the masks lie: eight pixels packed into a byte, each row XORed with the row above it, and only the words that are
-not zero looked at. Their places, sorted by column, are the ends of the runs.
+not zero looked at. Their places, sorted by column, are the ends of the runs. Masks that are small or mostly edges go to
+pycocotools, which is faster there.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import pycocotools.mask
 from jaxtyping import Bool, Int64
 
 __all__ = ["coco_strings", "mask_runs"]
 
 _PIXELS_AT_ONCE = 1 << 22
+# Where pycocotools is faster: masks below so many pixels, and those of which more than this share of words changes.
+_LEAST_PIXELS = 1 << 17
+_DENSE = 0.25
 _WORD = 64
 
 
@@ -34,8 +39,12 @@ def coco_strings(masks: Bool[np.ndarray, "K H W"]) -> Iterator[str]:
     height, width = masks.shape[1:]
     step = max(1, _PIXELS_AT_ONCE // (height * width))
     for start in range(0, len(masks), step):
-        runs, lengths = mask_runs(masks[start : start + step])
-        yield from _spelled(runs, lengths)
+        some = masks[start : start + step]
+        changed = _changed(some) if height * width >= _LEAST_PIXELS else None
+        if changed is None or np.count_nonzero(changed) > _DENSE * changed.size:
+            yield from (record["counts"].decode("ascii") for record in pycocotools.mask.encode(_by_columns(some)))
+        else:
+            yield from _spelled(*_runs(changed, height, width))
 
 
 def mask_runs(
@@ -54,8 +63,17 @@ def mask_runs(
         >>> mask_runs(np.array([[[True, False], [True, True]]]))
         (array([0, 2, 1, 1]), array([4]))
     """
-    count, height, width = masks.shape
-    pixels = height * width
+    return _runs(_changed(masks), masks.shape[1], masks.shape[2])
+
+
+def _by_columns(masks: Bool[np.ndarray, "K H W"]) -> np.ndarray:
+    """(H, W, K) bytes, down the columns of each mask in memory, as pycocotools takes them."""
+    return np.asfortranarray(masks.transpose(1, 2, 0).view(np.uint8))
+
+
+def _changed(masks: Bool[np.ndarray, "K H W"]) -> np.ndarray:
+    """Pixels that differ from the one before, down the columns, packed into words along the rows."""
+    count, _, width = masks.shape
     packed = _packed(masks)
     # Changes down each column; the first pixel of a column follows the last one of the column before.
     changed = np.empty_like(packed)
@@ -63,12 +81,17 @@ def mask_runs(
     wrapped = np.zeros((count, 1, width), dtype=bool)
     wrapped[:, 0, 1:] = masks[:, -1, :-1]
     np.bitwise_xor(packed[:, :1], _packed(wrapped), out=changed[:, :1])
+    return changed
 
+
+def _runs(changed: np.ndarray, height: int, width: int) -> tuple[Int64[np.ndarray, " runs"], Int64[np.ndarray, " K"]]:
+    """The runs between the changes."""
+    count, pixels = len(changed), height * width
     words = changed.reshape(-1)
     places = np.flatnonzero(words)
     bits = np.unpackbits(words[places].view(np.uint8).reshape(-1, 8), axis=1)
     at, bit = np.divmod(np.flatnonzero(bits), _WORD)
-    row, word = np.divmod(places[at], packed.shape[2])
+    row, word = np.divmod(places[at], changed.shape[2])
     mask, row = np.divmod(row, height)
     ends = mask * pixels + (word * _WORD + bit) * height + row
     ends.sort()

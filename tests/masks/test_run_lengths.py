@@ -11,6 +11,14 @@ from pycocotools import mask as coco
 import arrcoc_sam.masks.run_lengths as module
 from arrcoc_sam.masks.run_lengths import coco_strings, mask_runs
 
+
+@pytest.fixture(autouse=True)
+def by_our_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small and ragged masks would go to pycocotools, and be compared with themselves."""
+    monkeypatch.setattr(module, "_LEAST_PIXELS", 0)
+    monkeypatch.setattr(module, "_DENSE", 1.0)
+
+
 # Sides around one word of 64 pixels and one byte, single rows, columns and pixels.
 SIZES = [(1, 1), (1, 9), (9, 1), (2, 8), (8, 2), (3, 63), (3, 64), (3, 65), (63, 3), (17, 130), (130, 17), (40, 40)]
 
@@ -74,3 +82,17 @@ def test_memory_order_and_steps_make_no_difference(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "_PIXELS_AT_ONCE", 3 * 31 * 37)
     assert list(coco_strings(masks)) == expected
     assert list(coco_strings(masks[:0])) == []
+
+
+def test_small_and_ragged_masks_go_to_pycocotools(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LEAST_PIXELS", 1 << 12)
+    monkeypatch.setattr(module, "_DENSE", 0.25)
+    asked: list[int] = []
+    monkeypatch.setattr(module, "_spelled", lambda runs, lengths: iter([asked.append(len(lengths)) or "ours"]))
+    noise = np.random.default_rng(0).random((1, 128, 128)) < 0.5
+    small, square = np.ones((1, 32, 32), dtype=bool), np.zeros((1, 128, 128), dtype=bool)
+    square[0, 30:60, 30:60] = True
+    for masks in (noise, small):
+        assert list(coco_strings(masks)) == [theirs(masks[0])]
+    assert list(coco_strings(square)) == ["ours"]
+    assert asked == [1]
