@@ -81,7 +81,6 @@ LONG = """
     from arrcoc_sam.scenes import generate_scene
     from arrcoc_sam.training.interactive import ClickRecipe
     from arrcoc_sam.training.segmenter import SegmenterTraining, Stage, train_segmenter
-from arrcoc_sam.training.sources import MaskedImage
 
     config = SegmenterTraining(stages=(Stage(64, 30, 2, 2),), recipe=ClickRecipe(num_rounds=2), warmup_steps=2)
     scenes = [generate_scene(seed, size=64) for seed in range(4)]
@@ -185,7 +184,6 @@ SHARED = """
     from arrcoc_sam.scenes import generate_scene
     from arrcoc_sam.training.interactive import ClickRecipe
     from arrcoc_sam.training.segmenter import SegmenterTraining, Stage, train_segmenter
-from arrcoc_sam.training.sources import MaskedImage
 
     config = SegmenterTraining(
         stages=(Stage(64, 3, num_images=4, num_targets=3),), recipe=ClickRecipe(num_rounds=2), warmup_steps=2,
