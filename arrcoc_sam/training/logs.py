@@ -52,7 +52,7 @@ class TrainingLog:
         """
         new = not self._path.is_file()
         with self._path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
+            writer = csv.writer(file, lineterminator="\n")
             if new:
                 writer.writerow(["step", *row])
             writer.writerow([step, *(f"{value:.6g}" for value in row.values())])

@@ -297,6 +297,7 @@ def check_kills(command: Command, weights: Path, tmp_path: Path, num_images: int
     assert not list(tmp_path.glob("*.work"))
 
 
+@pytest.mark.slow
 def test_kill_9_and_resume(command: Command, weights: Path, tmp_path: Path) -> None:
     check_kills(command, weights, tmp_path, 24, [random.uniform(0.0, 0.3)])
 

@@ -379,7 +379,7 @@ def test_listing_takes_no_more_memory_for_more_masks(tmp_path: Path, monkeypatch
     monkeypatch.setattr(json_stream, "_CHUNK", 1 << 12)
     rle = encode_rle(square())
     peaks = []
-    for count in (100, 600):
+    for count in (1_000, 5_000):
         images = [{"id": i, "file_name": f"{i}.png", "height": 8, "width": 10} for i in range(count // 4)]
         annotations = [{"id": i, "image_id": i % (count // 4), "segmentation": rle} for i in range(count)]
         path = tmp_path / f"{count}.json"
@@ -392,4 +392,5 @@ def test_listing_takes_no_more_memory_for_more_masks(tmp_path: Path, monkeypatch
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert listed_masks == count
-    assert peaks[1] < 1.2 * peaks[0]
+    # 4,000 masks more would be 2 MB and more; when garbage is collected makes some difference
+    assert peaks[1] < peaks[0] + 300_000

@@ -43,7 +43,7 @@ def plain_iou_loss(predicted_iou: Tensor, logits: Tensor, target: Tensor, **_: A
     return (predicted_iou - actual) ** 2
 
 
-@pytest.mark.parametrize("backend", ["eager", "compiled"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_the_curve_is_that_of_a_plain_loss(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scenes = [generate_scene(seed, size=64) for seed in range(4)]
 
