@@ -9,6 +9,7 @@ pycocotools, which is faster there.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pycocotools.mask
@@ -42,7 +43,8 @@ def coco_strings(masks: Bool[np.ndarray, "K H W"]) -> Iterator[str]:
         some = masks[start : start + step]
         changed = _changed(some) if height * width >= _LEAST_PIXELS else None
         if changed is None or np.count_nonzero(changed) > _DENSE * changed.size:
-            yield from (record["counts"].decode("ascii") for record in pycocotools.mask.encode(_by_columns(some)))
+            records: Any = pycocotools.mask.encode(_by_columns(some))  # type: ignore[no-untyped-call]
+            yield from (record["counts"].decode("ascii") for record in records)
         else:
             yield from _spelled(*_runs(changed, height, width))
 
