@@ -38,7 +38,7 @@ RESULTS = Path(__file__).parent / "results" / "granularity.json"
 SIDE, NUM_MAPS, NUM_LEVELS = 1024, 144, 3
 RANKED_MAPS = 16  # of all maps, where each one costs as much
 EXACT = 1e-6
-FLOAT32 = 1e-4  # what float32 sums over a million pixels leave
+FLOAT32 = 5e-4  # what float32 sums over a million pixels leave in the peer; ours agrees with NumPy to 1e-7
 VERSIONS = ("arrcoc-sam", "torch", "numpy", "scipy", "scikit-learn", "quantus", "torchmetrics")
 
 

@@ -141,10 +141,12 @@ def tried(small_sam: Any) -> dict[str, dict[str, bool]]:
     return {name: {f: works(s, image) for f, works in FEATURES.items()} for name, s in segmenters.items()}
 
 
+@pytest.mark.slow
 def test_what_works_is_what_is_written(tried):
     assert {name: {f for f, works in row.items() if not works} for name, row in tried.items()} == ABSENT
 
 
+@pytest.mark.slow
 def test_the_table_is_up_to_date(tried):
     text = table(tried)
     if os.environ.get("ARRCOC_SAM_WRITE_DOCS"):

@@ -107,6 +107,7 @@ def build(settings: AttentionTraining) -> torch.nn.Module:
     return build_attention(settings)
 
 
+@pytest.mark.slow
 def test_it_learns_where_levels_are(samples: HeldSamples, tmp_path: Path) -> None:
     settings = replace(SMALL, steps=40, num_images=8, flip=False, learning_rate=5e-3, ema_decay=0.9)
     validation = measurable_samples(samples, 16)
