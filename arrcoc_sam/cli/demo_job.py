@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,8 @@ from arrcoc_sam.attention import AttentionMaps, RelevanceAttention
 from arrcoc_sam.cli.analysis_job import save_figures, save_tables
 from arrcoc_sam.cli.console import out, print_json, print_table, progress
 from arrcoc_sam.cli.demo_controls import planted_maps
-from arrcoc_sam.cli.demo_images import DEMO_PHOTOS, DEMO_SCENE_SEED, DemoPhoto, load_photo, load_scene
+from arrcoc_sam.cli.demo_images import DEMO_PHOTOS, DEMO_SCENE_SEED, DemoPhoto, DemoScene, load_photo, load_scene
+from arrcoc_sam.cli.demo_masks import mask_section, score_scene, scores_frame
 from arrcoc_sam.cli.granularity_run import Analysed, analyze_image, find_levels
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter
 from arrcoc_sam.cli.staging import staged_folder
@@ -28,6 +30,7 @@ from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.report import GranularityPage, Provenance
 from arrcoc_sam.report.provenance import DEMONSTRATION_MODEL
 from arrcoc_sam.report.results import ABSTAIN
+from arrcoc_sam.report.score_section import ScoredMask
 
 if TYPE_CHECKING:
     from arrcoc_sam.segmenters.base import Segmenter
@@ -40,6 +43,7 @@ _NOTES = (
     "these in balance.",
     "In the scene the levels are known. Attention is planted at each of them, which the analysis has to find, and "
     "uniform attention, on which it has to abstain.",
+    "At the end the other job: masks that the segmenter did not make, some wrong on purpose, and their scores.",
 )
 
 
@@ -72,13 +76,19 @@ def run_demo(
         page = GranularityPage(title="arrcoc-sam demo: attention granularity", notes=_NOTES, provenance=provenance)
         photographs: list[Analysed] = []
         scenes: list[Analysed] = []
-        with progress("Analysing", total=len(DEMO_PHOTOS) + 2) as advance:
-            for made, analysed in _results(segmenter):
+        scene = load_scene()
+        with progress("Analysing", total=len(DEMO_PHOTOS) + 3) as advance:
+            for made, analysed in _results(segmenter, scene):
                 (scenes if made else photographs).append(analysed)
                 page.add(analysed.item())
                 save_figures(analysed, folder / "figures", _file_name(analysed.name), figure_format)
                 advance()
+            scored = score_scene(segmenter, scene)
+            page.append(mask_section(scene, scored))
+            advance()
         save_tables(pd.concat([each.frame() for each in (*photographs, *scenes)], ignore_index=True), folder)
+        scores = scores_frame(scored)
+        scores.to_csv(folder / "scores.csv", index=False)
         page.write(folder / "report.html")
     report = out_folder / "report.html"
     if as_json:
@@ -88,21 +98,23 @@ def run_demo(
                 "table": str(out_folder / "granularity.parquet"),
                 "abstained": page.abstained,
                 "answers": page.answers,
-                "planted": {scene.name: _planted(scene) for scene in scenes},
+                "planted": {each.name: _planted(each) for each in scenes},
+                "scores": json.loads(scores.to_json(orient="records")),
                 **provenance.as_json(),
             }
         )
         return
     _print_masks([*photographs, *scenes])
     _print_planted(scenes)
+    _print_scores(scored)
     out().print(f"Report: {report}", soft_wrap=True, markup=False)
 
 
-def _results(segmenter: Segmenter) -> Iterator[tuple[bool, Analysed]]:
+def _results(segmenter: Segmenter, scene: DemoScene) -> Iterator[tuple[bool, Analysed]]:
     """Everything that the demo shows, and whether it is a generated scene."""
     for photo in DEMO_PHOTOS:
         yield False, _analyze_photo(photo, segmenter)
-    yield from ((True, analysed) for analysed in _analyze_scene(segmenter))
+    yield from ((True, analysed) for analysed in _analyze_scene(segmenter, scene))
 
 
 def _analyze_photo(photo: DemoPhoto, segmenter: Segmenter) -> Analysed:
@@ -121,9 +133,8 @@ def _analyze_photo(photo: DemoPhoto, segmenter: Segmenter) -> Analysed:
     )
 
 
-def _analyze_scene(segmenter: Segmenter) -> Iterator[Analysed]:
+def _analyze_scene(segmenter: Segmenter, scene: DemoScene) -> Iterator[Analysed]:
     """The scene twice: against the levels that are true, and against those that the segmenter finds."""
-    scene = load_scene()
     points = torch.tensor([scene.point_xy], dtype=torch.float64)
     relevance = _relevance(scene.image, points)
     maps = AttentionMaps.cat([relevance, planted_maps(scene.levels, relevance)])
@@ -187,6 +198,16 @@ def _print_planted(scenes: Sequence[Analysed]) -> None:
     rows = [(name, *(answer[name] for answer in answers)) for name in answers[0]]
     print_table("Attention planted in the scene", ["map", *(scene.name for scene in scenes)], rows, to=out())
     out().print("Not calibrated: one image's levels ranked, no comparison with other images.", soft_wrap=True)
+
+
+def _print_scores(scored: Sequence[ScoredMask]) -> None:
+    rows = []
+    for each in scored:
+        low, high = each.interval
+        interval = "–" if math.isnan(low) else f"{low:.2f} to {high:.2f}"
+        rows.append((each.name, f"{each.true_iou:.2f}", f"{each.quality:.2f}", interval))
+    columns = ["mask", "true IoU", "quality", "90 % interval"]
+    print_table("Masks that the segmenter did not make", columns, rows, to=out(), right=columns[1:])
 
 
 def _triple(values: list[float]) -> str:

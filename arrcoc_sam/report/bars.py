@@ -13,7 +13,7 @@ from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.report.labels import AREA_BOUND, metric_label
 from arrcoc_sam.report.markup import Html, element, number, text
 
-__all__ = ["bar_block", "bar_scale", "metric_bars"]
+__all__ = ["bar", "bar_block", "bar_scale", "metric_bars"]
 
 
 def bar_scale(values: Float[Tensor, "N K 3"]) -> tuple[float, float]:
@@ -63,11 +63,32 @@ def bar_block(
     """
     name = element("p", [element("strong", text(title)), element("span", text(unit))], class_="name")
     marks = [None] * len(LEVELS) if ticks is None else ticks
-    rows = [_bar(level, value, scale, tick) for level, value, tick in zip(LEVELS, values, marks, strict=True)]
+    rows = [
+        bar(level, value, scale, kind=level, tick=tick)
+        for level, value, tick in zip(LEVELS, values, marks, strict=True)
+    ]
     return element("div", [name, *rows], class_="metric")
 
 
-def _bar(level: str, value: float, scale: tuple[float, float], tick: float | None) -> Html:
+def bar(
+    name: str,
+    value: float,
+    scale: tuple[float, float],
+    *,
+    kind: str,
+    tick: float | None = None,
+    span: tuple[float, float] | None = None,
+) -> Html:
+    """One bar with its value in figures.
+
+    Args:
+        name: Left of it.
+        value: NaN has no bar.
+        scale: Both ends; a value beyond is drawn up to the end.
+        kind: The level whose colour it has.
+        tick: A mark on it.
+        span: Both ends of an interval around the value, drawn as a thin line.
+    """
     low, high = scale
 
     def place(at: float) -> float:
@@ -77,10 +98,13 @@ def _bar(level: str, value: float, scale: tuple[float, float], tick: float | Non
     if math.isfinite(value):
         start, end = sorted((place(0.0), place(value)))
         marks.append(element("i", style=f"left:{start:.1f}%;width:{end - start:.1f}%"))
+    if span is not None:
+        start, end = place(span[0]), place(span[1])
+        marks.append(element("b", class_="span", style=f"left:{start:.1f}%;width:{end - start:.1f}%"))
     if low < 0:
         marks.append(element("b", class_="zero", style=f"left:{place(0.0):.1f}%"))
     if tick is not None:
         marks.append(element("b", class_="tick", style=f"left:{place(tick):.1f}%"))
     track = element("span", marks, class_="track", aria_hidden="true")
-    cells = [element("span", text(level)), track, element("span", number(value), class_="value")]
-    return element("div", cells, class_=f"bar {level}")
+    cells = [element("span", text(name)), track, element("span", number(value), class_="value")]
+    return element("div", cells, class_=f"bar {kind}")

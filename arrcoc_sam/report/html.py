@@ -93,6 +93,7 @@ class GranularityPage:
         self.max_maps = max_maps
         self.skipped: list[tuple[str, str]] = []
         self._sections: list[Html] = []
+        self._appended: list[Html] = []
         self._answers: dict[str, Counter[str]] = {}
         self._metrics: dict[str, None] = {}
         self._num_items = self._num_prompts = 0
@@ -109,6 +110,10 @@ class GranularityPage:
         if self._num_items < self.max_items:
             self._sections.append(item_section(item, number_of=self._num_items, max_maps=self.max_maps))
         self._num_items += 1
+
+    def append(self, section: Html) -> None:
+        """Put a section of another kind after those of the results; it counts in no number of the page."""
+        self._appended.append(section)
 
     def skip(self, name: str, reason: str) -> None:
         """List something that could not be analysed."""
@@ -152,6 +157,7 @@ class GranularityPage:
             self._reading(),
             *self._sections,
             *([element("p", text(more), class_="soft")] if hidden else []),
+            *self._appended,
             *left_out(self.skipped),
             made_by(self.provenance),
         ]

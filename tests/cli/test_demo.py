@@ -15,8 +15,11 @@ import arrcoc_sam.cli.demo_job
 from arrcoc_sam.attention import RelevanceAttention
 from arrcoc_sam.cli.demo_controls import planted_maps
 from arrcoc_sam.cli.demo_images import DEMO_PHOTOS, DEMO_SCENE_SEED, DemoPhoto, load_photo, load_scene
+from arrcoc_sam.cli.demo_masks import DEMO_DEGRADATIONS, degraded_masks, mask_section, score_scene, scores_frame
 from arrcoc_sam.hierarchy import MaskHierarchy
+from arrcoc_sam.masks import mask_iou
 from arrcoc_sam.scenes import TEST_V1, TRAIN_SEEDS, VALIDATION_SEEDS
+from arrcoc_sam.segmenters import load_segmenter
 
 Command = Callable[..., Any]
 
@@ -71,6 +74,32 @@ def test_planted_attention_is_dense_where_it_should_be() -> None:
     assert density[3].std() < 1e-7
 
 
+def test_masks_are_wrong_by_as_much_as_they_say() -> None:
+    scene = load_scene()
+    masks = degraded_masks(scene)
+    assert len(masks) >= 6
+    severities = {name: severity for name, _, severity in DEMO_DEGRADATIONS}
+    for name, mask in masks.items():
+        if name != "a part for the whole":  # takes the part whose area is nearest
+            assert float(mask_iou(mask, scene.levels[0])) == pytest.approx(1 - severities[name], abs=0.02)
+
+
+def test_the_embedded_model_s_scores_are_calibrated_and_rank_the_masks() -> None:
+    segmenter = load_segmenter("tiny", device="cpu")
+    scene = load_scene()
+    scored = score_scene(segmenter, scene)
+    right, *wrong = scored
+    assert right.true_iou == 1
+    assert right.quality > max(each.quality for each in wrong)
+    assert all(each.interval[0] <= each.quality <= each.interval[1] for each in scored)
+    table = scores_frame(scored)
+    assert table["quality"].tolist() == [each.quality for each in scored]
+    section = mask_section(scene, scored)
+    assert section.count("data:image/jpeg") == 1
+    assert section.count("<use ") == len(scored) - 1
+    assert "a calibrated estimate of the IoU" in section
+
+
 @pytest.mark.usefixtures("offline")
 def test_the_demo_finds_what_was_planted_and_writes_a_report(
     command: Command, weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -81,7 +110,8 @@ def test_the_demo_finds_what_was_planted_and_writes_a_report(
     assert "Report: arrcoc-sam-demo/report.html" in answer.out
     assert "planted: subpart" in answer.out
     folder = tmp_path / "arrcoc-sam-demo"
-    assert {path.name for path in folder.iterdir()} == {"report.html", "granularity.csv", "granularity.parquet"}
+    names = {"report.html", "granularity.csv", "granularity.parquet", "scores.csv"}
+    assert {path.name for path in folder.iterdir()} == names
     table = pd.read_parquet(folder / "granularity.parquet")
     true = table[table["image"] == "scene, true"].groupby("map")["best_match"].first()
     for level in ("whole", "part", "subpart"):
@@ -92,10 +122,16 @@ def test_the_demo_finds_what_was_planted_and_writes_a_report(
     report = (folder / "report.html").read_text("utf-8")
     assert "demonstration model" in report
     assert "the embedded model fails here" in report
+    scores = pd.read_csv(folder / "scores.csv")
+    assert "a lower bound on the IoU, as these weights have no calibration" in report
+    assert scores["interval_low"].isna().all()
+    assert scores["quality"].tolist() == scores["lower_bound"].tolist()
+    assert all(name in report and name in answer.out for name in scores["mask"])
 
     monkeypatch.setattr(arrcoc_sam.cli.demo_job, "DEMO_PHOTOS", ())
     record = json.loads(command("demo", "--checkpoint", weights, "--format", "none", "--json", "-o", "again").out)
     assert record["planted"]["scene, true"]["planted: part"] == "part"
+    assert [row["mask"] for row in record["scores"]] == scores["mask"].tolist()
     # Nothing is drawn by chance: the same command gives the same numbers.
     again = pd.read_parquet(tmp_path / "again" / "granularity.parquet")
     scenes = table[table["image"].str.startswith("scene")].reset_index(drop=True)
