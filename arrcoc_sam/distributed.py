@@ -1,18 +1,19 @@
-"""Scoring on Ray: the stages of the local engine on a pool of actors that hold the segmenter.
+"""Scoring and hierarchy caching on Ray: the work of the local engines on a pool of actors that hold the segmenter.
 
-An actor takes the number of a part, reads its masks from Parquet, scores them with the very code that the local engine
-runs, and writes the scores to Parquet under a name of its own, which is then renamed. So an actor that dies, or a part
-that Ray tries twice, changes nothing in the outcome, and a run can be stopped, resumed, and carried on by the other
-engine. All machines must see the data set, the images and the folder of work under the same paths.
+An actor takes the number of a part, reads its masks from Parquet (its images), does with the very code that the local
+engine runs what there is to do, and writes the outcome to Parquet under a name of its own, which is then renamed. So an
+actor that dies, or a part that Ray tries twice, changes nothing in the outcome, and a run can be stopped, resumed, and
+carried on by the other engine. All machines must see the data set, the images and the folder of work under the same
+paths.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +22,10 @@ from arrcoc_sam.errors import ArrcocSamError, CheckpointError, InputError, Missi
 from arrcoc_sam.quality.scoring import MaskScorer
 from arrcoc_sam.quality.scoring_run import Progress, ScoringRun, read_part, write_part
 from arrcoc_sam.quality.scoring_spec import EstimatorSpec
+from arrcoc_sam.training.cache import CacheBuild
+from arrcoc_sam.training.cache_sources import LevelSource
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-__all__ = ["RayEngine", "ScoringActor"]
+__all__ = ["ActorPool", "CacheActor", "RayCacheEngine", "RayEngine", "ScoringActor"]
 
 # Blocks between which Ray may choose where to go on; each holds the numbers of a few parts.
 _MOST_BLOCKS = 4096
@@ -52,12 +52,10 @@ class RayEngine:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("actors", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(explain(f"{name}={value}", "at least 1"))
-        if self.gpus_per_actor is not None and self.gpus_per_actor < 0:
-            raise InputError(explain(f"gpus_per_actor={self.gpus_per_actor}", "at least 0"))
+        self._pool()
+
+    def _pool(self) -> ActorPool:
+        return ActorPool(self.spec.device, self.address, self.actors, self.gpus_per_actor, self.threads)
 
     def __call__(self, run: ScoringRun, progress: Progress | None) -> None:
         """Score the parts that are missing.
@@ -66,39 +64,86 @@ class RayEngine:
             MissingExtraError: Ray is not installed.
             ArrcocSamError: What an actor raised; what is scored is kept.
         """
-        ray = _import_ray()
         missing = run.missing()
         if not missing:
             return
         total = run.num_masks(run.parts())
         done = total - run.num_masks(missing)
+        given = (self.spec, run.plan["checkpoint_hash"], run.work.absolute(), run.folders)
+        for row in self._pool().map(ScoringActor, given, missing):
+            done += int(row["num_masks"])
+            if progress is not None:
+                progress("Scoring", done, total)
+
+
+@dataclass(frozen=True)
+class ActorPool:
+    """Actors that take numbers of parts; see :class:`RayEngine` for what its fields mean.
+
+    Attributes:
+        device: What the actors compute on: GPUs are asked for unless it is "cpu".
+        address: Of the cluster.
+        actors: How many.
+        gpus_per_actor: Of a GPU.
+        threads: Of PyTorch on the CPU.
+    """
+
+    device: str
+    address: str | None = None
+    actors: int | None = None
+    gpus_per_actor: float | None = None
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            InputError: One is out of its range.
+        """
+        for name in ("actors", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(explain(f"{name}={value}", "at least 1"))
+        if self.gpus_per_actor is not None and self.gpus_per_actor < 0:
+            raise InputError(explain(f"gpus_per_actor={self.gpus_per_actor}", "at least 0"))
+
+    def map(self, actor: type, given: tuple[Any, ...], numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
+        """What actors answer each number with, in the order in which they are done.
+
+        Args:
+            actor: Made with ``given`` and the keyword ``threads``; called with ``{"part": one number}``.
+            given: Sent to every actor.
+            numbers: At least one.
+
+        Raises:
+            MissingExtraError: Ray is not installed.
+            ArrcocSamError: What an actor raised.
+        """
+        ray = _import_ray()
         with _cluster(ray, self.address):
-            actors, gpus = self._pool(ray)
+            size, gpus = self._size(ray)
             context = ray.data.DataContext.get_current()
             context.enable_progress_bars = False
-            items = [{"part": number} for number in missing]
+            items = [{"part": number} for number in numbers]
             parts = ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS))
-            scored = parts.map_batches(
-                ScoringActor,
-                fn_constructor_args=(self.spec, run.plan["checkpoint_hash"], run.work.absolute(), run.folders),
+            answers = parts.map_batches(
+                actor,
+                fn_constructor_args=given,
                 fn_constructor_kwargs={"threads": self.threads},
                 batch_size=1,
-                compute=ray.data.ActorPoolStrategy(size=min(actors, len(missing))),
+                compute=ray.data.ActorPoolStrategy(size=min(size, len(items))),
                 num_cpus=self.threads,
                 num_gpus=gpus or None,
             )
             try:
-                for row in scored.iter_rows():
-                    done += int(row["num_masks"])
-                    if progress is not None:
-                        progress("Scoring", done, total)
+                yield from answers.iter_rows()
             except Exception as error:
                 raise _ours(error) from error
 
-    def _pool(self, ray: Any) -> tuple[int, float]:
+    def _size(self, ray: Any) -> tuple[int, float]:
         """Number of actors, and GPUs for each."""
         resources = ray.cluster_resources()
-        available = resources.get("GPU", 0.0) if self.spec.device in ("auto", "cuda") else 0.0
+        available = resources.get("GPU", 0.0) if self.device in ("auto", "cuda") else 0.0
         gpus = self.gpus_per_actor
         if gpus is None:
             gpus = 1.0 if available else 0.0
@@ -148,6 +193,77 @@ class ScoringActor:
             write_part(self._work, number, scores)
             counts.append(len(scores))
         return {"part": batch["part"], "num_masks": np.array(counts, dtype=np.int64)}
+
+
+@dataclass(frozen=True)
+class RayCacheEngine:
+    """Computes the shards of a hierarchy cache on a Ray cluster; for ``build_cache(engine=...)``.
+
+    Attributes:
+        make: Makes the source of levels on every actor; has to be picklable.
+        device: What the actors compute on.
+        address: See :class:`RayEngine`.
+        actors: See :class:`RayEngine`.
+        gpus_per_actor: See :class:`RayEngine`.
+        threads: See :class:`RayEngine`.
+    """
+
+    make: Callable[[], LevelSource]
+    device: str = "auto"
+    address: str | None = None
+    actors: int | None = None
+    gpus_per_actor: float | None = None
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        self._pool()
+
+    def _pool(self) -> ActorPool:
+        return ActorPool(self.device, self.address, self.actors, self.gpus_per_actor, self.threads)
+
+    def __call__(self, build: CacheBuild, progress: Callable[[int, int], None] | None) -> None:
+        """Compute the shards that are missing.
+
+        Raises:
+            MissingExtraError: Ray is not installed.
+            ArrcocSamError: What an actor raised; finished shards are kept.
+        """
+        missing = build.missing()
+        if not missing:
+            return
+        total = len(build.names)
+        done = total - sum(len(build.images_of(number)) for number in missing)
+        for row in self._pool().map(CacheActor, (self.make, build), missing):
+            done += len(build.images_of(int(row["part"])))
+            if progress is not None:
+                progress(done, total)
+
+
+class CacheActor:
+    """Holds a source of levels and computes one shard after the other.
+
+    Args:
+        make: Makes the source.
+        build: The cache.
+        threads: Of PyTorch on the CPU.
+
+    Raises:
+        CheckpointError: This machine has other weights, or other annotations.
+    """
+
+    def __init__(self, make: Callable[[], LevelSource], build: CacheBuild, *, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._source, self._build = make(), build
+        found, expected = self._source.checkpoint_hash, build.plan.checkpoint_hash
+        if found != expected:
+            came = f"this machine has the weights {found[:12]}… of {self._source.name}"
+            raise CheckpointError(explain(came, f"those of the cache, {expected[:12]}…", "copy the same file"))
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Compute the shards whose numbers are in ``part``."""
+        for number in batch["part"].tolist():
+            self._build.compute(number, self._source)
+        return {"part": batch["part"]}
 
 
 def _import_ray() -> Any:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,15 @@ from arrcoc_sam.segmenters.tiny import build_tiny
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
 from arrcoc_sam.datasets.mask_forms import open_masks
-from arrcoc_sam.distributed import RayEngine, ScoringActor, _ours
+from arrcoc_sam.distributed import CacheActor, RayCacheEngine, RayEngine, ScoringActor, _ours
 from arrcoc_sam.quality.scoring_local import run_scoring, score_masks
 from arrcoc_sam.quality.scoring_run import Progress, ScoringRun, scoring_plan
 from arrcoc_sam.quality.scoring_spec import EstimatorSpec
+from arrcoc_sam.segmenters import load_segmenter
+from arrcoc_sam.training.cache import CacheBuild, build_cache
+from arrcoc_sam.training.cache_prompts import GridPrompts
+from arrcoc_sam.training.cache_records import shard_path
+from arrcoc_sam.training.cache_sources import SegmenterLevels
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "180", "OMP_NUM_THREADS": "1"}
 COMMAND = "import sys; from arrcoc_sam.cli.main import run; sys.exit(run(sys.argv[1:]))"
@@ -104,11 +110,60 @@ def test_ray_scores_as_the_local_engine_does(folder: Path) -> None:
     assert not list(folder.glob("*.work"))
 
 
+def test_actors_that_share_the_shards_make_the_local_engine_s_cache(folder: Path) -> None:
+    """All but Ray itself: two actors take the shards in turn, backwards, and one shard is done by both."""
+
+    def make() -> SegmenterLevels:
+        return SegmenterLevels(load_segmenter("tiny", folder / "tiny.safetensors", "cpu"), GridPrompts(2))
+
+    def engine(build: CacheBuild, progress: object) -> None:
+        threads = torch.get_num_threads()
+        actors = [CacheActor(make, build, threads=threads) for _ in range(2)]
+        missing = build.missing()
+        for place, number in enumerate([*reversed(missing), missing[0]]):
+            assert actors[place % 2]({"part": np.array([number])})["part"].tolist() == [number]
+        other = replace(build, plan=replace(build.plan, checkpoint_hash="0" * 64))
+        with pytest.raises(CheckpointError, match="those of the cache, 000000000000"):
+            CacheActor(make, other, threads=threads)
+
+    images = sorted(folder.glob("*.png"))
+    shared = build_cache(make(), images, folder / "shared", images_per_shard=2, engine=engine)
+    alone = build_cache(make(), images, folder / "alone", images_per_shard=2)
+    assert shared == alone
+    assert shared.num_new_shards == 3
+    for number in range(3):
+        first, second = (shard_path(folder / name, number).read_bytes() for name in ("alone", "shared"))
+        assert first == second
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_ray_caches_as_the_local_engine_does(folder: Path) -> None:
+    (folder / "bad.png").write_bytes(b"no picture")
+    options = ("--checkpoint", "tiny.safetensors", "--grid", 2, "--shard", 2, "--device", "cpu", "--json")
+    ray = arrcoc_sam(folder, "cache", "*.png", *options, "--out", "ray", "--engine", "ray", "--actors", 2)
+    assert ray.returncode == 3, ray.stderr
+    local = arrcoc_sam(folder, "cache", "*.png", *options, "--out", "local")
+    assert local.returncode == 3, local.stderr
+    assert json.loads(ray.stdout) == json.loads(local.stdout)
+    for number in range(json.loads(local.stdout)["num_shards"]):
+        first, second = (pq.read_table(shard_path(folder / name, number)) for name in ("local", "ray"))
+        assert first.schema.equals(second.schema, check_metadata=True)
+        for name in first.column_names:
+            a, b = first[name].combine_chunks(), second[name].combine_chunks()
+            if name in ("score", "stability", "quality", "truth_iou"):
+                np.testing.assert_allclose(b.flatten().to_numpy(), a.flatten().to_numpy(), rtol=0, atol=1e-5)
+            else:
+                assert a.equals(b), name
+
+
 @pytest.mark.usefixtures("as_at_run_time")
 def test_pools_that_make_no_sense() -> None:
     for options in ({"actors": 0}, {"threads": 0}, {"gpus_per_actor": -1.0}):
         with pytest.raises(InputError, match=next(iter(options))):
             RayEngine(EstimatorSpec(), **options)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=next(iter(options))):
+            RayCacheEngine(lambda: pytest.fail("made"), **options)  # type: ignore[arg-type]
 
 
 def test_our_errors_come_out_of_ray_s_wrapping() -> None:

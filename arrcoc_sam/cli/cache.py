@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -37,6 +37,16 @@ def cache(
     ] = False,
     shard: Annotated[int, typer.Option(min=1, help="Images a Parquet file: what a killed run does again.")] = 64,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into subfolders.")] = False,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="local: this process; ray: a pool of actors, here or on a cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster; without it Ray is started here.", show_default=False)
+    ] = None,
+    actors: Annotated[
+        int | None,
+        typer.Option(min=1, help="Ray actors; by default one a GPU, or one a core.", show_default=False),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Whole, part and subpart of many clicks, computed once and read back while training.
@@ -59,5 +69,8 @@ def cache(
         quality=quality,
         shard=shard,
         recursive=recursive,
+        engine=engine,
+        address=address,
+        actors=actors,
         as_json=as_json,
     ).run()

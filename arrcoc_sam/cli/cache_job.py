@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -14,8 +15,9 @@ from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.images import find_images
-from arrcoc_sam.training.cache import CacheReport, LevelSource, SegmenterLevels, TruthLevels, build_cache
+from arrcoc_sam.training.cache import CacheEngine, CacheReport, build_cache
 from arrcoc_sam.training.cache_prompts import GridPrompts, PointPrompts, PromptPlan, TruthPrompts
+from arrcoc_sam.training.cache_sources import LevelSource, SegmenterLevels, TruthLevels
 
 __all__ = ["CacheJob"]
 
@@ -39,6 +41,9 @@ class CacheJob:
     quality: bool
     shard: int
     recursive: bool
+    engine: str
+    address: str | None
+    actors: int | None
     as_json: bool
 
     def run(self) -> None:
@@ -53,25 +58,31 @@ class CacheJob:
             raise InputError(explain(f"--{' and --'.join(given)}", "one kind of clicks"))
         if self.human and (self.truth is None or self.quality):
             raise InputError(explain("--human", "--truth with it, and no --quality"))
+        if self.engine == "local" and (self.address is not None or self.actors is not None):
+            raise InputError(explain("--address or --actors with --engine local", "--engine ray"))
         check_segmenter(self.segmenter)
         paths = find_images(self.images, recursive=self.recursive)
-        source = self._source()
+        make = self._maker()
+        # on a cluster this process only has to know the weights' hash
+        source = make("cpu" if self.engine == "ray" else self.device)
         with stage_progress() as progress:
             report = build_cache(
                 source,
                 paths,
                 self.out,
                 images_per_shard=self.shard,
+                engine=self._ray(make) if self.engine == "ray" else None,
                 progress=lambda done, total: progress("images", done, total),
             )
         self._print(report)
         if report.faults:
             raise typer.Exit(BAD_FILES)
 
-    def _source(self) -> LevelSource:
+    def _maker(self) -> Callable[[str], LevelSource]:
+        """What makes the source of levels on a device, here or on another machine."""
         dataset = None if self.truth is None else CocoDataset.read(self.truth)
         if self.human and dataset is not None:
-            return TruthLevels(dataset)
+            return partial(_drawn_levels, dataset)
         prompts: PromptPlan
         if dataset is not None:
             prompts = TruthPrompts(dataset)
@@ -79,8 +90,14 @@ class CacheJob:
             prompts = PointPrompts.read(self.points)
         else:
             prompts = GridPrompts(8 if self.grid is None else self.grid)
-        segmenter = open_segmenter(self.segmenter, self.checkpoint, self.device)
-        return SegmenterLevels(segmenter, prompts, quality=self.quality)
+        checkpoint = None if self.checkpoint is None else self.checkpoint.absolute()
+        return partial(_segmenter_levels, self.segmenter, checkpoint, prompts, self.quality)
+
+    def _ray(self, make: Callable[[str], LevelSource]) -> CacheEngine:
+        from arrcoc_sam.distributed import RayCacheEngine
+
+        device = "cpu" if self.human else self.device
+        return RayCacheEngine(partial(make, device), device=device, address=self.address, actors=self.actors)
 
     def _print(self, report: CacheReport) -> None:
         if self.as_json:
@@ -99,3 +116,14 @@ class CacheJob:
             out().print(words, soft_wrap=True, markup=False)
         if report.faults:
             print_table("Images left out", ["image", "why"], report.faults, to=err())
+
+
+def _drawn_levels(dataset: CocoDataset, device: str) -> LevelSource:
+    del device
+    return TruthLevels(dataset)
+
+
+def _segmenter_levels(
+    name: str, checkpoint: Path | None, prompts: PromptPlan, quality: bool, device: str
+) -> LevelSource:
+    return SegmenterLevels(open_segmenter(name, checkpoint, device), prompts, quality=quality)

@@ -19,9 +19,10 @@ from arrcoc_sam.report.writing import replacing
 from arrcoc_sam.scenes import Scene, generate_scene
 from arrcoc_sam.scenes.generator import GENERATOR_VERSION
 from arrcoc_sam.segmenters.base import Segmenter
-from arrcoc_sam.training.cache import SegmenterLevels, build_cache, level_rows
+from arrcoc_sam.training.cache import build_cache
 from arrcoc_sam.training.cache_dataset import HierarchyCache
 from arrcoc_sam.training.cache_prompts import Clicks, PointPrompts
+from arrcoc_sam.training.cache_sources import SegmenterLevels, level_rows
 
 __all__ = ["SceneLevels", "prepare_scenes", "scene_clicks"]
 
@@ -74,6 +75,7 @@ def prepare_scenes(
     clicks: int = 6,
     segmenter: Segmenter | None = None,
     quality: bool = False,
+    images_per_shard: int = 64,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> HierarchyCache:
     """Draw scenes and build their cache; what is there already is kept.
@@ -85,6 +87,7 @@ def prepare_scenes(
         clicks: The most a picture.
         segmenter: Whose three masks are the levels; None takes the exact ones.
         quality: Score the masks too.
+        images_per_shard: Images a Parquet file.
         progress: Called with (stage, done, in all).
 
     Raises:
@@ -122,6 +125,7 @@ def prepare_scenes(
         source,
         paths,
         target,
+        images_per_shard=images_per_shard,
         progress=None if progress is None else lambda done, total: progress(stage, done, total),
     )
     return HierarchyCache.open(target)

@@ -28,8 +28,9 @@ from arrcoc_sam.training.attention_evaluation import evaluate_levels, measurable
 from arrcoc_sam.training.attention_feed import HeldSamples
 from arrcoc_sam.training.attention_settings import AttentionTraining
 from arrcoc_sam.training.attention_trainer import build_attention, train_attention
-from arrcoc_sam.training.cache import TruthLevels, build_cache
+from arrcoc_sam.training.cache import build_cache
 from arrcoc_sam.training.cache_dataset import HierarchyCache, HierarchyDataset
+from arrcoc_sam.training.cache_sources import TruthLevels
 from arrcoc_sam.training.distributed import SingleDevice
 from arrcoc_sam.training.samples import AttentionSample
 from arrcoc_sam.training.samples_scenes import prepare_scenes

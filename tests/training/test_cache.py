@@ -22,10 +22,11 @@ from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.scenes import generate_scene
 from arrcoc_sam.segmenters.sam import SamSegmenter
 from arrcoc_sam.segmenters.tiny import build_tiny
-from arrcoc_sam.training.cache import SegmenterLevels, TruthLevels, build_cache
+from arrcoc_sam.training.cache import build_cache
 from arrcoc_sam.training.cache_dataset import HierarchyCache, HierarchyDataset, HierarchyStream
 from arrcoc_sam.training.cache_prompts import GridPrompts, PointPrompts, TruthPrompts
 from arrcoc_sam.training.cache_records import MANIFEST, shard_path
+from arrcoc_sam.training.cache_sources import SegmenterLevels, TruthLevels
 from arrcoc_sam.training.samples import AttentionSample, collate_samples, flip_sample
 
 
