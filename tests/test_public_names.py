@@ -21,6 +21,14 @@ def test_the_list_is_guarded() -> None:
     assert set(aa._HOMES) | aa._SUBPACKAGES | {"__version__"} == set(aa.__all__)
 
 
+def test_names_of_training() -> None:
+    assert set(aa.training._HOMES) == set(aa.training.__all__) == set(dir(aa.training))
+    for name in aa.training.__all__:
+        assert getattr(aa.training, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        aa.training.nothing  # noqa: B018
+
+
 def test_unknown_name() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         aa.nothing  # noqa: B018
