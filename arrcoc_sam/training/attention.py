@@ -35,13 +35,14 @@ _FREQUENCIES = 6
 class MultiScaleAttention(nn.Module):
     """Attention at several levels, conditioned on a point of the image or on a vector.
 
-    The backbone's maps are brought to one width and added from coarse to fine (a feature pyramid). A *point* query is
-    the finest map's feature at the point; a *vector* query is given. Each head reads the pyramid at its own stride,
+    The backbone's maps are brought to one width and added at each level's grid, averaged down or interpolated up. A
+    *point* query is the finest level's feature at the point; a *vector* query is given. Each head reads its own level,
     compares every cell with what the query is about, adds, for a point, where the cell lies relative to it, and mixes
     neighbours twice.
 
     Args:
-        backbone: A timm name or a module; see :class:`arrcoc_sam.training.attention_features.FeatureMaps`.
+        backbone: A timm name, "segmenter:" and a segmenter's, or a module; see
+            :class:`arrcoc_sam.training.attention_features.FeatureMaps`.
         levels: Rows (= columns) of each level's grid, coarse to fine: one number a level.
         image_size: Side of the square images, pixels.
         query: "point" or "vector".
@@ -49,6 +50,7 @@ class MultiScaleAttention(nn.Module):
         width: Channels of the pyramid and the heads.
         pretrained: Load timm's published weights.
         batch_norm: What becomes of batch normalisation in the backbone.
+        frozen: The backbone is not trained, and answers for each image once.
 
     Attributes:
         grids: Rows of each level's grid.
@@ -64,9 +66,6 @@ class MultiScaleAttention(nn.Module):
         >>> logits = model(torch.zeros(1, 3, 64, 64), torch.tensor([[10.0, 20.0], [40.0, 8.0]]), torch.tensor([0, 0]))
         >>> [tuple(level.shape) for level in logits]
         [(2, 4, 4), (2, 8, 8), (2, 16, 16)]
-
-    Reference:
-        The pyramid: T.-Y. Lin et al.: Feature Pyramid Networks for Object Detection, CVPR 2017.
     """
 
     def __init__(
@@ -80,6 +79,7 @@ class MultiScaleAttention(nn.Module):
         width: int = 32,
         pretrained: bool = False,
         batch_norm: BatchNorm = "frozen",
+        frozen: bool = False,
     ) -> None:
         super().__init__()
         grids = tuple(int(rows) for rows in levels)
@@ -90,7 +90,9 @@ class MultiScaleAttention(nn.Module):
         if (query == "vector") != (query_dim is not None):
             raise InputError(explain(f"query={query!r} with query_dim={query_dim}", "a length for 'vector' only"))
         self.grids, self.num_levels, self.query, self.image_size = grids, len(grids), query, image_size
-        self.features = FeatureMaps(backbone, image_size=image_size, pretrained=pretrained, batch_norm=batch_norm)
+        self.features = FeatureMaps(
+            backbone, image_size=image_size, pretrained=pretrained, batch_norm=batch_norm, frozen=frozen
+        )
         self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in self.features.channels)
         self.stem = nn.Conv2d(3, width, 3, padding=1)
         self.query_projection = nn.Sequential(
@@ -99,7 +101,7 @@ class MultiScaleAttention(nn.Module):
         self.heads = nn.ModuleList(_Head(width, relative=query == "point") for _ in grids)
 
     def encode(self, images: Tensor) -> list[Float[Tensor, "B width _ _"]]:
-        """The pyramid at each level's grid, for any number of queries.
+        """Features at each level's grid, for any number of queries.
 
         Args:
             images: (B, 3, S, S), uint8 or floats in [0, 1].
@@ -111,16 +113,13 @@ class MultiScaleAttention(nn.Module):
             raise ShapeError(explain(f"images is {describe(images)}", f"(B, 3, {self.image_size}, {self.image_size})"))
         maps = self.features(images)
         laterals = [project(each) for project, each in zip(self.lateral, maps, strict=True)]
-        order = sorted(range(len(laterals)), key=lambda i: laterals[i].shape[-1])
         pixels = images.to(laterals[0].dtype) / (255 if images.dtype == torch.uint8 else 1)
         pyramid: list[Tensor] = []
-        below, used = torch.zeros_like(laterals[order[0]]), 0
         for rows in self.grids:
-            below = _resized(below, rows)
-            while used < len(order) and (laterals[order[used]].shape[-1] <= rows or rows == self.grids[-1]):
-                below = below + _resized(laterals[order[used]], rows)
-                used += 1
-            pyramid.append(below + self.stem(F.adaptive_avg_pool2d(pixels - 0.5, rows)))
+            level: Tensor = self.stem(F.adaptive_avg_pool2d(pixels - 0.5, rows))
+            for lateral in laterals:
+                level = level + _resized(lateral, rows)
+            pyramid.append(level)
         return pyramid
 
     def attend(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, cast
 
 import torch
 from jaxtyping import Float
@@ -11,13 +11,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from arrcoc_sam.errors import CheckpointError, InputError, UnknownNameError, UnsupportedModelError, explain
+from arrcoc_sam.segmenters import load_segmenter
+from arrcoc_sam.training.attention_memory import MapMemory
 
 __all__ = ["BATCH_NORMS", "BatchNorm", "FeatureMaps"]
 
 BatchNorm: TypeAlias = Literal["keep", "frozen", "group"]
 BATCH_NORMS: Final = ("keep", "frozen", "group")
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, and SAM's
+_SEGMENTER = "segmenter:"
+_MAPS_KEPT = 1 << 30  # bytes
 
 
 class FeatureMaps(nn.Module):
@@ -26,12 +30,14 @@ class FeatureMaps(nn.Module):
     Args:
         backbone: The name of a timm model, which is made with ``features_only`` (convolutional stages, or the token
             grids of a ViT); or a module that answers (B, 3, S, S) with one map (B, C, h, w) or a sequence of them, or
-            a timm ViT.
+            a timm ViT; or "segmenter:" and the name of a segmenter of SAM's class, whose image encoder it is.
         image_size: Side of the square images, pixels.
         pretrained: Load timm's published weights.
         batch_norm: "frozen" keeps running statistics as they are, "group" puts group normalisation in its place (for
             training from random weights); both make what a part of a batch gives independent of the rest of it. "keep"
             leaves the layers alone.
+        frozen: The backbone is not trained. What it answers images of bytes with is kept (up to a GiB), so that each
+            is worked through once however often it is trained on.
 
     Attributes:
         channels: Of each map.
@@ -41,6 +47,7 @@ class FeatureMaps(nn.Module):
         UnknownNameError: timm has no such model.
         CheckpointError: Its weights can't be had.
         UnsupportedModelError: What the backbone answers with has no places.
+        InputError: A segmenter of another image size.
 
     Example:
         >>> features = FeatureMaps("test_vit", image_size=64)
@@ -58,6 +65,7 @@ class FeatureMaps(nn.Module):
         image_size: int,
         pretrained: bool = False,
         batch_norm: BatchNorm = "frozen",
+        frozen: bool = False,
     ) -> None:
         super().__init__()
         if batch_norm not in BATCH_NORMS:
@@ -66,11 +74,13 @@ class FeatureMaps(nn.Module):
             raise InputError(explain(f"image_size={image_size}", "at least 8 pixels"))
         self.label = backbone if isinstance(backbone, str) else type(backbone).__name__
         self.image_size = image_size
-        module = _timm_features(backbone, image_size, pretrained) if isinstance(backbone, str) else backbone
-        if batch_norm == "group":
+        module = _named_backbone(backbone, image_size, pretrained) if isinstance(backbone, str) else backbone
+        if batch_norm == "group" and not frozen:
             _put_group_norm(module)
-        self._frozen_norm = batch_norm == "frozen"
-        self.backbone = module
+        self._frozen_norm, self.frozen = batch_norm == "frozen", frozen
+        self.backbone = module.requires_grad_(not frozen)
+        self._memory = MapMemory(_MAPS_KEPT)
+        self.register_load_state_dict_post_hook(_forget)
         mean, std = _normalisation(backbone)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
@@ -80,12 +90,20 @@ class FeatureMaps(nn.Module):
 
     def forward(self, images: Tensor) -> list[Float[Tensor, "B _ _ _"]]:
         """The maps of (B, 3, S, S) images: uint8, or floats in [0, 1]."""
+        if self.frozen:
+            with torch.no_grad():
+                return self._memory(images, self._answer) if images.dtype == torch.uint8 else self._answer(images)
+        return self._answer(images)
+
+    def _answer(self, images: Tensor) -> list[Tensor]:
         pixels = images.to(self.mean.dtype) / 255 if images.dtype == torch.uint8 else images
         return self._maps((pixels - self.mean) / self.std)
 
     def train(self, mode: bool = True) -> FeatureMaps:
-        """As ``nn.Module.train``, but for frozen statistics."""
+        """As ``nn.Module.train``, but for a frozen backbone or frozen statistics."""
         super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
         if self._frozen_norm:
             for module in self.backbone.modules():
                 if isinstance(module, _BatchNorm):
@@ -127,6 +145,30 @@ class FeatureMaps(nn.Module):
         return maps
 
 
+def _forget(module: nn.Module, _: object) -> None:
+    """Other weights answer with other maps."""
+    cast(FeatureMaps, module)._memory.forget()
+
+
+def _named_backbone(name: str, image_size: int, pretrained: bool) -> nn.Module:
+    if name.startswith(_SEGMENTER):
+        return _segmenter_encoder(name.removeprefix(_SEGMENTER), image_size)
+    return _timm_features(name, image_size, pretrained)
+
+
+def _segmenter_encoder(name: str, image_size: int) -> nn.Module:
+    """The image encoder of a segmenter of SAM's class; its weights are those that the segmenter has."""
+    segmenter = load_segmenter(name, device="cpu")
+    encoder = getattr(segmenter.model, "image_encoder", None)
+    if not isinstance(encoder, nn.Module):
+        came = f"the segmenter {name!r} has no image_encoder"
+        raise UnsupportedModelError(explain(came, "one of segment-anything's class, such as tiny or sam_vit_b"))
+    if segmenter.image_size != image_size:
+        came = f"image_size={image_size} with the encoder of {name!r}"
+        raise InputError(explain(came, f"image_size={segmenter.image_size}"))
+    return encoder
+
+
 def _timm_features(name: str, image_size: int, pretrained: bool) -> nn.Module:
     import timm
 
@@ -153,7 +195,7 @@ def _timm_features(name: str, image_size: int, pretrained: bool) -> nn.Module:
 
 def _normalisation(backbone: str | nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The mean and deviation that a timm model's weights go with, ImageNet's where it does not say."""
-    if isinstance(backbone, str):
+    if isinstance(backbone, str) and not backbone.startswith(_SEGMENTER):
         import timm
 
         known = timm.get_pretrained_cfg(backbone.removeprefix("timm:"))

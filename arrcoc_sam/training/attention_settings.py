@@ -17,12 +17,13 @@ class AttentionTraining:
     """Model, supervision and optimisation.
 
     Attributes:
-        backbone: A timm name.
+        backbone: A timm name, or "segmenter:" and a segmenter's.
         levels: Rows of the grids of whole, part and subpart.
         image_size: Side of the square images, pixels.
         width: Channels of the pyramid and the heads.
         pretrained: Load timm's published weights.
         batch_norm: "group" for training from random weights, "frozen" for published ones, "keep" for neither.
+        frozen: Train the heads alone: the backbone stays as it is, and answers for each picture once.
         target_size: Rows of the targets that are read; the loss averages them to each level's grid.
         supervision: Which mask teaches which level; see ``arrcoc_sam.training.samples_supervision``.
         weighted: Weigh levels by SAM's confidence.
@@ -51,6 +52,7 @@ class AttentionTraining:
     width: int = 24
     pretrained: bool = False
     batch_norm: BatchNorm = "group"
+    frozen: bool = False
     target_size: int = 48
     supervision: SupervisionName = "hierarchy"
     weighted: bool = True

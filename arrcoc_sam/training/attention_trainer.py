@@ -34,7 +34,7 @@ from arrcoc_sam.training.logs import TrainingLog
 from arrcoc_sam.training.samples import AttentionBatch, AttentionSample
 from arrcoc_sam.training.trainable import parameter_groups
 
-__all__ = ["WEIGHTS", "build_attention", "load_attention_model", "train_attention"]
+__all__ = ["WEIGHTS", "build_attention", "load_attention_model", "peak_memory", "train_attention"]
 
 WEIGHTS = "attention.safetensors"
 """What a finished run leaves in its folder: the weights, with the settings in the file's header."""
@@ -136,7 +136,7 @@ def train_attention(
         if log is not None and (step % log_every == 0 or step == settings.steps):
             pace = (step - first) * settings.num_images / (time.monotonic() - began)
             row = {"loss": loss.item(), "norm": float(norm), "rate": optimizer.param_groups[0]["lr"]}
-            row |= {"images_per_second": pace, "peak_gib": _peak_memory(devices.device)}
+            row |= {"images_per_second": pace, "peak_gib": peak_memory(devices.device)}
             log.write(step, row)
             if progress is not None:
                 progress(step, row)
@@ -183,6 +183,7 @@ def build_attention(settings: AttentionTraining) -> MultiScaleAttention:
         width=settings.width,
         pretrained=settings.pretrained,
         batch_norm=settings.batch_norm,
+        frozen=settings.frozen,
     )
 
 
@@ -247,7 +248,7 @@ def _check_norm(model: nn.Module, settings: AttentionTraining, devices: Devices)
         raise InputError(explain(came, "one part on one process", mend))
 
 
-def _peak_memory(device: torch.device) -> float:
+def peak_memory(device: torch.device) -> float:
     """The most memory that was used, in GiB: of the GPU, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from arrcoc_sam.errors import InputError, ShapeError, UnknownNameError, UnsupportedModelError
+from arrcoc_sam.segmenters import load_segmenter
 from arrcoc_sam.training.attention import MultiScaleAttention, attention_of_logits
 from arrcoc_sam.training.attention_features import FeatureMaps
+from arrcoc_sam.training.attention_memory import MapMemory
 
 
 class Maps(nn.Module):
@@ -24,6 +26,18 @@ class Maps(nn.Module):
         return self.far(images), self.near(images)
 
 
+class Fine(nn.Module):
+    """One map, finer than all levels but the last: what a ViT's tokens are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Conv2d(3, 5, 2, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        answer: Tensor = self.tokens(images)
+        return answer
+
+
 def build(backbone: str | nn.Module = "test_convnext", **options: object) -> MultiScaleAttention:
     torch.manual_seed(0)
     return MultiScaleAttention(backbone, (4, 8, 16), image_size=32, width=8, **options).eval()  # type: ignore[arg-type]
@@ -34,7 +48,7 @@ POINTS = torch.tensor([[3.0, 4.0], [20.0, 9.0], [31.5, -0.5]])
 INDEX = torch.tensor([0, 1, 1])
 
 
-@pytest.mark.parametrize("backbone", ["test_convnext", "test_vit", "test_resnet", Maps()])
+@pytest.mark.parametrize("backbone", ["test_convnext", "test_vit", "test_resnet", Maps(), Fine()])
 def test_one_map_a_level_and_gradients_everywhere(backbone: str | nn.Module) -> None:
     model = build(backbone, batch_norm="group")
     logits = model(IMAGES, POINTS, INDEX)
@@ -83,6 +97,72 @@ def test_frozen_statistics_stay_and_group_norm_is_independent_of_the_batch() -> 
     assert not any(isinstance(module, nn.BatchNorm2d) for module in group.modules())
     for a, b in zip(group(IMAGES), group(IMAGES[:1]), strict=True):
         torch.testing.assert_close(a[:1], b, rtol=1e-4, atol=1e-5)
+
+
+def test_every_level_sees_a_map_that_is_finer_than_its_grid() -> None:
+    model = build(Fine())
+    before = model(IMAGES, POINTS, INDEX)
+    with torch.no_grad():
+        model.features.backbone.tokens.weight.mul_(3.0)
+    for level, changed in zip(before, model(IMAGES, POINTS, INDEX), strict=True):
+        assert (level - changed).abs().max() > 1e-3
+
+
+def test_a_frozen_backbone_answers_once_and_is_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    backbone = Maps()
+    live = build(backbone)(IMAGES, POINTS, INDEX)
+    backbone.requires_grad_(True)
+    model = build(backbone, frozen=True).train()
+    calls: list[int] = []
+    real = Maps.forward
+
+    def counting(self: Maps, images: Tensor) -> tuple[Tensor, Tensor]:
+        calls.append(len(images))
+        return real(self, images)
+
+    monkeypatch.setattr(Maps, "forward", counting)
+    first = model(IMAGES, POINTS, INDEX)
+    again = model(IMAGES.flip(0), POINTS, 1 - INDEX)
+    model(torch.cat([IMAGES[:1], IMAGES[:1].flip(-1)]), POINTS[:2])
+    assert calls == [2, 1]
+    for a, b, c in zip(first, again, live, strict=True):
+        torch.testing.assert_close(a, b)
+        torch.testing.assert_close(a, c)
+    sum(level.square().mean() for level in first).backward()  # type: ignore[union-attr]
+    assert all(p.grad is None and not p.requires_grad for p in model.features.parameters())
+    assert all(p.grad is not None for p in model.heads.parameters())
+    state = model.state_dict()
+    model.load_state_dict({name: 2 * value if "backbone" in name else value for name, value in state.items()})
+    assert (model(IMAGES, POINTS, INDEX)[2] - first[2]).abs().max() > 1e-3
+    assert calls == [2, 1, 2]
+
+
+def test_the_least_used_maps_make_room() -> None:
+    memory, calls = MapMemory(most_bytes=2 * 4), []
+
+    def compute(images: Tensor) -> list[Tensor]:
+        calls.append(len(images))
+        return [images[:, :1, :1, :1].float()]
+
+    a, b, c = torch.arange(9, dtype=torch.uint8).view(3, 1, 3, 1, 1)
+    memory(torch.cat([a, b]), compute)
+    memory(a, compute)
+    memory(c, compute)
+    assert len(memory) == 2
+    assert memory(torch.cat([a, c]), compute)[0].flatten().tolist() == [0.0, 6.0]
+    assert calls == [2, 1]
+
+
+def test_the_encoder_of_a_segmenter_is_a_backbone() -> None:
+    segmenter = load_segmenter("tiny", device="cpu")
+    size = segmenter.image_size
+    image = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    (maps,) = FeatureMaps("segmenter:tiny", image_size=size, frozen=True)(image)
+    expected = segmenter.encode(image[0].permute(1, 2, 0).numpy()).features["image"]
+    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(InputError, match=f"image_size=64 .*expected image_size={size}"):
+        FeatureMaps("segmenter:tiny", image_size=64)
 
 
 def test_a_model_of_timm_is_normalised_as_it_was_trained() -> None:
