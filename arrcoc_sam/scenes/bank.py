@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from arrcoc_sam.errors import DataError, InputError, explain
-from arrcoc_sam.scenes.generator import GENERATOR_VERSION, MAX_NODES, generate_scene
+from arrcoc_sam.errors import DataError, InputError, UnknownNameError, explain
+from arrcoc_sam.scenes.generator import MAX_NODES, STYLES, generate_scene, style_of_version
 from arrcoc_sam.scenes.scene import Scene
 
 __all__ = ["SceneBank", "draw_bank"]
@@ -36,6 +36,7 @@ class SceneBank:
         labels: One (n, S, S) uint8 map a shard.
         parents: One (n, MAX_NODES) int8 array a shard, -2 where there is no node.
         first_seed: Seed of scene 0.
+        version: The generator's version that drew them.
     """
 
     folder: Path
@@ -43,26 +44,23 @@ class SceneBank:
     labels: tuple[NDArray[np.uint8], ...]
     parents: tuple[NDArray[np.int8], ...]
     first_seed: int
+    version: int
 
     @classmethod
     def open(cls, folder: str | Path) -> SceneBank:
         """Opens what :func:`draw_bank` wrote.
 
         Raises:
-            DataError: The folder has no finished bank, or one of another generator version.
+            DataError: The folder has no finished bank, or one of a version that the generator does not draw.
         """
         folder = Path(folder)
         plan = _read_plan(folder)
         if plan is None:
             raise DataError(explain(f"{folder} has no {_PLAN}", "a scene bank", "draw it with draw_bank"))
-        if plan["version"] != GENERATOR_VERSION:
-            raise DataError(
-                explain(
-                    f"{folder} was drawn by generator version {plan['version']}",
-                    f"version {GENERATOR_VERSION}",
-                    "draw the bank again in another folder",
-                )
-            )
+        if style_of_version(plan["version"]) is None:
+            came = f"{folder} was drawn by generator version {plan['version']}"
+            expected = f"one of the versions {', '.join(map(str, STYLES.values()))}"
+            raise DataError(explain(came, expected, "draw the bank again in another folder"))
         numbers = range(_num_shards(plan["num_scenes"]))
         missing = [number for number in numbers if not _shard(folder, number, _KINDS[-1]).is_file()]
         if missing:
@@ -74,7 +72,7 @@ class SceneBank:
         images, labels, parents = (
             tuple(np.load(_shard(folder, number, kind), mmap_mode="r") for number in numbers) for kind in _KINDS
         )
-        return cls(folder, images, labels, parents, plan["first_seed"])
+        return cls(folder, images, labels, parents, plan["first_seed"], plan["version"])
 
     def __len__(self) -> int:
         """Number of scenes."""
@@ -96,7 +94,7 @@ class SceneBank:
             parents,
             levels,
             seed=self.first_seed + index,
-            version=GENERATOR_VERSION,
+            version=self.version,
         )
 
 
@@ -106,6 +104,7 @@ def draw_bank(
     first_seed: int,
     num_scenes: int,
     size: int = 256,
+    style: str = "plain",
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SceneBank:
@@ -116,17 +115,21 @@ def draw_bank(
         first_seed: Seed of the first scene.
         num_scenes: How many.
         size: Side of the images in pixels.
+        style: Of the scenes, as :func:`~arrcoc_sam.scenes.generator.generate_scene` takes it.
         workers: Processes; by default one a core.
         progress: Called with (shards done, shards in all).
 
     Raises:
         InputError: ``num_scenes`` is not positive.
+        UnknownNameError: No such style.
         DataError: The folder holds a bank of other seeds, size or generator version.
     """
     if num_scenes < 1:
         raise InputError(explain(f"num_scenes = {num_scenes}", "a positive number"))
+    if style not in STYLES:
+        raise UnknownNameError(explain(f"style = {style!r}", f"one of {', '.join(STYLES)}"))
     folder = Path(folder)
-    plan = {"version": GENERATOR_VERSION, "first_seed": first_seed, "num_scenes": num_scenes, "size": size}
+    plan = {"version": STYLES[style], "first_seed": first_seed, "num_scenes": num_scenes, "size": size}
     found = _read_plan(folder)
     if found is not None and found != plan:
         raise DataError(explain(f"{folder} holds a bank of {found}", f"{plan}", "name another folder"))
@@ -137,7 +140,7 @@ def draw_bank(
     total, done = _num_shards(num_scenes), _num_shards(num_scenes) - len(numbers)
     # spawned, not forked: torch's threads in the parent don't survive a fork
     with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        for _ in pool.map(_draw_shard, repeat(folder), numbers, seeds, repeat(size)):
+        for _ in pool.map(_draw_shard, repeat(folder), numbers, seeds, repeat(size), repeat(style)):
             done += 1
             if progress is not None:
                 progress(done, total)
@@ -157,12 +160,12 @@ def _read_plan(folder: Path) -> dict[str, int] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def _draw_shard(folder: Path, number: int, seeds: Sequence[int], size: int) -> None:
+def _draw_shard(folder: Path, number: int, seeds: Sequence[int], size: int, style: str) -> None:
     images = np.zeros((len(seeds), size, size, 3), np.uint8)
     labels = np.zeros((len(seeds), size, size), np.uint8)
     parents = np.full((len(seeds), MAX_NODES), -2, np.int8)
     for row, seed in enumerate(seeds):
-        scene = generate_scene(seed, size)
+        scene = generate_scene(seed, size, style=style)
         images[row], labels[row] = scene.image, scene.labels
         parents[row, : len(scene)] = scene.parents
     for kind, array in zip(_KINDS, (images, labels, parents), strict=True):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CONTOUR_KINDS", "NUM_ANGLES", "Placement", "rasterize", "sample_contour"]
+__all__ = ["CONTOUR_KINDS", "NUM_ANGLES", "Placement", "Radii", "rasterize", "sample_contour"]
 
 NUM_ANGLES = 360
 """Angles of a radius table, evenly spaced over [0, 2π)."""

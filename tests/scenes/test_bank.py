@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from arrcoc_sam.errors import DataError, InputError
+from arrcoc_sam.errors import DataError, InputError, UnknownNameError
 from arrcoc_sam.scenes import SceneBank, bank, draw_bank, generate_scene
 
 
@@ -51,6 +51,19 @@ def test_bad_banks(tmp_path: Path) -> None:
     (tmp_path / "bank.json").write_text(json.dumps(info | {"version": 0}))
     with pytest.raises(DataError, match="version 0"):
         SceneBank.open(tmp_path)
+
+
+def test_a_bank_of_rich_scenes(tmp_path: Path) -> None:
+    drawn = draw_bank(tmp_path, first_seed=3, num_scenes=2, size=48, style="rich", workers=1)
+    expected = generate_scene(4, size=48, style="rich")
+    assert (drawn[1].image == expected.image).all()
+    assert (drawn[1].masks == expected.masks).all()
+    assert drawn[1].version == SceneBank.open(tmp_path).version == 2
+    with pytest.raises(DataError, match="'version': 2"):
+        draw_bank(tmp_path, first_seed=3, num_scenes=2, size=48, workers=1)
+    with pytest.raises(UnknownNameError, match="plain, rich"):
+        draw_bank(tmp_path / "other", first_seed=3, num_scenes=2, style="odd")
+    assert not (tmp_path / "other").exists()
 
 
 def test_other_seeds_in_a_finished_folder_are_refused(tmp_path: Path) -> None:
