@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-__all__ = ["Advance", "err", "out", "print_json", "print_table", "progress", "tracked"]
+__all__ = ["Advance", "err", "json_document", "out", "print_json", "print_table", "progress", "tracked"]
 
 Item = TypeVar("Item")
 
@@ -36,10 +36,14 @@ def err() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+def json_document(record: Any) -> str:
+    """A record as a JSON document, NaN refused, with a line break at its end."""
+    return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def print_json(record: Any) -> None:
     """Write one JSON document to stdout, and nothing else."""
-    json.dump(record, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
-    sys.stdout.write("\n")
+    sys.stdout.write(json_document(record))
 
 
 def print_table(

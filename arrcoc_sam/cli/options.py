@@ -12,7 +12,16 @@ from arrcoc_sam.errors import UnknownNameError, explain
 if TYPE_CHECKING:
     from arrcoc_sam.segmenters.base import Segmenter
 
-__all__ = ["CheckpointOption", "DeviceOption", "JsonOption", "SegmenterOption", "check_segmenter", "open_segmenter"]
+__all__ = [
+    "BoxOption",
+    "CheckpointOption",
+    "DeviceOption",
+    "JsonOption",
+    "PointOption",
+    "SegmenterOption",
+    "check_segmenter",
+    "open_segmenter",
+]
 
 SegmenterOption = Annotated[
     str,
@@ -30,6 +39,16 @@ CheckpointOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+PointOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--point",
+        "-p",
+        help="A click x,y in pixels; x,y,0 is one on the background. Repeatable.",
+        show_default=False,
+    ),
+]
+BoxOption = Annotated[str | None, typer.Option("--box", help="A box x0,y0,x1,y1 in pixels.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print machine-readable results on stdout.")]
 
 

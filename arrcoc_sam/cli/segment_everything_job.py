@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
 
 from arrcoc_sam.cli.analysis_inputs import about
-from arrcoc_sam.cli.console import out, print_json
-from arrcoc_sam.cli.options import check_segmenter, open_segmenter
+from arrcoc_sam.cli.console import json_document
+from arrcoc_sam.cli.segment_setting import SegmentSetting
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.images import load_image
-from arrcoc_sam.report import Provenance
 from arrcoc_sam.report.forest_plots import plot_forest
 from arrcoc_sam.report.writing import write_text
 from arrcoc_sam.segmenters.everything import AutomaticMaskGenerator
+from arrcoc_sam.segmenters.everything_masks import AutomaticMasks
 
 __all__ = ["SegmentEverythingJob"]
 
@@ -25,6 +28,7 @@ __all__ = ["SegmentEverythingJob"]
 class SegmentEverythingJob:
     """Everything that ``segment --everything`` was told; :meth:`run` does it."""
 
+    setting: SegmentSetting
     image: Path
     prompted: bool
     points_per_side: int
@@ -32,13 +36,6 @@ class SegmentEverythingJob:
     min_stability: float
     crop_layers: int
     exact: bool
-    segmenter: str
-    checkpoint: Path | None
-    device: str
-    out: Path | None
-    output_format: str
-    as_json: bool
-    command: str
 
     def run(self) -> None:
         """Segment and write.
@@ -49,12 +46,10 @@ class SegmentEverythingJob:
         if self.prompted:
             came = "--everything with --point, --box, --points-file or --refine"
             raise InputError(explain(came, "one or the other"))
-        if self.output_format == "png":
-            raise InputError(explain("--format png with --everything", "json, which holds masks as run lengths"))
-        check_segmenter(self.segmenter)
+        self.setting.check(only_json="--everything")
         with about(self.image):
             pixels = load_image(self.image)
-        segmenter = open_segmenter(self.segmenter, self.checkpoint, self.device)
+        segmenter = self.setting.open()
         generator = AutomaticMaskGenerator(
             segmenter,
             points_per_side=self.points_per_side,
@@ -69,28 +64,22 @@ class SegmentEverythingJob:
             "image": str(self.image),
             "size_hw": list(found.size_hw),
             "masks": list(found.records),
-            **Provenance(
-                command=self.command,
-                segmenter=segmenter.name,
-                checkpoint_hash=segmenter.checkpoint_hash,
-                device=str(segmenter.device),
-            ).as_json(),
+            **self.setting.provenance(segmenter),
         }
-        written: list[Path] = []
-        document = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        if self.out is not None and self.out.suffix == ".json":
-            written = [write_text(self.out, document)]
-        elif self.out is not None:
-            forest, stem = found.forest(), self.image.stem
-            names = [f"{stem}.json", f"{stem}-forest.json", f"{stem}-forest.png"]
-            with staged_folder(self.out) as folder:
-                (folder / names[0]).write_text(document, encoding="utf-8")
-                (folder / names[1]).write_text(forest.to_json(indent=2) + "\n", encoding="utf-8")
-                plot_forest(pixels, forest, title=self.image.name).savefig(folder / names[2])
-            written = [self.out / name for name in names]
-        if self.as_json or self.out is None:
-            print_json(record)
-            return
-        out().print(f"{len(found)} masks")
-        for path in written:
-            out().print(f"Wrote {path}", soft_wrap=True, markup=False)
+        written = self._write(record, found, pixels)
+        self.setting.print(record, f"{len(found)} masks", written)
+
+    def _write(self, record: dict[str, Any], found: AutomaticMasks, pixels: UInt8[np.ndarray, "H W 3"]) -> list[Path]:
+        """The masks in a file, or in a folder beside their tree; answers the files."""
+        target, document = self.setting.out, json_document(record)
+        if target is None:
+            return []
+        if target.suffix == ".json":
+            return [write_text(target, document)]
+        forest, stem = found.forest(), self.image.stem
+        names = [f"{stem}.json", f"{stem}-forest.json", f"{stem}-forest.png"]
+        with staged_folder(target) as folder:
+            (folder / names[0]).write_text(document, encoding="utf-8")
+            (folder / names[1]).write_text(forest.to_json(indent=2) + "\n", encoding="utf-8")
+            plot_forest(pixels, forest, title=self.image.name).savefig(folder / names[2])
+        return [target / name for name in names]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,10 @@ from PIL import Image
 
 from arrcoc_sam.attention.maps import as_points
 from arrcoc_sam.cli.analysis_inputs import about
-from arrcoc_sam.cli.console import out, print_json, print_table
+from arrcoc_sam.cli.console import json_document, out, print_table
 from arrcoc_sam.cli.coordinates import parse_box, parse_labelled_point
 from arrcoc_sam.cli.granularity_run import LevelScores, find_levels
-from arrcoc_sam.cli.options import check_segmenter, open_segmenter
+from arrcoc_sam.cli.segment_setting import SegmentSetting
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.hierarchy.levels import LEVELS
@@ -26,7 +25,6 @@ from arrcoc_sam.images import load_image
 from arrcoc_sam.masks import mask_boxes
 from arrcoc_sam.masks.rle import encode_rle
 from arrcoc_sam.prompts import Prompts
-from arrcoc_sam.report import Provenance
 from arrcoc_sam.report.writing import write_text
 from arrcoc_sam.segmenters.base import Segmenter
 from arrcoc_sam.segmenters.interactive import InteractiveSession
@@ -38,17 +36,11 @@ __all__ = ["SegmentJob"]
 class SegmentJob:
     """Everything that ``segment`` was told; :meth:`run` does it."""
 
+    setting: SegmentSetting
     image: Path
     points: Sequence[str]
     box: str | None
     refine: int
-    segmenter: str
-    checkpoint: Path | None
-    device: str
-    out: Path | None
-    output_format: str
-    as_json: bool
-    command: str
 
     def run(self) -> None:
         """Segment and write.
@@ -60,13 +52,14 @@ class SegmentJob:
         box = None if self.box is None else parse_box(self.box)
         if not clicks and box is None:
             raise InputError(explain("neither --point nor --box", "one of them", "add --point x,y"))
-        if self.output_format == "png" and (self.out is None or self.out.suffix == ".json"):
-            raise InputError(explain(f"--format png with --out {self.out}", "a folder", "name one with --out"))
-        check_segmenter(self.segmenter)
+        target = self.setting.out
+        if self.setting.output_format == "png" and (target is None or target.suffix == ".json"):
+            raise InputError(explain(f"--format png with --out {target}", "a folder", "name one with --out"))
+        self.setting.check()
         with about(self.image):
             pixels = load_image(self.image)
             prompts = _prompts(pixels, clicks, box)
-        segmenter = open_segmenter(self.segmenter, self.checkpoint, self.device)
+        segmenter = self.setting.open()
         with about(self.image):
             found = find_levels(segmenter, pixels, prompts)
         record = {
@@ -80,20 +73,12 @@ class SegmentJob:
             "valid_hierarchy": bool(found.hierarchy.valid[0]),
             "masks": _masks(found),
             **({"refined": self._refined(segmenter, pixels, clicks, box)} if self.refine else {}),
-            **Provenance(
-                command=self.command,
-                segmenter=segmenter.name,
-                checkpoint_hash=segmenter.checkpoint_hash,
-                device=str(segmenter.device),
-            ).as_json(),
+            **self.setting.provenance(segmenter),
         }
-        written = [] if self.out is None else self._write(self.out, record, found)
-        if self.as_json or self.out is None:
-            print_json(record)
-            return
-        _print_masks(record["masks"])
-        for path in written:
-            out().print(f"Wrote {path}", soft_wrap=True, markup=False)
+        written = [] if target is None else self._write(target, record, found)
+        if not self.setting.prints_record:
+            _print_masks(record["masks"])
+        self.setting.print(record, "", written)
 
     def _refined(
         self,
@@ -116,12 +101,12 @@ class SegmentJob:
         }
 
     def _write(self, target: Path, record: dict[str, Any], found: LevelScores) -> list[Path]:
-        document = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        document = json_document(record)
         if target.suffix == ".json":
             return [write_text(target, document)]
         stem = self.image.stem
         with staged_folder(target) as folder:
-            if self.output_format == "json":
+            if self.setting.output_format == "json":
                 names = [f"{stem}.json"]
                 (folder / names[0]).write_text(document, encoding="utf-8")
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,14 @@ import torch
 from arrcoc_sam.attention.maps import as_points
 from arrcoc_sam.candidates import MaskCandidates
 from arrcoc_sam.cli.analysis_inputs import about
-from arrcoc_sam.cli.console import out, print_json
-from arrcoc_sam.cli.options import check_segmenter, open_segmenter
+from arrcoc_sam.cli.console import json_document
+from arrcoc_sam.cli.segment_setting import SegmentSetting
 from arrcoc_sam.errors import DataError, InputError, explain
 from arrcoc_sam.images import load_image
 from arrcoc_sam.masks import areas, encode_rle
 from arrcoc_sam.prompts import Prompts
-from arrcoc_sam.report import Provenance
 from arrcoc_sam.report.writing import write_text
+from arrcoc_sam.segmenters.base import Segmenter
 from arrcoc_sam.segmenters.prompt_answers import answer_prompts
 
 __all__ = ["SegmentPromptsJob"]
@@ -29,16 +30,10 @@ __all__ = ["SegmentPromptsJob"]
 class SegmentPromptsJob:
     """Everything that ``segment --points-file`` was told; :meth:`run` does it."""
 
+    setting: SegmentSetting
     image: Path
     points_file: Path
     prompted: bool
-    segmenter: str
-    checkpoint: Path | None
-    device: str
-    out: Path | None
-    output_format: str
-    as_json: bool
-    command: str
 
     def run(self) -> None:
         """Segment and write.
@@ -49,45 +44,49 @@ class SegmentPromptsJob:
         if self.prompted:
             came = "--points-file with --point, --box or --refine"
             raise InputError(explain(came, "one or the other", "put all prompts into the file"))
-        if self.output_format == "png":
-            raise InputError(explain("--format png with --points-file", "json, which holds masks as run lengths"))
-        check_segmenter(self.segmenter)
+        self.setting.check(only_json="--points-file")
         asked = _read(self.points_file)
         by_image: dict[Path, list[int]] = {}
         for number, each in enumerate(asked):
             named = each.get("image")
             path = self.image if named is None else self.points_file.parent / named
             by_image.setdefault(path, []).append(number)
-        prompts: dict[int, Prompts] = {}
-        for path, numbers in by_image.items():  # all of them checked before any work
-            with about(path):
-                size_hw = load_image(path).shape[:2]
-                prompts.update({number: _prompt(asked[number], number, (size_hw[0], size_hw[1])) for number in numbers})
-        segmenter = open_segmenter(self.segmenter, self.checkpoint, self.device)
-        answers: dict[int, dict[str, Any]] = {}
-        for path, numbers in by_image.items():
-            with about(path), torch.no_grad():
-                embedding = segmenter.encode(load_image(path))
-                found = answer_prompts(segmenter, embedding, Prompts.cat(prompts[number] for number in numbers))
-            for number, candidates in zip(numbers, found, strict=True):
-                answers[number] = {"image": str(path), "prompt": asked[number], "masks": _masks(candidates)}
+        prompts = _prompts(asked, by_image)
+        segmenter = self.setting.open()
+        answers = _answers(segmenter, prompts, by_image)
         record = {
-            "prompts": [answers[number] for number in range(len(asked))],
-            **Provenance(
-                command=self.command,
-                segmenter=segmenter.name,
-                checkpoint_hash=segmenter.checkpoint_hash,
-                device=str(segmenter.device),
-            ).as_json(),
+            "prompts": [{"prompt": each, **answers[number]} for number, each in enumerate(asked)],
+            **self.setting.provenance(segmenter),
         }
-        if self.out is not None:
-            target = self.out if self.out.suffix == ".json" else self.out / f"{self.points_file.stem}-masks.json"
-            write_text(target, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-        if self.as_json or self.out is None:
-            print_json(record)
-            return
-        out().print(f"{len(asked)} prompts on {len(by_image)} images")
-        out().print(f"Wrote {target}", soft_wrap=True, markup=False)
+        written = []
+        if (target := self.setting.out) is not None:
+            target = target if target.suffix == ".json" else target / f"{self.points_file.stem}-masks.json"
+            written = [write_text(target, json_document(record))]
+        self.setting.print(record, f"{len(asked)} prompts on {len(by_image)} images", written)
+
+
+def _prompts(asked: Sequence[dict[str, Any]], by_image: Mapping[Path, Sequence[int]]) -> dict[int, Prompts]:
+    """All prompts by number, checked against their images before any work."""
+    prompts: dict[int, Prompts] = {}
+    for path, numbers in by_image.items():
+        with about(path):
+            size_hw = load_image(path).shape[:2]
+            prompts.update({number: _prompt(asked[number], number, (size_hw[0], size_hw[1])) for number in numbers})
+    return prompts
+
+
+def _answers(
+    segmenter: Segmenter, prompts: Mapping[int, Prompts], by_image: Mapping[Path, Sequence[int]]
+) -> dict[int, dict[str, Any]]:
+    """Image and masks of every prompt by number, one image after another."""
+    answers: dict[int, dict[str, Any]] = {}
+    for path, numbers in by_image.items():
+        with about(path), torch.no_grad():
+            embedding = segmenter.encode(load_image(path))
+            found = answer_prompts(segmenter, embedding, Prompts.cat(prompts[number] for number in numbers))
+            for number, candidates in zip(numbers, found, strict=True):
+                answers[number] = {"image": str(path), "masks": _masks(candidates)}
+    return answers
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

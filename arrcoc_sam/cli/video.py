@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from arrcoc_sam.cli.options import DeviceOption, JsonOption
+from arrcoc_sam.cli.options import BoxOption, DeviceOption, JsonOption, PointOption
 from arrcoc_sam.cli.record import current_command
 
 __all__ = ["video"]
@@ -15,16 +15,8 @@ __all__ = ["video"]
 
 def video(
     clip: Annotated[Path, typer.Argument(help="A video file, or a folder of images.", show_default=False)],
-    point: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--point",
-            "-p",
-            help="A click x,y in pixels; x,y,0 is one on the background. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
-    box: Annotated[str | None, typer.Option(help="A box x0,y0,x1,y1 in pixels.", show_default=False)] = None,
+    point: PointOption = None,
+    box: BoxOption = None,
     mask: Annotated[
         Path | None,
         typer.Option(help="A picture of the frames' size, the object above half intensity.", show_default=False),

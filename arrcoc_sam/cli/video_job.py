@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arrcoc_sam.cli.console import out, print_json, print_table
+from arrcoc_sam.cli.console import json_document, out, print_json, print_table
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.cli.video_inputs import prompts_of_file, prompts_of_options
@@ -78,8 +77,7 @@ class VideoJob:
             tracks = VideoTracks(tracks.rows, tracks.size_hw, tracks.num_frames, tracks.frame_rate, provenance)
             tracks.to_parquet(folder / "tracks.parquet")
             plot_scores(tracks).savefig(folder / "scores.png")
-            document = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-            (folder / "video.json").write_text(document, encoding="utf-8")
+            (folder / "video.json").write_text(json_document(record), encoding="utf-8")
             if self.overlay:
                 write_overlay(folder / "overlay.mp4", clip, tracks, progress=progress)
         clip.close()
