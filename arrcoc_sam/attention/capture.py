@@ -7,6 +7,7 @@ weights are computed a second time, in float32, and only for the query rows that
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from types import TracebackType
@@ -82,7 +83,7 @@ def attention_rows(
     return scores.softmax(-1)
 
 
-class AttentionCall:
+class AttentionCall(ABC):
     """One attention as it is computed: its sizes, and the weights of whatever query rows are asked for.
 
     Attributes:
@@ -95,8 +96,9 @@ class AttentionCall:
     sizes: tuple[int, int, int, int]
     device: torch.device
 
+    @abstractmethod
     def _weights(self, index: Rows | None) -> Tensor:
-        raise NotImplementedError
+        """Weights of some query rows, unchecked."""
 
     def rows(self, index: Rows | None = None) -> Float[Tensor, "B H R S"]:
         """Weights of the query rows ``index`` (all when None), float32, each row summing to 1.

@@ -112,26 +112,36 @@ def run_atlas(
         mend = "more images, larger objects, a finer grid"
         raise InputError(explain(came, f"at least {MIN_COMPUTED}, and {MIN_IMAGES} for claims", mend))
 
-    claims = {group: judge.claims(group) for group in (*sources, *CONTROLS)}
-    result = AtlasResult(
-        heads=pd.concat(
-            [judge.heads(group, claims[group], toroidal=toroidal and group in sources) for group in claims],
-            ignore_index=True,
-        ),
-        images=table,
+    result = _judged(judge, table, plan, ablation, toroidal=toroidal)
+    result.save(folder)
+    return result
+
+
+def _judged(
+    judge: AtlasJudge,
+    images: pd.DataFrame,
+    plan: Mapping[str, Any],
+    ablation: Sequence[Thresholds],
+    *,
+    toroidal: bool,
+) -> AtlasResult:
+    """The claims about the sources and the controls, and what they hang on."""
+    claims = {group: judge.claims(group) for group in (*plan["sources"], *CONTROLS)}
+    heads = [judge.heads(group, claims[group], toroidal=toroidal and group in plan["sources"]) for group in claims]
+    return AtlasResult(
+        heads=pd.concat(heads, ignore_index=True),
+        images=images,
         ablation=judge.ablation(MODEL, claims[MODEL], ablation),
         info={
             **plan,
-            "metric": metric,
+            "metric": judge.metric,
             "num_images": claims[MODEL].num_images,
             "num_draws": claims[MODEL].num_draws,
-            "false_discovery_rate": false_discovery_rate,
-            "confidence": confidence,
-            "seed": seed,
+            "false_discovery_rate": judge.false_discovery_rate,
+            "confidence": judge.confidence,
+            "seed": judge.seed,
         },
     )
-    result.save(folder)
-    return result
 
 
 def _check_arguments(

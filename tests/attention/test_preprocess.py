@@ -121,7 +121,10 @@ def any_layout() -> TokenLayout:
 @pytest.mark.parametrize(("kind", "options"), PROCESSORS)
 def test_transformers(kind: str, options: dict[str, Any], image_hw: tuple[int, int]) -> None:
     processor = processor_of(kind, options)
-    measure(transformers_preprocess(processor, any_layout()), image_hw, processor.image_mean, processor.image_std)
+    preprocess = transformers_preprocess(processor, any_layout())
+    transform = measure(preprocess, image_hw, processor.image_mean, processor.image_std)
+    assert transform.original_hw == image_hw
+    assert tuple(preprocess(coordinates(*image_hw))[0].shape[-2:]) == transform.frame_hw
 
 
 @pytest.mark.parametrize(("kind", "options"), [PROCESSORS[0], PROCESSORS[6]])

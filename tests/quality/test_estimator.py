@@ -147,9 +147,18 @@ def test_a_batch_over_images_of_several_sizes_equals_one_at_a_time(toy_segmenter
 def test_chunks_do_not_change_the_scores(toy_segmenter: SamSegmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     masks = np.stack([blob(64, 64, 3 * k, 2 * k, 10 + k) for k in range(9)])
     image = noise_image(64, 64)
+    real, decoded = toy_segmenter.decode, []
+
+    def decode(embedding: Any, prompts: Any, multimask: Any = True) -> Any:
+        decoded.append(len(prompts))
+        return real(embedding, prompts, multimask)
+
+    monkeypatch.setattr(toy_segmenter, "decode", decode)
     whole = MaskQualityEstimator(toy_segmenter).estimate(image, masks)
+    assert decoded == [9]
     monkeypatch.setattr("arrcoc_sam.quality.estimator._CHUNK_MASKS", 2)
     same(whole, MaskQualityEstimator(toy_segmenter).estimate(image, masks))
+    assert decoded == [9, 2, 2, 2, 2, 1]
 
 
 def test_empty_and_full_masks(oracle_of: Callable[..., Any]) -> None:
