@@ -21,6 +21,7 @@ from segment_anything.modeling.transformer import Attention, TwoWayAttentionBloc
 from torch import Tensor, nn
 
 from arrcoc_sam.errors import InputError, explain
+from arrcoc_sam.segmenters.mask_scoring import MaskScoringDecoder, scored_iou
 
 __all__ = ["FoldedDecoder", "can_fold", "folded_transformer", "image_to_token", "token_to_image"]
 
@@ -32,7 +33,8 @@ class FoldedDecoder:
     It does not fold while the decoder's weights are trained, or when they are not plain linear layers.
 
     Attributes:
-        masks: False skips upscaling and hypernetworks: the logits are (k, m, 0, 0), predicted IoU is as ever.
+        masks: False gives no masks: the logits are (k, m, 0, 0), predicted IoU is as ever. Upscaling and hypernetworks
+            are skipped, unless predicted IoU depends on the masks (:class:`MaskScoringDecoder`).
         max_tokens: Fold up to so many tokens (five of the decoder's own and those of the prompt); by default while the
             products get smaller, which is below the width of a head: 15 tokens in SAM 1.
 
@@ -66,7 +68,8 @@ class FoldedDecoder:
         queries = torch.cat([learned.expand(count, -1, -1), sparse], dim=1)
         source = image_embeddings + dense
         transformer: Any = decoder.transformer
-        answers = [0, *(1 + token for token in tokens)] if self.masks else [0]
+        with_masks = self.masks or isinstance(decoder, MaskScoringDecoder)  # which looks at them
+        answers = [0, *(1 + token for token in tokens)] if with_masks else [0]
         with reduced():
             if self._pays(decoder, queries.shape[1]):
                 queries, keys = folded_transformer(transformer, source, image_pe, queries, answers)
@@ -75,12 +78,14 @@ class FoldedDecoder:
                 queries = queries[:, answers]
         queries, keys = queries.float(), keys.float()
         predicted_iou = decoder.iou_prediction_head(queries[:, 0])[:, list(tokens)]
-        if not self.masks:
-            return queries.new_empty(count, len(tokens), 0, 0), predicted_iou
+        nothing = queries.new_empty(count, len(tokens), 0, 0)
+        if not with_masks:
+            return nothing, predicted_iou
         upscaled = decoder.output_upscaling(keys.transpose(1, 2).reshape(source.shape))
         mlps = decoder.output_hypernetworks_mlps
         weights = torch.stack([mlps[token](queries[:, 1 + row]) for row, token in enumerate(tokens)], dim=1)
-        return (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:]), predicted_iou
+        logits = (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
+        return logits if self.masks else nothing, scored_iou(decoder, logits, predicted_iou, tokens)
 
     def _pays(self, decoder: MaskDecoder, num_tokens: int) -> bool:
         # A key bias drops out of the algebra and would be left without its gradient of 0, which data-parallel training

@@ -21,8 +21,9 @@ from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.segmenters.base import DecoderOutput, ModelPrompts, Segmenter
 from arrcoc_sam.segmenters.folded import FoldedDecoder
 from arrcoc_sam.segmenters.lean_encoder import can_run_lean, lean_encoder
+from arrcoc_sam.segmenters.mask_scoring import scored_iou
 
-__all__ = ["DecoderPath", "SamSegmenter", "stock_decoder"]
+__all__ = ["DecoderPath", "SamSegmenter", "published_decoder", "stock_decoder"]
 
 
 @runtime_checkable
@@ -82,7 +83,24 @@ def stock_decoder(
     weights = [decoder.output_hypernetworks_mlps[token](queries[:, 1 + token]) for token in tokens]
     logits = (torch.stack(weights, dim=1) @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
     predicted_iou: Tensor = decoder.iou_prediction_head(queries[:, 0])[:, list(tokens)]
-    return logits, predicted_iou
+    return logits, scored_iou(decoder, logits, predicted_iou, tokens)
+
+
+def published_decoder(
+    decoder: MaskDecoder,
+    image_embeddings: Float[Tensor, "k C h w"],
+    image_pe: Float[Tensor, "1 C h w"],
+    sparse: Float[Tensor, "k n C"],
+    dense: Float[Tensor, "k C h w"],
+    tokens: Sequence[int],
+    *,
+    reduced: Callable[[], AbstractContextManager[object]],
+) -> tuple[Float[Tensor, "k m H W"], Float[Tensor, "k m"]]:
+    """:func:`stock_decoder` by the decoder's own method, to the last bit; all prompts are about one image."""
+    with reduced():
+        logits, predicted_iou = decoder.predict_masks(image_embeddings[:1], image_pe, sparse, dense)
+    chosen = list(tokens)
+    return logits[:, chosen].float(), predicted_iou[:, chosen].float()
 
 
 class SamSegmenter(Segmenter):

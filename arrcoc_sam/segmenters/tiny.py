@@ -1,5 +1,7 @@
 """The embedded model: segment-anything's prompt encoder and mask decoder on a small convolutional encoder.
 
+Its predicted IoU is corrected by what the masks look like (:mod:`arrcoc_sam.segmenters.mask_scoring`).
+
 A demonstration model, trained from scratch by this package on its own procedural scenes; its weights ship inside the
 package. It makes the demo, the tests and the tutorials run offline in seconds. Real work names a real checkpoint.
 """
@@ -11,8 +13,10 @@ from typing import Any, cast
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.modeling import ImageEncoderViT, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
+
+from arrcoc_sam.segmenters.mask_scoring import MaskScoringDecoder
 
 __all__ = ["TinyEncoder", "build_tiny", "set_image_size", "tiny_weights_path"]
 
@@ -123,7 +127,7 @@ def build_tiny(image_size: int = IMAGE_SIZE) -> Sam:
             input_image_size=(image_size, image_size),
             mask_in_chans=16,
         ),
-        mask_decoder=MaskDecoder(
+        mask_decoder=MaskScoringDecoder(
             num_multimask_outputs=3,
             transformer=TwoWayTransformer(depth=2, embedding_dim=EMBED_DIM, mlp_dim=512, num_heads=8),
             transformer_dim=EMBED_DIM,

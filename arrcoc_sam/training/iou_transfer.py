@@ -24,6 +24,7 @@ from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.quality.head_metrics import head_metrics
 from arrcoc_sam.quality.iou_head import IoUHeadReport, evaluate_iou_head
 from arrcoc_sam.segmenters.base import ImageEmbedding, Segmenter
+from arrcoc_sam.segmenters.mask_scoring import MaskScoringDecoder
 from arrcoc_sam.segmenters.sam import SamSegmenter
 from arrcoc_sam.training.schedule import Schedule
 
@@ -193,8 +194,9 @@ def transfer_iou_head(
         came = f"{segmenter.name} is a {type(segmenter).__name__}"
         raise UnsupportedModelError(explain(came, "a segmenter of segment-anything's class: tiny or sam_vit_*"))
     report = progress or (lambda *_: None)
-    learned = _encode(segmenter, train, chosen, "images to learn from", report)
-    judged = _encode(segmenter, held_out, chosen, "held-out images", report)
+    taught = _TaughtOutput(segmenter, chosen.token)
+    learned = _encode(taught, train, chosen, "images to learn from", report)
+    judged = _encode(taught, held_out, chosen, "held-out images", report)
     shared = set(learned.names) & set(judged.names)
     if shared:
         came = f"{min(shared)} and {len(shared) - 1} others are in both parts"
@@ -203,14 +205,53 @@ def transfer_iou_head(
     parameters = [*model.mask_decoder.iou_prediction_head.parameters()]
     if chosen.part == "token+head":
         parameters += [*model.mask_decoder.iou_token.parameters()]
-    before = _predict(segmenter, judged, chosen)
+    before = _predict(taught, judged, chosen)
     model.requires_grad_(False).eval()
     for parameter in parameters:
         parameter.requires_grad_(True)
-    losses = _teach(segmenter, learned, chosen, parameters, report)
+    losses = _teach(taught, learned, chosen, parameters, report)
     model.requires_grad_(False)
-    after = _predict(segmenter, judged, chosen)
+    after = _predict(taught, judged, chosen)
     return IoUTransfer(model, _compare(before, after, judged, losses, num_bootstrap, chosen.seed))
+
+
+class _TaughtOutput:
+    """One column of the predicted IoU as a function of what the head reads and, where it is looked at, of the masks."""
+
+    def __init__(self, segmenter: SamSegmenter, token: int) -> None:
+        decoder = segmenter.model.mask_decoder
+        self.segmenter = segmenter
+        self.head: nn.Module = decoder.iou_prediction_head
+        self.scoring: nn.Module | None = None
+        self.columns, self.column = slice(None), token
+        if isinstance(decoder, MaskScoringDecoder):
+            self.scoring = decoder.mask_scoring["single" if token == 0 else "several"]
+            self.columns, self.column = (slice(0, 1), 0) if token == 0 else (slice(1, None), token - 1)
+
+    def read(self, embedding: ImageEmbedding, prompts: Prompts) -> Float[Tensor, "k C"]:
+        """What the output is made from, in the order of the prompts, which are all of one signature."""
+        kept: dict[nn.Module, list[Tensor]] = {self.head: []}
+        if self.scoring is not None:
+            kept[self.scoring] = []
+        hooks = [
+            module.register_forward_pre_hook(lambda _, given, kept=into: kept.append(given[0].float()))
+            for module, into in kept.items()
+        ]
+        try:
+            self.segmenter.decode(embedding, prompts, multimask="all")
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.cat([torch.cat(parts) for parts in kept.values()], dim=1)
+
+    def __call__(self, inputs: Float[Tensor, "k C"]) -> Float[Tensor, " k"]:
+        """The output, differentiable in the head's weights and in the inputs."""
+        if self.scoring is None:
+            answer: Tensor = self.head(inputs)
+        else:
+            width = self.segmenter.model.mask_decoder.transformer_dim
+            answer = self.scoring(inputs[:, width:], self.head(inputs[:, :width])[:, self.columns])
+        return answer[:, self.column]
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +261,7 @@ class _Encoded:
     Attributes:
         names: Of the image of each mask.
         true_iou: (K,).
-        inputs: (K, C): what the head reads; fixed while only the head is trained.
+        inputs: (K, C): what the output is made from; fixed while only the head is trained.
         images: Each image's embedding and prompts, for when the token is trained too.
         image_of: (K,) row of ``images``.
     """
@@ -234,7 +275,7 @@ class _Encoded:
 
 @torch.no_grad()
 def _encode(
-    segmenter: SamSegmenter,
+    taught: _TaughtOutput,
     images: Iterable[ScoredImage],
     settings: TransferSettings,
     stage: str,
@@ -247,9 +288,9 @@ def _encode(
     image_of: list[int] = []
     total = len(images) if isinstance(images, Sequence) else 0
     for number, scored in enumerate(images):
-        embedding = segmenter.encode(scored.image)
-        prompts = Prompts.from_masks(scored.masks, segmenter, kind=settings.prompt)
-        inputs.append(_head_inputs(segmenter, embedding, prompts))
+        embedding = taught.segmenter.encode(scored.image)
+        prompts = Prompts.from_masks(scored.masks, taught.segmenter, kind=settings.prompt)
+        inputs.append(taught.read(embedding, prompts))
         if settings.part == "token+head":
             kept.append((embedding, prompts))
         names += [scored.name] * len(scored.masks)
@@ -258,23 +299,12 @@ def _encode(
         report(stage, number + 1, total or number + 2)
     if not names:
         raise DataError(explain(f"no {stage}", "at least one image with masks"))
-    truth = torch.cat(true_iou).to(segmenter.device)
+    truth = torch.cat(true_iou).to(taught.segmenter.device)
     return _Encoded(tuple(names), truth, torch.cat(inputs), tuple(kept), tuple(image_of))
 
 
-def _head_inputs(segmenter: SamSegmenter, embedding: ImageEmbedding, prompts: Prompts) -> Float[Tensor, "k C"]:
-    """What the head reads for each prompt, in the order of the prompts, which are all of one signature."""
-    head, read = segmenter.model.mask_decoder.iou_prediction_head, []
-    hook = head.register_forward_pre_hook(lambda _, given: read.append(given[0].float()))
-    try:
-        segmenter.decode(embedding, prompts, multimask="all")
-    finally:
-        hook.remove()
-    return torch.cat(read)
-
-
 def _teach(
-    segmenter: SamSegmenter,
+    taught: _TaughtOutput,
     data: _Encoded,
     settings: TransferSettings,
     parameters: Sequence[nn.Parameter],
@@ -291,7 +321,7 @@ def _teach(
         for rows in epoch:
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * curve(step)
-            loss = nn.functional.mse_loss(_outputs(segmenter, data, rows, settings), data.true_iou[rows])
+            loss = nn.functional.mse_loss(_outputs(taught, data, rows, settings), data.true_iou[rows])
             if not torch.isfinite(loss):
                 raise TrainingError(
                     explain(f"the loss is {float(loss)} at step {step}", mend="lower the learning rate")
@@ -322,22 +352,18 @@ def _batches(data: _Encoded, settings: TransferSettings, epoch: int) -> list[lis
 
 
 def _outputs(
-    segmenter: SamSegmenter, data: _Encoded, rows: Sequence[int], settings: TransferSettings
+    taught: _TaughtOutput, data: _Encoded, rows: Sequence[int], settings: TransferSettings
 ) -> Float[Tensor, " k"]:
     """The taught output for some masks; with the token, for all masks of some images, in order."""
-    head = segmenter.model.mask_decoder.iou_prediction_head
     if settings.part == "head":
-        inputs = data.inputs[list(rows)]
-    else:
-        images = dict.fromkeys(data.image_of[row] for row in rows)
-        inputs = torch.cat([_head_inputs(segmenter, *data.images[image]) for image in images])
-    taught: Tensor = head(inputs)[:, settings.token]
-    return taught
+        return taught(data.inputs[list(rows)])
+    images = dict.fromkeys(data.image_of[row] for row in rows)
+    return taught(torch.cat([taught.read(*data.images[image]) for image in images]))
 
 
 @torch.no_grad()
-def _predict(segmenter: SamSegmenter, data: _Encoded, settings: TransferSettings) -> Float64[ndarray, "K 1"]:
-    predicted = _outputs(segmenter, data, range(len(data.names)), settings)
+def _predict(taught: _TaughtOutput, data: _Encoded, settings: TransferSettings) -> Float64[ndarray, "K 1"]:
+    predicted = _outputs(taught, data, range(len(data.names)), settings)
     return predicted.double().cpu().numpy()[:, None]
 
 
