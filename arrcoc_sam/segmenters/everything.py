@@ -29,7 +29,7 @@ from arrcoc_sam.segmenters.everything_masks import AutomaticMasks, MaskRecord
 from arrcoc_sam.segmenters.everything_overlap import box_iou
 from arrcoc_sam.segmenters.everything_regions import without_small_regions
 from arrcoc_sam.segmenters.everything_windows import MeasuredMask
-from arrcoc_sam.segmenters.sam import SamSegmenter, stock_decoder
+from arrcoc_sam.segmenters.sam import SamSegmenter, published_decoder
 
 __all__ = ["AutomaticMaskGenerator"]
 
@@ -56,7 +56,8 @@ class AutomaticMaskGenerator:
         point_grids: In place of ``points_per_side``: for each layer (n, 2) clicks in the unit square.
         min_region_area: Holes and islands of fewer pixels are removed; 0 leaves them.
         exact: Upscale every candidate that is predicted well enough, by segment-anything's own operations and decoder,
-            for the very masks of ``SamAutomaticMaskGenerator``. Otherwise a few near a threshold may differ.
+            for the very masks of ``SamAutomaticMaskGenerator``: on the CPU pixel by pixel, elsewhere but for pixels
+            within rounding of a threshold. Otherwise a few masks near a threshold may differ.
 
     Example:
         >>> from arrcoc_sam.segmenters import load_segmenter
@@ -192,7 +193,7 @@ class AutomaticMaskGenerator:
             return self.segmenter
         _ = self.segmenter.checkpoint_hash  # worked out once, not by every copy
         segmenter = copy.copy(self.segmenter)
-        segmenter.decoder_path = stock_decoder
+        segmenter.decoder_path = published_decoder
         return segmenter
 
     def _kept(

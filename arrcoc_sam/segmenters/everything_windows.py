@@ -14,7 +14,7 @@ from torch import Tensor
 
 from arrcoc_sam.candidates import upscale
 from arrcoc_sam.geometry import ImageTransform
-from arrcoc_sam.masks import mask_boxes
+from arrcoc_sam.masks import areas, mask_boxes
 
 __all__ = ["LogitWindow", "MeasuredMask", "WindowUpscaler", "cut_windows"]
 
@@ -148,8 +148,8 @@ class WindowUpscaler:
             return None
         logits, top, left = upscaled(window)
         mask = logits > self.threshold
-        inner = (logits > self.threshold + self.offset).sum()
-        outer = (logits > self.threshold - self.offset).sum()
+        inner = areas(logits > self.threshold + self.offset)
+        outer = areas(logits > self.threshold - self.offset)
         counts = torch.stack((inner, outer)).double()
         # one wait for the device, not five
         *box, num_inner, num_outer = torch.cat((mask_boxes(mask), counts)).tolist()

@@ -111,4 +111,5 @@ def _relative(
         get_rel_pos(size, size, table).to(q.dtype)
         for size, table in ((height, attention.rel_pos_h), (width, attention.rel_pos_w))
     )
-    return q @ in_rows.transpose(1, 2), (q.transpose(1, 2) @ in_columns.transpose(1, 2)).transpose(1, 2)
+    # segment-anything's own sums, so that on the CPU the answer is its own to the last bit
+    return torch.einsum("nhwd,hkd->nhwk", q, in_rows), torch.einsum("nhwd,wkd->nhwk", q, in_columns)
