@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional as tvf
 
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.segmenters.base import DecoderOutput, ModelPrompts, Segmenter
-from arrcoc_sam.segmenters.hf_decoders import DECODERS, hq_features
+from arrcoc_sam.segmenters.hf_decoders import DECODERS, DecoderInput, hq_features
 from arrcoc_sam.segmenters.hf_families import Family
 
 __all__ = ["HuggingFaceSegmenter", "resize_squashed"]
@@ -123,15 +123,9 @@ class HuggingFaceSegmenter(Segmenter):
         reduced = self._reduced()  # asked for here, where the caller's autocast is still on
         with self._full():
             sparse, dense = self._embed_prompts(prompts, len(features["image"]))
-            return DECODERS[self.family.decoder](
-                self._own.mask_decoder,
-                features,
-                self._own.get_image_wide_positional_embeddings(),
-                sparse,
-                dense,
-                tokens,
-                reduced=reduced,
-            )
+            image_pe = self._own.get_image_wide_positional_embeddings()
+            given = DecoderInput(features, image_pe, sparse, dense, reduced)
+            return DECODERS[self.family.decoder](self._own.mask_decoder, given, tokens)
 
     def _embed_prompts(
         self, prompts: ModelPrompts, count: int

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -19,69 +19,61 @@ from torch import Tensor, nn
 
 from arrcoc_sam.segmenters.base import DecoderOutput
 
-__all__ = ["DECODERS", "Decoder", "decode_hq", "decode_sam", "decode_sam2", "hq_features"]
+__all__ = ["DECODERS", "Decoder", "DecoderInput", "decode_hq", "decode_sam", "decode_sam2", "hq_features"]
 
 Reduced: TypeAlias = Callable[[], AbstractContextManager[object]]
 """Makes the context that the transformer runs in (autocast); the rest runs in float32."""
 
-Decoder: TypeAlias = Callable[..., DecoderOutput]
-"""(decoder, features, image_pe, sparse, dense, tokens, reduced=) -> logits, predicted IoU and perhaps object scores."""
+
+class DecoderInput(NamedTuple):
+    """What a mask decoder is asked with, one embedding a prompt.
+
+    Attributes:
+        features: ``image`` (k, C, h, w), the embedding of each prompt's image, and what else the decoder reads.
+        image_pe: The positional encoding of the embedding's grid.
+        sparse: Tokens of points and boxes; n may be 0.
+        dense: What the mask prompts add to the embedding.
+        reduced: The transformer's context.
+    """
+
+    features: Mapping[str, Tensor]
+    image_pe: Float[Tensor, "1 C h w"]
+    sparse: Float[Tensor, "k n C"]
+    dense: Float[Tensor, "k C h w"]
+    reduced: Reduced
 
 
-def decode_sam(
-    decoder: nn.Module,
-    features: Mapping[str, Tensor],
-    image_pe: Float[Tensor, "1 C h w"],
-    sparse: Float[Tensor, "k n C"],
-    dense: Float[Tensor, "k C h w"],
-    tokens: Sequence[int],
-    *,
-    reduced: Reduced,
-) -> DecoderOutput:
+Decoder: TypeAlias = Callable[[nn.Module, DecoderInput, Sequence[int]], DecoderOutput]
+
+
+def decode_sam(decoder: nn.Module, given: DecoderInput, tokens: Sequence[int]) -> DecoderOutput:
     """SAM's decoder.
 
     Args:
         decoder: ``SamMaskDecoder``.
-        features: ``image`` (k, C, h, w), the embedding of each prompt's image.
-        image_pe: The positional encoding of the embedding's grid.
-        sparse: Tokens of points and boxes; n may be 0.
-        dense: What the mask prompts add to the embedding.
+        given: Embeddings of images and prompts.
         tokens: Which mask tokens to answer with, in this order.
-        reduced: The transformer's context.
 
     Returns:
         Logits and raw predicted IoU, float32.
     """
     own: Any = decoder
     learned = torch.cat([own.iou_token.weight, own.mask_tokens.weight])
-    queries, source = _transformed(own, learned, features["image"] + dense, image_pe, sparse, reduced)
+    queries, source = _transformed(own, learned, given)
     upscaled = _upscaled(own, source)
     logits = _masks(own, queries[:, 1:], upscaled, tokens)
     return DecoderOutput(logits, own.iou_prediction_head(queries[:, 0])[:, list(tokens)])
 
 
-def decode_hq(
-    decoder: nn.Module,
-    features: Mapping[str, Tensor],
-    image_pe: Float[Tensor, "1 C h w"],
-    sparse: Float[Tensor, "k n C"],
-    dense: Float[Tensor, "k C h w"],
-    tokens: Sequence[int],
-    *,
-    reduced: Reduced,
-) -> DecoderOutput:
+def decode_hq(decoder: nn.Module, given: DecoderInput, tokens: Sequence[int]) -> DecoderOutput:
     """SAM-HQ's decoder: every token's mask plus the one high-quality mask, tokens in their own order.
 
     The predicted IoU is the head's of the SAM part of the mask; SAM-HQ has none of the sum.
 
     Args:
         decoder: ``SamHQMaskDecoder``.
-        features: ``image`` (k, C, h, w), and ``hq`` (k, C/8, 4h, 4w) of :func:`hq_features`.
-        image_pe: As for :func:`decode_sam`, and so are the rest.
-        sparse: Tokens of points and boxes.
-        dense: Of the mask prompts.
+        given: As for :func:`decode_sam`; among the features ``hq`` (k, C/8, 4h, 4w) of :func:`hq_features`.
         tokens: Which mask tokens.
-        reduced: The transformer's context.
 
     Returns:
         Logits and raw predicted IoU, float32.
@@ -92,10 +84,10 @@ def decode_hq(
     """
     own: Any = decoder
     learned = torch.cat([own.iou_token.weight, own.mask_tokens.weight, own.hq_token.weight])
-    queries, source = _transformed(own, learned, features["image"] + dense, image_pe, sparse, reduced)
+    queries, source = _transformed(own, learned, given)
     upscaled = _upscaled(own, source)
     logits = _masks(own, queries[:, 1:], upscaled, tokens)
-    fine = own.mask_conv2(own.activation(own.mask_norm(own.mask_conv1(upscaled)))) + features["hq"]
+    fine = own.mask_conv2(own.activation(own.mask_norm(own.mask_conv1(upscaled)))) + given.features["hq"]
     hq_token = queries[:, 1 + len(own.mask_tokens.weight)]
     logits = logits + (own.hq_mask_mlp(hq_token)[:, None] @ fine.flatten(2)).unflatten(2, fine.shape[-2:])
     return DecoderOutput(logits, own.iou_prediction_head(queries[:, 0])[:, list(tokens)])
@@ -121,34 +113,22 @@ def hq_features(
     return result
 
 
-def decode_sam2(
-    decoder: nn.Module,
-    features: Mapping[str, Tensor],
-    image_pe: Float[Tensor, "1 C h w"],
-    sparse: Float[Tensor, "k n C"],
-    dense: Float[Tensor, "k C h w"],
-    tokens: Sequence[int],
-    *,
-    reduced: Reduced,
-) -> DecoderOutput:
+def decode_sam2(decoder: nn.Module, given: DecoderInput, tokens: Sequence[int]) -> DecoderOutput:
     """The decoder of SAM 2, EdgeTAM and SAM 3's tracker, without its switching of tokens by stability.
 
     Args:
         decoder: ``Sam2MaskDecoder`` or the like.
-        features: ``image`` (k, C, h, w), ``stride_8`` (k, C/4, 2h, 2w) and ``stride_4`` (k, C/8, 4h, 4w).
-        image_pe: As for :func:`decode_sam`, and so are the rest.
-        sparse: Tokens of points and boxes.
-        dense: Of the mask prompts.
+        given: As for :func:`decode_sam`; among the features ``stride_8`` (k, C/4, 2h, 2w) and ``stride_4``
+            (k, C/8, 4h, 4w).
         tokens: Which mask tokens.
-        reduced: The transformer's context.
 
     Returns:
         Logits, predicted IoU (after the head's own sigmoid) and object scores (logits), float32.
     """
     own: Any = decoder
     learned = torch.cat([own.obj_score_token.weight, own.iou_token.weight, own.mask_tokens.weight])
-    queries, source = _transformed(own, learned, features["image"] + dense, image_pe, sparse, reduced)
-    upscaled = _upscaled(own, source, features["stride_8"], features["stride_4"])
+    queries, source = _transformed(own, learned, given)
+    upscaled = _upscaled(own, source, given.features["stride_8"], given.features["stride_4"])
     logits = _masks(own, queries[:, 2:], upscaled, tokens)
     predicted_iou = own.iou_prediction_head(queries[:, 1])[:, list(tokens)]
     return DecoderOutput(logits, predicted_iou, own.pred_obj_score_head(queries[:, 0])[:, 0])
@@ -159,15 +139,16 @@ DECODERS: Mapping[str, Decoder] = {"sam": decode_sam, "hq": decode_hq, "sam2": d
 
 
 def _transformed(
-    decoder: Any, learned: Tensor, source: Tensor, image_pe: Tensor, sparse: Tensor, reduced: Reduced
+    decoder: Any, learned: Tensor, given: DecoderInput
 ) -> tuple[Float[Tensor, "k n C"], Float[Tensor, "k C h w"]]:
     """Queries and embedding after the two-way transformer, which has an axis more here: prompts of one image."""
-    queries = torch.cat([learned.expand(len(source), -1, -1), sparse], dim=1)
-    with reduced():
+    source = given.features["image"] + given.dense
+    queries = torch.cat([learned.expand(len(source), -1, -1), given.sparse], dim=1)
+    with given.reduced():
         answered, seen = decoder.transformer(
             point_embeddings=queries[:, None],
             image_embeddings=source,
-            image_positional_embeddings=image_pe,
+            image_positional_embeddings=given.image_pe,
             attention_similarity=None,
             target_embedding=None,
         )
