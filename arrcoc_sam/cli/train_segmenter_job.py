@@ -24,6 +24,7 @@ from arrcoc_sam.training.checkpoint import save_weights
 from arrcoc_sam.training.distributed import open_devices
 from arrcoc_sam.training.segmenter import train_segmenter
 from arrcoc_sam.training.segmenter_config import ModelSettings, SegmenterConfig, default_segmenter_config
+from arrcoc_sam.training.validation import BEST, read_best
 
 __all__ = ["TrainSegmenterJob"]
 
@@ -90,6 +91,7 @@ class TrainSegmenterJob:
 
     def _write(self, config: SegmenterConfig, facts: dict[str, Any], trained: Sam, last: dict[str, float]) -> None:
         size = int(trained.image_encoder.img_size)
+        best = read_best(self.out)
         record = {
             "segmenter": config.model.segmenter,
             "preset": config.preset,
@@ -97,6 +99,7 @@ class TrainSegmenterJob:
             **facts,
             "steps": config.training.total_steps,
             "figures": last,
+            "best": best,
             **Provenance(
                 command=self.command,
                 segmenter=config.model.segmenter,
@@ -115,6 +118,10 @@ class TrainSegmenterJob:
             rows = [(name.replace("_", " "), f"{value:.4g}") for name, value in last.items()]
             print_table("Last steps", ["figure", "value"], rows, to=out(), right=["value"])
         out().print(f"Wrote {weights}", soft_wrap=True, markup=False)
+        if best is not None:
+            name, value = best["chosen_by"], best["figures"][best["chosen_by"]]
+            words = f"Best on held-out scenes: {self.out / BEST}, step {best['step']}, {name} {value:.4g}"
+            out().print(words, soft_wrap=True, markup=False)
 
 
 def build_model(settings: ModelSettings, root: Path, seed: int) -> Sam:

@@ -12,7 +12,7 @@ from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.datasets.mask_sets import files_digest
 from arrcoc_sam.errors import InputError, UnknownNameError, explain
-from arrcoc_sam.scenes import GENERATOR_VERSION, TRAIN_SEEDS, draw_bank
+from arrcoc_sam.scenes import STYLES, TRAIN_SEEDS, draw_bank
 from arrcoc_sam.training.configuration import read_section, read_toml
 from arrcoc_sam.training.settings import PRESETS, SegmenterTraining
 from arrcoc_sam.training.sources import (
@@ -55,6 +55,7 @@ class DataSettings:
         scenes: How many, for "scenes".
         first_seed: Of the first scene.
         size: Side of the scenes in pixels.
+        rich_share: The share of rich scenes among those that are drawn from; 0: all are plain, 1: all are rich.
     """
 
     kind: Literal["scenes", "coco", "triples", "masks"] = "scenes"
@@ -64,6 +65,7 @@ class DataSettings:
     scenes: int = 200
     first_seed: int = 0
     size: int = 256
+    rich_share: float = 0.0
 
     def __post_init__(self) -> None:
         """Check what goes together.
@@ -81,6 +83,10 @@ class DataSettings:
             raise InputError(explain(came, f"at least one, with seeds of training, 0 to {TRAIN_SEEDS[-1]:,}"))
         if not 32 <= self.size <= 2048:
             raise InputError(explain(f"size={self.size}", "32 to 2048 pixels"))
+        if not 0 <= self.rich_share <= 1:
+            raise InputError(explain(f"rich_share={self.rich_share}", "in [0, 1]"))
+        if 0 < self.rich_share < 1 and self.scenes < 2:
+            raise InputError(explain(f"scenes={self.scenes} with rich_share={self.rich_share}", "at least two scenes"))
 
     def open(self, root: Path, scenes: Path, report: Report | None = None) -> tuple[MaskSource, dict[str, Any]]:
         """The source, and what it was made of, for checkpoints to compare.
@@ -94,15 +100,7 @@ class DataSettings:
             DataError: A file is missing or inconsistent, or a picture is not there.
         """
         if self.path is None:
-            bank = draw_bank(
-                scenes / f"{self.first_seed}-{self.scenes}-{self.size}",
-                first_seed=self.first_seed,
-                num_scenes=self.scenes,
-                size=self.size,
-                progress=None if report is None else lambda done, total: report("scenes", done, total),
-            )
-            drawn = {"seeds": [self.first_seed, self.scenes], "size": self.size, "generator": GENERATOR_VERSION}
-            return SceneSource(bank), {"kind": self.kind, **drawn}
+            return self._draw(scenes, report)
         path = root / Path(self.path).expanduser()
         images = None if self.images is None else root / Path(self.images).expanduser()
         if self.kind == "masks":
@@ -111,6 +109,31 @@ class DataSettings:
         dataset = CocoDataset.read(path, images=path.parent if images is None else images)
         source: MaskSource = CocoSource(dataset) if self.kind == "coco" else TripleSource(dataset)
         return source, {"kind": self.kind, "sha256": files_digest(path, [path])}
+
+    def _draw(self, scenes: Path, report: Report | None) -> tuple[MaskSource, dict[str, Any]]:
+        """Scenes of one style or of both, one after the other in seeds."""
+        num_rich = round(self.rich_share * self.scenes)
+        if 0 < self.rich_share < 1:
+            num_rich = min(max(num_rich, 1), self.scenes - 1)
+        facts: dict[str, Any] = {"kind": self.kind, "seeds": [self.first_seed, self.scenes], "size": self.size}
+        sources: list[MaskSource] = []
+        first = self.first_seed
+        for style, count in (("plain", self.scenes - num_rich), ("rich", num_rich)):
+            if count:
+                bank = draw_bank(
+                    scenes / (f"{first}-{count}-{self.size}" + ("" if style == "plain" else f"-{style}")),
+                    first_seed=first,
+                    num_scenes=count,
+                    size=self.size,
+                    style=style,
+                    progress=None if report is None else lambda done, total: report("scenes", done, total),
+                )
+                sources.append(SceneSource(bank))
+                first += count
+        if len(sources) == 1:
+            return sources[0], facts | {"generator": STYLES["rich" if num_rich else "plain"]}
+        mixed = MixedSource(sources, [1.0 - self.rich_share, self.rich_share])
+        return mixed, facts | {"generator": [STYLES["plain"], STYLES["rich"]], "rich_share": self.rich_share}
 
 
 @dataclass(frozen=True)

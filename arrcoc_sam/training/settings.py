@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from arrcoc_sam.errors import InputError, explain
+from arrcoc_sam.errors import InputError, UnknownNameError, explain
+from arrcoc_sam.scenes.splits import VALIDATION_SEEDS
 from arrcoc_sam.training.batches import Augmentation
 from arrcoc_sam.training.recipe import SAM1_RECIPE, SAM2_RECIPE, ClickRecipe
 from arrcoc_sam.training.schedule import Schedule, ScheduleShape
 
-__all__ = ["PRESETS", "SegmenterTraining", "Stage"]
+__all__ = ["PRESETS", "SegmenterTraining", "Stage", "Validation"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,55 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """Judging the moving average on held-out scenes now and then, by clicks.
+
+    Attributes:
+        every: Steps between; 0: never. The end of the run is judged too.
+        scenes: How many.
+        rich_share: The share of them that is rich.
+        size: Side of the scenes in pixels.
+        first_seed: Of the scenes; one of those of validation, never of training or test.
+        clicks: After how many clicks to judge, ascending from 1.
+        figure: What the best weights have most of: "oracle_iou", "automatic_iou", "pearson", "selection_accuracy",
+            "distinct_share", or "iou_after_k" and "pearson_after_k" for k clicks.
+    """
+
+    every: int = 0
+    scenes: int = 60
+    rich_share: float = 0.5
+    size: int = 256
+    first_seed: int = VALIDATION_SEEDS.start
+    clicks: tuple[int, ...] = (1, 3)
+    figure: str = "oracle_iou"
+
+    def __post_init__(self) -> None:
+        """Check the numbers and the name.
+
+        Raises:
+            InputError: A number out of its range, or clicks that do not ascend from 1.
+            UnknownNameError: No such figure.
+        """
+        if self.every < 0:
+            raise InputError(explain(f"every={self.every}", "at least 0"))
+        if not 0 <= self.rich_share <= 1:
+            raise InputError(explain(f"rich_share={self.rich_share}", "in [0, 1]"))
+        if not 32 <= self.size <= 2048:
+            raise InputError(explain(f"size={self.size}", "32 to 2048 pixels"))
+        seeds = (self.first_seed, self.first_seed + self.scenes - 1)
+        if self.scenes < 1 or any(seed not in VALIDATION_SEEDS for seed in seeds):
+            came = f"scenes={self.scenes} from first_seed={self.first_seed}"
+            expected = f"at least one, with seeds {VALIDATION_SEEDS.start:,} to {VALIDATION_SEEDS[-1]:,}"
+            raise InputError(explain(came, expected))
+        if list(self.clicks) != sorted(set(self.clicks)) or self.clicks[:1] != (1,):
+            raise InputError(explain(f"clicks={self.clicks}", "ascending whole numbers that begin with 1"))
+        later = [f"{name}_after_{k}" for k in self.clicks[1:] for name in ("iou", "pearson")]
+        known = ("oracle_iou", "automatic_iou", "pearson", "selection_accuracy", "distinct_share", *later)
+        if self.figure not in known:
+            raise UnknownNameError(explain(f"figure={self.figure!r}", f"one of {', '.join(known)}"))
+
+
+@dataclass(frozen=True)
 class SegmenterTraining:
     """Everything that, with the data and the first weights, determines a training run.
 
@@ -64,6 +114,7 @@ class SegmenterTraining:
             not depend on the rest of it: needed for accumulation and for several CPU processes.
         autocast: bfloat16 for encoder and transformer.
         seed: Of weights, batches and clicks.
+        validation: How the moving average is judged meanwhile; it does not change the course of the run.
     """
 
     stages: tuple[Stage, ...]
@@ -84,6 +135,7 @@ class SegmenterTraining:
     freeze_batch_norm: bool = False
     autocast: bool = True
     seed: int = 0
+    validation: Validation = field(default_factory=Validation)
 
     def __post_init__(self) -> None:
         """Check what can be checked without model and data.

@@ -14,9 +14,9 @@ from PIL import Image
 from safetensors import safe_open
 
 from arrcoc_sam.masks import encode_rle
-from arrcoc_sam.scenes import generate_scene
+from arrcoc_sam.scenes import Scene, generate_scene
 from arrcoc_sam.segmenters import load_segmenter
-from arrcoc_sam.training.segmenter_config import SegmenterConfig, default_segmenter_config
+from arrcoc_sam.training.segmenter_config import DataSettings, SegmenterConfig, default_segmenter_config
 
 Command = Callable[..., Any]
 
@@ -114,6 +114,40 @@ def test_every_kind_of_data(command: Command, pictures: Path, kind: str) -> None
     assert (Path("run") / "log.csv").read_bytes() == before
 
 
+def test_scenes_of_both_styles_with_validation(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+
+    def draw(folder: Path, *, first_seed: int, num_scenes: int, size: int, style: str, **_: Any) -> list[Scene]:
+        drawn.append((style, folder.name))
+        return [generate_scene(first_seed + i, size, style=style) for i in range(num_scenes)]
+
+    monkeypatch.setattr("arrcoc_sam.training.segmenter_config.draw_bank", draw)
+    validation = "[training.validation]\nevery = 1\nscenes = 2\nsize = 64\nclicks = [1]\nfigure = 'automatic_iou'\n"
+    data = "[[data]]\nscenes = 4\nsize = 64\nrich_share = 0.7\n"
+    (tmp_path / "run.toml").write_text(data + SMALL + validation)
+    words = ("train", "segmenter", "--config", "run.toml", "--out", "run", "--device", "cpu")
+    answer = command(*words, "--json")
+    assert answer.code == 0, answer.err
+    assert drawn == [("plain", "0-1-64"), ("rich", "1-3-64-rich")]
+    record = json.loads(answer.out)
+    assert record["data"][0]["generator"] == [1, 2]
+    assert record["best"]["chosen_by"] == "automatic_iou"
+    assert record["best"]["step"] in (1, 2)
+    assert "best.safetensors" in command(*words).out
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_source_of_mixed_scenes_draws_by_its_share(share: float, tmp_path: Path) -> None:
+    settings = DataSettings(scenes=10, size=32, rich_share=share)
+    source, facts = settings.open(tmp_path, tmp_path / "scenes")
+    assert facts["generator"] == {0.0: 1, 0.3: [1, 2], 1.0: 2}[share]
+    rich = {generate_scene(seed, 32, style="rich").image.tobytes() for seed in range(10)}
+    shown = [source[i].image.tobytes() in rich for i in range(len(source))]
+    assert sum(shown) / len(shown) == pytest.approx(share)
+
+
 def test_changed_data_is_another_run(command: Command, pictures: Path) -> None:
     (pictures / "run.toml").write_text('[[data]]\nkind = "coco"\npath = "coco.json"\nimages = "images"\n' + SMALL)
     words = ("train", "segmenter", "--config", "run.toml", "--out", "run", "--device", "cpu")
@@ -167,6 +201,10 @@ def test_bad_data(command: Command, pictures: Path, change: dict[str, Any], mess
         (f'[[data]]\nkind = "coco"\n{SMALL}', "a path for all but scenes"),
         (f'[[data]]\nkind = "coco"\npath = "none.json"\n{SMALL}', "none.json does not exist"),
         (f"[[data]]\nscenes = 0\n{SMALL}", "at least one"),
+        (f"[[data]]\nrich_share = 2\n{SMALL}", "rich_share=2.0"),
+        (f"[[data]]\nscenes = 1\nrich_share = 0.5\n{SMALL}", "at least two scenes"),
+        (f"{SMALL}[training.validation]\nfigure = 'iou'\n", "one of oracle_iou"),
+        (f"{SMALL}[training.validation]\nfirst_seed = 7\n", "first_seed=7"),
         (f'[model]\nsegmenter = "sam3"\n{SMALL}', "'sam_vit_b'"),
         (f'[model]\nweights = "none.safetensors"\n{SMALL}', "none.safetensors does not exist"),
     ],

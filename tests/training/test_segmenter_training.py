@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from arrcoc_sam.errors import CheckpointError, InputError, OutputError, TrainingError
 from arrcoc_sam.scenes import Scene, generate_scene
 from arrcoc_sam.segmenters.tiny import build_tiny
-from arrcoc_sam.training import segmenter as module
+from arrcoc_sam.training import segmenter_run
 from arrcoc_sam.training.batches import Augmentation, PromptBatch
 from arrcoc_sam.training.interactive import ClickRecipe
 from arrcoc_sam.training.segmenter import SegmenterTraining, Stage, train_segmenter
@@ -54,14 +54,14 @@ def test_resumed_run_has_the_same_curve(scenes: list[Scene], tmp_path: Path, mon
     class KilledError(Exception):
         pass
 
-    real, calls = module._backward, iter(range(100))
+    real, calls = segmenter_run._backward, iter(range(100))
 
     def die(*arguments: Any) -> dict[str, Tensor]:
         if next(calls) == 4:
             raise KilledError
         return real(*arguments)
 
-    monkeypatch.setattr(module, "_backward", die)
+    monkeypatch.setattr(segmenter_run, "_backward", die)
     with pytest.raises(KilledError):
         train_segmenter(CONFIG, scenes, tmp_path / "parts", **options)
     assert len(columns(tmp_path / "parts")) == 5  # four steps, one of them after the checkpoint
