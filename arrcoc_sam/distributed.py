@@ -9,6 +9,7 @@ paths.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ __all__ = ["ActorPool", "CacheActor", "RayCacheEngine", "RayEngine", "ScoringAct
 
 # Blocks between which Ray may choose where to go on; each holds the numbers of a few parts.
 _MOST_BLOCKS = 4096
+
+# Of a Ray that is started here: numbers of parts go through its store, nothing else.
+_STORE_BYTES = 1 << 28
+_STARTS = 3
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,7 @@ class ActorPool:
             ArrcocSamError: What an actor raised.
         """
         ray = _import_ray()
-        with _cluster(ray, self.address):
+        with _cluster(ray, self.address, cores=self.threads * (self.actors or 1)):
             size, gpus = self._size(ray)
             context = ray.data.DataContext.get_current()
             context.enable_progress_bars = False
@@ -276,24 +281,56 @@ def _import_ray() -> Any:
 
 
 @contextmanager
-def _cluster(ray: Any, address: str | None) -> Iterator[None]:
-    """Ray, started or joined; stopped at the end where it was not running before."""
+def _cluster(ray: Any, address: str | None, *, cores: int) -> Iterator[None]:
+    """Ray, started or joined; stopped at the end where it was not running before.
+
+    Args:
+        ray: The module.
+        address: Of a cluster to join.
+        cores: A cluster started here counts at least so many, or actors would wait for them for ever.
+    """
     if ray.is_initialized():
         yield
         return
-    try:
-        ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=False)
-    except Exception as error:  # Ray raises half a dozen kinds, and the bare one where a start takes too long
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if address is None:
-            came, mend = f"Ray does not start here ({reason})", "try again when the machine is less busy"
-            raise InputError(explain(came, "a machine with room for it", f"{mend}, or name --engine local")) from error
-        came = f"no Ray cluster at {address!r} ({reason})"
-        raise InputError(explain(came, "its address, or none to start one here", "see docs/cluster.md")) from error
+    if address is None:
+        _start(ray, cores)
+    else:
+        _join(ray, address)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start(ray: Any, cores: int) -> None:
+    """Start Ray on this machine; on a busy one its patience of half a minute may run out, so more than once."""
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(
+                num_cpus=max(cores, os.cpu_count() or 1),
+                object_store_memory=_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+            )
+            return
+        except Exception as error:  # Ray raises half a dozen kinds, and the bare one where a start takes too long
+            ray.shutdown()
+            if left:
+                continue
+            came, mend = f"Ray does not start here ({_reason(error)})", "try again when the machine is less busy"
+            raise InputError(explain(came, "a machine with room for it", f"{mend}, or name --engine local")) from error
+
+
+def _join(ray: Any, address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False)
+    except Exception as error:  # as above
+        came = f"no Ray cluster at {address!r} ({_reason(error)})"
+        raise InputError(explain(came, "its address, or none to start one here", "see docs/cluster.md")) from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _ours(error: BaseException) -> BaseException:

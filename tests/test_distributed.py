@@ -24,7 +24,7 @@ from arrcoc_sam.segmenters.tiny import build_tiny
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
 from arrcoc_sam.datasets.mask_forms import open_masks
-from arrcoc_sam.distributed import CacheActor, RayCacheEngine, RayEngine, ScoringActor, _ours
+from arrcoc_sam.distributed import CacheActor, RayCacheEngine, RayEngine, ScoringActor, _cluster, _ours
 from arrcoc_sam.quality.scoring_local import run_scoring, score_masks
 from arrcoc_sam.quality.scoring_run import Progress, ScoringRun, scoring_plan
 from arrcoc_sam.quality.scoring_spec import EstimatorSpec
@@ -34,7 +34,7 @@ from arrcoc_sam.training.cache_prompts import GridPrompts
 from arrcoc_sam.training.cache_records import shard_path
 from arrcoc_sam.training.cache_sources import SegmenterLevels
 
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "180", "OMP_NUM_THREADS": "1"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
 COMMAND = "import sys; from arrcoc_sam.cli.main import run; sys.exit(run(sys.argv[1:]))"
 
 
@@ -176,3 +176,41 @@ def test_our_errors_come_out_of_ray_s_wrapping() -> None:
     assert _ours(wrapped.with_traceback(None)) is not wrapped
     stranger = ValueError("x")
     assert _ours(stranger) is stranger
+
+
+class _Ray:
+    """As much of Ray as a start takes: it fails so many times."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures, self.starts, self.stops = failures, [], 0
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, **options: Any) -> None:
+        self.starts.append(options)
+        if len(self.starts) <= self.failures:
+            raise RuntimeError("The current node timed out during startup.\nMore.")
+
+    def shutdown(self) -> None:
+        self.stops += 1
+
+
+def test_a_start_that_times_out_is_tried_again() -> None:
+    ray = _Ray(failures=2)
+    with _cluster(ray, None, cores=500):
+        assert len(ray.starts) == 3
+    assert ray.stops == 3
+    assert ray.starts[-1]["num_cpus"] == 500
+    ray = _Ray(failures=3)
+    refused = pytest.raises(InputError, match=r"does not start here \(The current node timed out during startup\.\)")
+    with refused, _cluster(ray, None, cores=1):
+        pass
+    assert len(ray.starts) == 3
+
+
+def test_an_address_is_tried_once() -> None:
+    ray = _Ray(failures=1)
+    with pytest.raises(InputError, match="no Ray cluster at 'head:6379'"), _cluster(ray, "head:6379", cores=1):
+        pass
+    assert ray.starts == [{"address": "head:6379", "log_to_driver": False}]
