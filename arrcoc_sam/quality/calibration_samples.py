@@ -14,7 +14,7 @@ from jaxtyping import Bool
 from numpy import ndarray
 
 from arrcoc_sam.errors import InputError, explain
-from arrcoc_sam.masks import mask_iou
+from arrcoc_sam.masks import mask_iou, pairwise_iou
 from arrcoc_sam.quality.click_protocol import AnnotatedImage
 from arrcoc_sam.quality.degradations import DEGRADATIONS, degrade, mask_context
 from arrcoc_sam.quality.estimator import MaskQualityEstimator
@@ -34,7 +34,8 @@ class DegradedMasks:
     Attributes:
         masks: (K, H, W) bool, none empty.
         table: One row a mask: ``image``, ``node`` (index of the true mask), ``level``, ``kind``, ``severity`` (0 for
-            clean ones), ``actual_iou`` with the true mask.
+            clean ones), ``actual_iou`` with the true mask, ``nearest_iou`` with whichever true mask of the image is
+            nearest: all that image and mask alone could tell.
     """
 
     masks: Bool[ndarray, "K H W"]
@@ -76,7 +77,9 @@ def degrade_masks(
                     "actual_iou": float((mask & truth).sum() / (mask | truth).sum()),
                 }
             )
-    return DegradedMasks(np.stack(masks), pd.DataFrame(rows))
+    made = np.stack(masks)
+    nearest = pairwise_iou(made, annotated.masks).amax(dim=1).double().numpy()
+    return DegradedMasks(made, pd.DataFrame(rows).assign(nearest_iou=nearest))
 
 
 @torch.no_grad()

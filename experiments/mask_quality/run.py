@@ -116,6 +116,7 @@ def judged(samples: pd.DataFrame, calibration: FittedCalibration, figure: Path) 
         "coverage": round(float(samples["covered"].mean()), 4),
         "interval_width": round(float((samples["interval_high"] - samples["interval_low"]).mean()), 4),
     }
+    figures["ceiling"] = ceiling(samples)
     for name, report in reports.items():
         figures[name] = {
             metric: [round(float(value), 4) for value in (getattr(report, metric), *report.intervals[metric])]
@@ -136,6 +137,17 @@ def judged(samples: pd.DataFrame, calibration: FittedCalibration, figure: Path) 
         for kind, part in samples.groupby("kind")
     }
     return figures
+
+
+def ceiling(samples: pd.DataFrame) -> dict[str, float]:
+    """Rank correlations with the IoU with the nearest true mask, which is all that image and mask alone could tell.
+
+    A part that is taken for a whole is a perfect mask of the part, so even an oracle of the nearest object does not
+    rank masks by their IoU with the object that was meant.
+    """
+    nearest = samples["nearest_iou"]
+    pairs = {"spearman of the nearest object's IoU": samples["actual_iou"], "of quality with it": samples["quality"]}
+    return rounded({name: float(nearest.corr(other, method="spearman")) for name, other in pairs.items()})
 
 
 def with_oracle(samples: pd.DataFrame) -> pd.DataFrame:

@@ -212,6 +212,10 @@ def test_samples_know_their_truth(estimator: MaskQualityEstimator, toy_segmenter
     truths = images[0].masks[one.table["node"]]
     overlap = (one.masks & truths).sum((1, 2)) / (one.masks | truths).sum((1, 2))
     np.testing.assert_allclose(one.table["actual_iou"], overlap)
+    assert (first["nearest_iou"] >= first["actual_iou"] - 1e-6).all()
+    parts = first[(first["kind"] == "part") & (first["node"] == 0)]  # the first square holds the second
+    assert (parts["nearest_iou"] == 1).all()
+    assert (parts["actual_iou"] < 0.5).all()
     pd.testing.assert_frame_equal(one.table, first.iloc[:12][one.table.columns])
     pd.testing.assert_frame_equal(samples["box"], calibration_samples(both, images, per_mask=4, seed=2)["box"])
 
