@@ -3,8 +3,8 @@
     python benchmarks/scoring_memory.py                            1,000 and 100,000 masks; writes results/
     python benchmarks/scoring_memory.py --masks 200 1000 --quick   does it run; nothing is written
 
-Each number of masks is scored from a COCO file by a process of its own, with the embedded model on the CPU in one
-thread, and the kernel says what that process held at most. The bar: 100,000 masks within 10 % of 1,000.
+Each number of masks, 200 an image, is scored from a COCO file by a process of its own, with the embedded model on the
+CPU in one thread, and the kernel says what that process held at most. The bar: 100,000 masks within 10 % of 1,000.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from arrcoc_sam.report.provenance import installed_versions
 RESULTS = Path(__file__).parent / "results" / "scoring_memory.json"
 BAR = 1.10
 SIZES = [1_000, 100_000]
+MASKS_AN_IMAGE = 200
 CHILD = """
 import json, resource, sys, time
 import torch
@@ -42,7 +43,7 @@ print(json.dumps({"masks": summary.num_masks, "errors": summary.num_errors, "pea
 
 def measure(num_masks: int, folder: Path) -> dict[str, Any]:
     """What one process of its own held at most."""
-    path = write_dataset(folder, num_masks)
+    path = write_dataset(folder, num_masks, masks_an_image=MASKS_AN_IMAGE)
     command = [sys.executable, "-c", CHILD, str(path), str(folder / f"{num_masks}.parquet")]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(answer.stdout)
@@ -53,15 +54,16 @@ def tables(results: dict[str, Any]) -> str:
     """The numbers as Markdown."""
     first = results["runs"][0]["peak_bytes"]
     rows = [
-        f"| {run['masks']:,} | {run['peak_bytes'] / 2**20:,.0f} MiB | {run['peak_bytes'] / first:.3f} |"
+        f"| {run['masks']:,} | {run['peak_bytes'] / 2**20:,.0f} MiB | {run['peak_bytes'] / first:.3f} | "
+        f"{run['cpu_seconds'] / 60:.1f} |"
         for run in results["runs"]
     ]
     verdict = "met" if results["runs"][-1]["peak_bytes"] <= BAR * first else "missed"
     if [run["masks"] for run in results["runs"]] != SIZES:
         verdict = "for 1,000 and 100,000 masks, which these are not"
     lines = [
-        "| masks | peak memory | to the first |",
-        "| ---: | ---: | ---: |",
+        "| masks | peak memory | to the first | CPU minutes |",
+        "| ---: | ---: | ---: | ---: |",
         *rows,
         "",
         f"Bar: at most {BAR:.2f} ({verdict}). The embedded model, one thread, COCO JSON; {results['machine']}.",
