@@ -34,10 +34,13 @@ from arrcoc_sam.training.logs import TrainingLog
 from arrcoc_sam.training.samples import AttentionBatch, AttentionSample
 from arrcoc_sam.training.trainable import parameter_groups
 
-__all__ = ["WEIGHTS", "build_attention", "load_attention_model", "peak_memory", "train_attention"]
+__all__ = ["REPORT", "WEIGHTS", "build_attention", "load_attention_model", "peak_memory", "train_attention"]
 
 WEIGHTS = "attention.safetensors"
 """What a finished run leaves in its folder: the weights, with the settings in the file's header."""
+
+REPORT = "report.json"
+"""Beside it: settings, versions, and what the heads attend to."""
 
 Progress = Callable[[int, dict[str, float]], None]
 
@@ -86,87 +89,135 @@ def train_attention(
         TrainingError: The loss is not finite; or ``folder`` holds a run of other settings.
     """
     devices = open_devices() if devices is None else devices
-    folder = Path(folder)
-    main = devices.rank == 0
     if validation is not None:
         check_judged(validation)
     batches = StepSamples(samples, settings, rank=devices.rank, world_size=devices.world_size)
-    torch.manual_seed(settings.seed)
-    model = build_attention(settings).train()
-    _check_norm(model, settings, devices)
-    model.to(devices.device)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)  # type: ignore[no-untyped-call]
-    groups = parameter_groups(
-        model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, encoder_rate=1.0
-    )
-    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
-    identity = {"settings": asdict(settings), "data": provenance or {}}
-    state = load_state(folder / "last.pt", settings=identity)
-    step = 0
-    if state is not None:
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        step = int(state["step"])
-    wrapped = devices.prepare(model)
-    if main:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "evaluation").mkdir(exist_ok=True)
+    run = _Run(settings, devices, Path(folder), provenance or {})
+    watch = None
+    if devices.rank == 0:
+        watch = _Watch(run, validation, checkpoint_every, evaluate_every, log_every, tensorboard, progress)
     devices.wait()
-    log = TrainingLog(folder, first_step=step, tensorboard=tensorboard) if main else None
-    judged = TrainingLog(folder / "evaluation", first_step=step, tensorboard=tensorboard) if main else None
-    criterion = HierarchicalAttentionLoss(
-        reduction="sum", focal_weight=settings.focal_weight, dice_weight=settings.dice_weight
-    )
-    began, first, report = time.monotonic(), step, None
-    for parts in feed_samples(batches, range(step, settings.steps), num_workers=num_workers):
-        for group in optimizer.param_groups:
+    for parts in feed_samples(batches, range(run.step, settings.steps), num_workers=num_workers):
+        figures = run.take_step(parts)
+        if watch is not None:
+            watch.after_step(figures)
+    devices.wait()
+    trained = run.averaged.eval()
+    report = None if watch is None else watch.finish(trained, provenance or {})
+    return trained, report
+
+
+class _Run:
+    """What changes from step to step: the weights, their moving average, the optimizer, the number of steps done."""
+
+    def __init__(self, settings: AttentionTraining, devices: Devices, folder: Path, provenance: dict[str, str]) -> None:
+        self.settings, self.devices, self.folder = settings, devices, folder
+        torch.manual_seed(settings.seed)
+        self._model = build_attention(settings).train()
+        _check_norm(self._model, settings, devices)
+        self._model.to(devices.device)
+        self._average = AveragedModel(
+            self._model,
+            multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay),  # type: ignore[no-untyped-call]
+            use_buffers=True,
+        )
+        groups = parameter_groups(
+            self._model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, encoder_rate=1.0
+        )
+        self._optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
+        self._identity = {"settings": asdict(settings), "data": provenance}
+        self.step = self._resume()
+        self._wrapped = devices.prepare(self._model)
+        self._criterion = HierarchicalAttentionLoss(
+            reduction="sum", focal_weight=settings.focal_weight, dice_weight=settings.dice_weight
+        )
+
+    @property
+    def averaged(self) -> MultiScaleAttention:
+        """The moving average."""
+        return cast(MultiScaleAttention, self._average.module)
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        return {"model": self._model, "average": self._average, "optimizer": self._optimizer}
+
+    def _resume(self) -> int:
+        """Loads the last checkpoint and answers how many steps were done."""
+        state = load_state(self.folder / "last.pt", settings=self._identity)
+        if state is None:
+            return 0
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
+        return int(state["step"])
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        states = {name: part.state_dict() for name, part in self._parts.items()}
+        save_state(self.folder / "last.pt", settings=self._identity, step=self.step, parts=states)
+
+    def take_step(self, parts: Sequence[AttentionBatch]) -> dict[str, float]:
+        """One step of the optimizer and of the moving average; answers loss, gradient norm and learning rate."""
+        settings, devices, step = self.settings, self.devices, self.step
+        for group in self._optimizer.param_groups:
             group["lr"] = group["peak"] * settings.curve(step)
-        torch.manual_seed(
-            (settings.seed * settings.steps + step) * devices.world_size + devices.rank
-        )  # dropout, stochastic depth
-        loss = _accumulate(wrapped, criterion, parts, settings, devices)
+        # dropout, stochastic depth
+        torch.manual_seed((settings.seed * settings.steps + step) * devices.world_size + devices.rank)
+        loss = _accumulate(self._wrapped, self._criterion, parts, settings, devices)
         if not bool(torch.isfinite(loss)):
             raise TrainingError(explain(f"the loss is {loss.item()} at step {step}", mend="lower the learning rate"))
-        norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm or float("inf"))
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        average.update_parameters(model)
-        step += 1
-        if log is not None and (step % log_every == 0 or step == settings.steps):
-            pace = (step - first) * settings.num_images / (time.monotonic() - began)
-            row = {"loss": loss.item(), "norm": float(norm), "rate": optimizer.param_groups[0]["lr"]}
-            row |= {"images_per_second": pace, "peak_gib": peak_memory(devices.device)}
-            log.write(step, row)
-            if progress is not None:
-                progress(step, row)
-        if main and (step % checkpoint_every == 0 or step == settings.steps):
-            states = {
-                "model": model.state_dict(),
-                "average": average.state_dict(),
-                "optimizer": optimizer.state_dict(),
-            }
-            save_state(folder / "last.pt", settings=identity, step=step, parts=states)
-        if (
-            judged is not None
-            and validation
-            and evaluate_every
-            and step % evaluate_every == 0
-            and step < settings.steps
-        ):
-            judged.write(step, evaluate_levels(_averaged(average), validation).figures())
-    devices.wait()
-    trained = _averaged(average).eval()
-    if main:
-        if validation:
-            report = evaluate_levels(trained, validation)
-            if judged is not None and first < settings.steps:
-                judged.write(step, report.figures())
-        _finish(folder, trained, settings, provenance or {}, report)
-    for each in (log, judged):
-        if each is not None:
-            each.close()
-    return trained, report
+        norm = nn.utils.clip_grad_norm_(self._model.parameters(), settings.clip_norm or float("inf"))
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._average.update_parameters(self._model)
+        self.step += 1
+        return {"loss": loss.item(), "norm": float(norm), "rate": self._optimizer.param_groups[0]["lr"]}
+
+
+class _Watch:
+    """What the main process does beside the steps: log, evaluation, checkpoints, and what is left at the end."""
+
+    def __init__(
+        self,
+        run: _Run,
+        validation: Sequence[AttentionSample] | None,
+        checkpoint_every: int,
+        evaluate_every: int,
+        log_every: int,
+        tensorboard: bool,
+        progress: Progress | None,
+    ) -> None:
+        self._run, self._validation, self._progress = run, validation, progress
+        self._checkpoint_every, self._evaluate_every, self._log_every = checkpoint_every, evaluate_every, log_every
+        (run.folder / "evaluation").mkdir(parents=True, exist_ok=True)
+        self._log = TrainingLog(run.folder, first_step=run.step, tensorboard=tensorboard)
+        self._judged = TrainingLog(run.folder / "evaluation", first_step=run.step, tensorboard=tensorboard)
+        self._began, self._first = time.monotonic(), run.step
+
+    def after_step(self, figures: dict[str, float]) -> None:
+        """Whatever is due."""
+        run, last = self._run, self._run.step == self._run.settings.steps
+        if run.step % self._log_every == 0 or last:
+            pace = (run.step - self._first) * run.settings.num_images / (time.monotonic() - self._began)
+            row = figures | {"images_per_second": pace, "peak_gib": peak_memory(run.devices.device)}
+            self._log.write(run.step, row)
+            if self._progress is not None:
+                self._progress(run.step, row)
+        if run.step % self._checkpoint_every == 0 or last:
+            run.save()
+        if self._validation and self._evaluate_every and run.step % self._evaluate_every == 0 and not last:
+            self._judged.write(run.step, evaluate_levels(run.averaged, self._validation).figures())
+
+    def finish(self, trained: MultiScaleAttention, provenance: dict[str, str]) -> LevelReport | None:
+        """Evaluate what came out, and write it."""
+        run, report = self._run, None
+        if self._validation:
+            report = evaluate_levels(trained, self._validation)
+            if self._first < run.settings.steps:
+                self._judged.write(run.step, report.figures())
+        _finish(run.folder, trained, run.settings, provenance, report)
+        self._log.close()
+        self._judged.close()
+        return report
 
 
 def build_attention(settings: AttentionTraining) -> MultiScaleAttention:
@@ -235,10 +286,6 @@ def _accumulate(
     return devices.sum(total)
 
 
-def _averaged(average: AveragedModel) -> MultiScaleAttention:
-    return cast(MultiScaleAttention, average.module)
-
-
 def _check_norm(model: nn.Module, settings: AttentionTraining, devices: Devices) -> None:
     live = any(isinstance(module, _BatchNorm) and module.training for module in model.modules())
     synced = devices.device.type == "cuda" and settings.accumulation == 1
@@ -275,4 +322,4 @@ def _finish(
             "p_level": [[float(p) for p in row] for row in report.claims.p_level],
             "num_images": report.claims.num_images,
         }
-    write_text(folder / "report.json", json.dumps(record, indent=2) + "\n")
+    write_text(folder / REPORT, json.dumps(record, indent=2) + "\n")
