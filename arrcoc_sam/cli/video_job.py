@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arrcoc_sam.cli.console import json_document, out, print_json, print_table
+from arrcoc_sam.cli.console import err, json_document, out, print_json, print_table
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.cli.video_inputs import prompts_of_file, prompts_of_options
@@ -19,9 +19,13 @@ from arrcoc_sam.report import Provenance
 from arrcoc_sam.segmenters.video import load_video_segmenter
 from arrcoc_sam.segmenters.video_frames import open_clip
 from arrcoc_sam.segmenters.video_prompts import VideoPrompt, check_video_prompts
+from arrcoc_sam.segmenters.video_resume import TrackingCheckpoints
 from arrcoc_sam.segmenters.video_tracks import VideoTracks
 
-__all__ = ["VideoJob"]
+__all__ = ["UNFINISHED", "VideoJob"]
+
+UNFINISHED = ".unfinished"
+"""The folder in the results' own that a long run goes on from."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ class VideoJob:
         check_video_prompts(prompts, clip)
         tracker = load_video_segmenter(self.segmenter, device=self.device)
         with staged_folder(self.out) as folder, stage_progress() as progress:
-            tracks = tracker.track(clip, prompts, progress=progress)
+            checkpoints = TrackingCheckpoints(self.out.expanduser() / UNFINISHED)
+            tracks = tracker.track(clip, prompts, progress=progress, checkpoints=checkpoints)
             provenance = Provenance(
                 command=self.command,
                 segmenter=tracker.name,
@@ -80,7 +85,10 @@ class VideoJob:
             (folder / "video.json").write_text(json_document(record), encoding="utf-8")
             if self.overlay:
                 write_overlay(folder / "overlay.mp4", clip, tracks, progress=progress)
+        checkpoints.clear()
         clip.close()
+        if checkpoints.resumed:
+            err().print(f"note: went on where a run had broken off, after {checkpoints.resumed} steps", soft_wrap=True)
         if self.as_json:
             print_json(record)
             return

@@ -4,69 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hf_small_models import build
 from PIL import Image
 
 from arrcoc_sam.masks.rle import decode_rle
-from arrcoc_sam.segmenters.video_frames import VideoFileClip
+from arrcoc_sam.segmenters.video_frames import FolderClip, VideoFileClip
+from arrcoc_sam.segmenters.video_resume import TrackingCheckpoints
 from arrcoc_sam.segmenters.video_tracks import VideoTracks
 
 Command = Callable[..., Any]
 
 SIZE_HW = (45, 61)
-FRAME = 128
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A small SAM 2 with random weights, as a folder."""
-    import torch
-    from transformers import Sam2VideoConfig, Sam2VideoModel
-
-    side = FRAME // 16
-    vision = {
-        "model_type": "sam2_vision_model",
-        "backbone_config": {
-            "model_type": "sam2_hiera_det_model",
-            "hidden_size": 8,
-            "image_size": [FRAME, FRAME],
-            "blocks_per_stage": [1, 1, 2, 1],
-            "embed_dim_per_stage": [8, 16, 32, 64],
-            "num_attention_heads_per_stage": [1, 1, 2, 2],
-            "window_size_per_stage": [8, 4, 4, 4],
-            "global_attention_blocks": [3],
-        },
-        "backbone_channel_list": [64, 32, 16, 8],
-        "backbone_feature_sizes": [[side * 4] * 2, [side * 2] * 2, [side] * 2],
-        "fpn_hidden_size": 128,
-    }
-    prompts = {"hidden_size": 128, "image_size": FRAME, "patch_size": 16, "mask_input_channels": 16}
-    decoder = {"hidden_size": 128, "mlp_dim": 64, "num_attention_heads": 4, "iou_head_hidden_dim": 32}
-    config = Sam2VideoConfig(
-        vision_config=vision,
-        prompt_encoder_config=prompts,
-        mask_decoder_config=decoder,
-        image_size=FRAME,
-        memory_attention_hidden_size=128,
-        memory_attention_num_layers=1,
-        memory_attention_feed_forward_hidden_size=64,
-        memory_attention_rope_feat_sizes=[side, side],
-        memory_encoder_hidden_size=128,
-        mask_downsampler_embed_dim=128,
-        memory_fuser_num_layers=1,
-        memory_fuser_embed_dim=128,
-        memory_fuser_intermediate_dim=64,
-    )
     folder = tmp_path_factory.mktemp("model")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        made = Sam2VideoModel(config)
-        torch.nn.init.constant_(made.mask_decoder.pred_obj_score_head.proj_out.bias, 1.0)
-        made.save_pretrained(folder)
+    build("SAM 2", video=True).save_pretrained(folder)
     return f"hf:{folder}"
 
 
@@ -98,6 +59,33 @@ def test_everything_is_written(command: Command, frames: Path, model: str, tmp_p
     assert len(shown) == 6
     assert shown.size_hw == (46, 62)  # even sides, as the codec wants them
     assert "Wrote results/scores.png" in answer.out
+
+
+def test_a_run_that_broke_off_goes_on(
+    command: Command, frames: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arrcoc_sam.cli.video_job.TrackingCheckpoints", partial(TrackingCheckpoints, every=2))
+    words = ("video", frames, "-p", "15,20", "-s", model, "--device", "cpu", "--no-overlay", "-o")
+    assert command(*words, "whole").code == 0
+    read = FolderClip._read
+
+    def interrupted(clip: FolderClip, index: int) -> np.ndarray:
+        if index == 4:
+            raise KeyboardInterrupt
+        return read(clip, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderClip, "_read", interrupted)
+        assert command(*words, "out").code == 130
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".unfinished"]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".out")]
+    answer = command(*words, "out")
+    assert answer.code == 0
+    assert "note: went on where a run had broken off, after 4 steps" in answer.err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["scores.png", "tracks.parquet", "video.json"]
+    resumed, whole = (VideoTracks.from_parquet(tmp_path / name / "tracks.parquet") for name in ("out", "whole"))
+    assert [row.segmentation for row in resumed.rows] == [row.segmentation for row in whole.rows]
+    assert [row.object_score for row in resumed.rows] == [row.object_score for row in whole.rows]
 
 
 def test_prompts_of_a_file(command: Command, frames: Path, model: str, tmp_path: Path) -> None:

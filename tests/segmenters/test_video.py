@@ -22,6 +22,7 @@ from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.segmenters.video import VideoSegmenter, load_video_segmenter
 from arrcoc_sam.segmenters.video_frames import ArrayClip, Clip
 from arrcoc_sam.segmenters.video_prompts import VideoPrompt
+from arrcoc_sam.segmenters.video_resume import TrackingCheckpoints
 from arrcoc_sam.segmenters.video_tracks import ABSTAIN, VideoTracks, level_by_area
 
 SIZE_HW = (60, 90)
@@ -230,16 +231,16 @@ def test_levels_are_named_by_the_first_frame():
 @pytest.mark.parametrize("name", VIDEO_NAMES)
 def test_memory_does_not_grow(name, monkeypatch):
     """After 60 frames the session holds what it held after 40, and no frame."""
-    from arrcoc_sam.segmenters import video
+    from arrcoc_sam.segmenters import video_tracking
 
     held: list[tuple[int, int]] = []
-    original = video.forget
+    original = video_tracking.forget
 
     def measured(session: Any, frame: int, anchors: Any, **keywords: Any) -> None:
         original(session, frame, anchors, **keywords)
         held.append((frame, _bytes(session)))
 
-    monkeypatch.setattr(video, "forget", measured)
+    monkeypatch.setattr(video_tracking, "forget", measured)
     clip = clip_of(60)
     tracker(name).track(clip, [VideoPrompt(0, points_xy=[[15, 30]]), VideoPrompt(0, 2, box_xyxy=[5.0, 20, 25, 40])])
     sizes = dict(held)
@@ -319,6 +320,72 @@ def test_progress_is_told():
     assert said[0] == ("prompts", 1, 1)
     assert ("forward", 4, 4) in said
     assert said[-1] == ("backward", 2, 2)
+
+
+class Breaking(Clip):
+    """A clip whose reader is interrupted on some frame, once that many frames were read."""
+
+    def __init__(self, whole: Clip, after: int | None = None) -> None:
+        self.name, self.size_hw = whole.name, whole.size_hw
+        self._whole, self._after, self.read = whole, after, []
+
+    def __len__(self) -> int:
+        return len(self._whole)
+
+    def _read(self, index: int) -> np.ndarray:
+        if self._after is not None and len(self.read) >= self._after:
+            raise KeyboardInterrupt
+        self.read.append(index)
+        return self._whole[index]
+
+
+RESUMED = [
+    VideoPrompt(5, 3, points_xy=[[25, 30], [80, 10]], labels=[1, 0]),
+    VideoPrompt(8, 8, box_xyxy=[20.0, 19, 43, 42]),
+    VideoPrompt(7, 3, mask=np.pad(np.ones((20, 20), dtype=bool), ((20, 20), (20, 50)))),
+]
+
+
+@pytest.mark.parametrize("name", VIDEO_NAMES)
+@pytest.mark.parametrize("after", [13, 21])  # while it goes forward, while it goes backward
+def test_a_run_goes_on_where_it_broke_off(name, after, tmp_path):
+    segmenter, clip = tracker(name), clip_of(16)
+    expected = segmenter.track(clip, RESUMED)
+    with pytest.raises(KeyboardInterrupt):
+        segmenter.track(Breaking(clip, after), RESUMED, checkpoints=TrackingCheckpoints(tmp_path / "state", every=4))
+    rest, checkpoints = Breaking(clip), TrackingCheckpoints(tmp_path / "state", every=4)
+    tracks = segmenter.track(rest, RESUMED, checkpoints=checkpoints)
+    assert 4 <= checkpoints.resumed < 22
+    assert tracks.rows == expected.rows or all(
+        a.segmentation == b.segmentation and a.level == b.level and str(a.object_score) == str(b.object_score)
+        for a, b in zip(tracks.rows, expected.rows, strict=True)
+    )  # NaN is not NaN
+    anew = Breaking(clip)
+    segmenter.track(anew, RESUMED)
+    assert len(rest.read) < len(anew.read)
+    checkpoints.clear()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_run_or_a_damaged_state_starts_anew(tmp_path):
+    segmenter, clip, prompt = tracker("SAM 2"), clip_of(6), VideoPrompt(0, points_xy=[[15, 30]])
+
+    def resumed(prompts: list[VideoPrompt]) -> int:
+        checkpoints = TrackingCheckpoints(tmp_path / "state", every=3)
+        assert len(segmenter.track(clip, prompts, checkpoints=checkpoints)) == 6
+        return checkpoints.resumed
+
+    assert resumed([prompt]) == 0
+    assert resumed([prompt]) == 6
+    assert resumed([VideoPrompt(0, points_xy=[[16, 30]])]) == 0
+    state, rows = tmp_path / "state" / "state.pt", tmp_path / "state" / "rows.jsonl"
+    rows.write_bytes(rows.read_bytes()[:-20])
+    assert resumed([VideoPrompt(0, points_xy=[[16, 30]])]) == 0
+    with rows.open("ab") as file:  # written after the last state, by a run that was killed
+        file.write(b'{"object_id": 1,')
+    assert resumed([VideoPrompt(0, points_xy=[[16, 30]])]) == 6
+    state.write_bytes(state.read_bytes()[:100])
+    assert resumed([VideoPrompt(0, points_xy=[[16, 30]])]) == 0
 
 
 def test_prompts_that_are_wrong(as_at_run_time):

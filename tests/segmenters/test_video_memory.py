@@ -1,17 +1,35 @@
-"""Memory of a session over 500 frames."""
+"""Memory of a session over 500 frames: real ones where shared/data is at hand, made ones elsewhere."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hf_small_models import VIDEO_NAMES, build, family
 
-from arrcoc_sam.segmenters import video
+from arrcoc_sam.segmenters import video_tracking
 from arrcoc_sam.segmenters.video import VideoSegmenter
-from arrcoc_sam.segmenters.video_frames import Clip
+from arrcoc_sam.segmenters.video_frames import Clip, open_clip
 from arrcoc_sam.segmenters.video_prompts import VideoPrompt
+
+STATUS = Path("/proc/self/status")  # Linux only
+BEDROOM = Path(__file__).parents[3] / "shared" / "data" / "bedroom"
+
+
+class ToAndFro(Clip):
+    """A clip played forward and backward again and again, 500 frames long."""
+
+    def __init__(self, whole: Clip) -> None:
+        self.name, self.size_hw, self._whole = whole.name, whole.size_hw, whole
+
+    def __len__(self) -> int:
+        return 500
+
+    def _read(self, index: int) -> np.ndarray:
+        last = len(self._whole) - 1
+        return self._whole[last - abs(last - index % (2 * last))]
 
 
 class Long(Clip):
@@ -34,7 +52,8 @@ class Long(Clip):
 def test_500_frames_take_what_40_take(name, monkeypatch):
     """Both ways from frame 100: bytes of every tensor that the session holds, after each frame."""
     held: dict[int, int] = {}
-    original = video.forget
+    resident: dict[int, int] = {}
+    original = video_tracking.forget
 
     def measured(session: Any, frame: int, anchors: Any, **keywords: Any) -> None:
         original(session, frame, anchors, **keywords)
@@ -47,11 +66,18 @@ def test_500_frames_take_what_40_take(name, monkeypatch):
             if hasattr(value, "untyped_storage")
         ]
         held[frame] = sum({storage.data_ptr(): storage.nbytes() for storage in kept}.values())
+        if STATUS.exists():
+            resident[frame] = int(STATUS.read_text().partition("VmRSS:")[2].split()[0]) << 10
 
-    monkeypatch.setattr(video, "forget", measured)
+    monkeypatch.setattr(video_tracking, "forget", measured)
     tracker = VideoSegmenter(build(name, video=True), family(name), name=name)
-    tracks = tracker.track(Long(), [VideoPrompt(100, points_xy=[[30, 20]])])
+    clip = ToAndFro(open_clip(BEDROOM)) if BEDROOM.is_dir() else Long()
+    tracks = tracker.track(clip, [VideoPrompt(100, points_xy=[[30, 20]])])
     assert len(tracks) == 500
     assert {held[frame] for frame in range(140, 500)} == {held[140]}
     assert {held[frame] for frame in range(60)} == {held[0]}
-    print(f"{name}: {held[499]:,} bytes after 400 frames forward, {held[0]:,} after 100 backward")
+    print(f"{name}: {held[499]:,} bytes after 400 frames forward, {held[0]:,} after 100 backward; {clip.name}")
+    if resident:
+        grown = resident[499] - resident[140]
+        print(f"process: {resident[140] >> 20} MiB at frame 140, {resident[499] >> 20} MiB at frame 499")
+        assert grown < 32 << 20  # 359 frames of the model's alone would take 67 MiB, those of the bedroom 533 MiB

@@ -1,0 +1,116 @@
+"""Tracking that goes on where it broke off: rows as they are found, and what the model remembers, on disk.
+
+A folder holds ``rows.jsonl``, which only grows, and ``state.pt``: how many steps are done, how long the rows were then,
+and the session's memories, which do not grow with the clip. The state is replaced in one rename, after the rows are on
+disk; what a killed run wrote beyond its last state is cut off when the next one goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from arrcoc_sam.report.writing import replacing
+from arrcoc_sam.segmenters.video_frames import Clip
+from arrcoc_sam.segmenters.video_prompts import VideoPrompt
+from arrcoc_sam.segmenters.video_tracks import ObjectFrame
+
+__all__ = ["Checkpoint", "TrackingCheckpoints", "tracking_key"]
+
+
+class Checkpoint(NamedTuple):
+    """Where a run stood.
+
+    Attributes:
+        done: Steps that are finished.
+        memory: The tracker's own state: numbers, strings and tensors.
+        rows: All rows so far.
+    """
+
+    done: int
+    memory: dict[str, Any]
+    rows: list[ObjectFrame]
+
+
+class TrackingCheckpoints:
+    """Writes and finds the state of one run.
+
+    Args:
+        folder: Of this run alone; made when the first state is saved.
+        every: Steps between two states.
+
+    Attributes:
+        resumed: Steps that were found done.
+    """
+
+    def __init__(self, folder: str | Path, *, every: int = 50) -> None:
+        self._folder, self.every = Path(folder), every
+        self._rows, self._state = self._folder / "rows.jsonl", self._folder / "state.pt"
+        self._pending: list[ObjectFrame] = []
+        self._length = self.resumed = 0
+
+    def resume(self, key: str) -> Checkpoint | None:
+        """The last state of a run of this key; None, and nothing left of others, where there is none."""
+        try:
+            state = torch.load(self._state, map_location="cpu", weights_only=True)
+            if state["key"] != key:
+                raise ValueError("another run")
+            text = self._rows.read_bytes()[: state["length"]]
+            if len(text) != state["length"]:
+                raise ValueError("rows are missing")
+            rows = [ObjectFrame(**json.loads(line)) for line in text.splitlines()]
+        except Exception:  # no file, a damaged one, or of another run: torch raises what it likes
+            self.clear()
+            return None
+        os.truncate(self._rows, state["length"])
+        self._length, self.resumed = state["length"], state["done"]
+        return Checkpoint(state["done"], state["memory"], rows)
+
+    def add(self, row: ObjectFrame) -> None:
+        """A row that was found."""
+        self._pending.append(row)
+
+    def save(self, key: str, done: int, memory: dict[str, Any]) -> None:
+        """Put the rows on disk, and then the state.
+
+        Raises:
+            OutputError: Nothing can be written there.
+        """
+        lines = "".join(json.dumps(asdict(row)) + "\n" for row in self._pending).encode()
+        with replacing(self._state) as temporary:
+            with self._rows.open("ab") as file:
+                file.write(lines)
+                file.flush()
+                os.fsync(file.fileno())
+            self._length += len(lines)
+            self._pending.clear()
+            torch.save({"key": key, "done": done, "length": self._length, "memory": memory}, temporary)
+
+    def clear(self) -> None:
+        """Take everything away."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._pending.clear()
+        self._length = 0
+
+
+def tracking_key(clip: Clip, prompts: Sequence[VideoPrompt], *facts: str) -> str:
+    """SHA-256 of what a run depends on: the clip's size, length and prompted frames, the prompts, and other facts."""
+    digest = hashlib.sha256(json.dumps([clip.size_hw, len(clip), *facts]).encode())
+    for prompt in prompts:
+        given = None if prompt.mask is not None else prompt.prompts
+        asked = [] if given is None else [given.points_xy, given.labels, given.boxes_xyxy]
+        numbers = [None if value is None else value.tolist() for value in asked]
+        digest.update(json.dumps([int(prompt.frame), prompt.object_id, prompt.kind, numbers]).encode())
+        if prompt.mask is not None:
+            digest.update(np.packbits(torch.as_tensor(prompt.mask).cpu().numpy()).tobytes())
+        digest.update(np.ascontiguousarray(clip[int(prompt.frame)]).tobytes())
+    return digest.hexdigest()
