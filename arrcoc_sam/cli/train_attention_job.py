@@ -17,7 +17,7 @@ from arrcoc_sam.scenes.splits import TRAIN_SEEDS, VALIDATION_SEEDS
 from arrcoc_sam.training.attention_config import AttentionConfig, AttentionData, default_config
 from arrcoc_sam.training.attention_evaluation import LevelReport, measurable_samples
 from arrcoc_sam.training.attention_settings import AttentionTraining
-from arrcoc_sam.training.attention_trainer import WEIGHTS, train_attention
+from arrcoc_sam.training.attention_trainer import REPORT, WEIGHTS, train_attention
 from arrcoc_sam.training.cache_dataset import HierarchyCache, HierarchyDataset
 from arrcoc_sam.training.distributed import Devices, open_devices
 from arrcoc_sam.training.samples_scenes import prepare_scenes
@@ -56,6 +56,7 @@ class TrainAttentionJob:
         config = AttentionConfig.read(self.config)
         check_segmenter(self.segmenter)
         devices = open_devices(self.device)
+        last: dict[str, float] = {}
         with stage_progress() as progress:
             train, judge = self._caches(config, devices, progress)
             samples = read_samples(train, config.attention)
@@ -65,6 +66,11 @@ class TrainAttentionJob:
                     judge, target_hw=(config.attention.target_size,) * 2, image_size=config.attention.image_size
                 )
                 validation = measurable_samples(truth, config.attention.levels[-1], most=config.data.validation)
+
+            def told(step: int, row: dict[str, float]) -> None:
+                last.update(row)
+                progress("steps", step, config.attention.steps)
+
             _, report = train_attention(
                 config.attention,
                 samples,
@@ -81,10 +87,10 @@ class TrainAttentionJob:
                 evaluate_every=self.evaluate_every,
                 checkpoint_every=self.checkpoint_every,
                 tensorboard=self.tensorboard,
-                progress=lambda step, _: progress("steps", step, config.attention.steps),
+                progress=told,
             )
         if devices.rank == 0:
-            self._print(report)
+            self._print(report, last)
 
     def _caches(
         self, config: AttentionConfig, devices: Devices, progress: Report
@@ -126,7 +132,7 @@ class TrainAttentionJob:
         judge = prepare_scenes(self.out / "validation", seeds, size=data.size, clicks=data.clicks, progress=progress)
         return train, judge
 
-    def _print(self, report: LevelReport | None) -> None:
+    def _print(self, report: LevelReport | None, last: dict[str, float]) -> None:
         figures: dict[str, Any] = {} if report is None else report.figures()
         if self.as_json:
             clean = {name: value if math.isfinite(value) else None for name, value in figures.items()}
@@ -147,7 +153,14 @@ class TrainAttentionJob:
             columns = ["head", *(f"at {level}" for level in LEVELS), "z", "area", "claimed"]
             title = f"Shell contrast beyond other images, nats ({report.claims.num_images} pictures)"
             print_table(title, columns, rows, to=out(), right=columns[1:-1])
-        out().print(f"Wrote {self.out / WEIGHTS}", soft_wrap=True, markup=False)
+            for reason in dict.fromkeys(str(reason) for reason in report.claims.reason if reason):
+                heads = [level for level, found in zip(LEVELS, report.claims.reason, strict=True) if found == reason]
+                out().print(f"Nothing is claimed of {', '.join(heads)}: {reason}.", soft_wrap=True, markup=False)
+        if last:
+            pace = f"{last['images_per_second']:.0f} pictures/s, at most {last['peak_gib']:.1f} GiB"
+            out().print(pace, soft_wrap=True, markup=False)
+        words = f"Wrote {self.out / WEIGHTS}, {REPORT} and log.csv beside it"
+        out().print(words, soft_wrap=True, markup=False)
 
 
 def read_samples(cache: HierarchyCache, settings: AttentionTraining) -> HierarchyDataset:

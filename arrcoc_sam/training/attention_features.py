@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from arrcoc_sam.errors import CheckpointError, InputError, UnknownNameError, UnsupportedModelError, explain
 from arrcoc_sam.segmenters import load_segmenter
-from arrcoc_sam.training.attention_memory import MapMemory
+from arrcoc_sam.training.attention_memory import MapMemory, weights_digest
 
 __all__ = ["BATCH_NORMS", "BatchNorm", "FeatureMaps"]
 
@@ -21,7 +21,7 @@ BATCH_NORMS: Final = ("keep", "frozen", "group")
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, and SAM's
 _SEGMENTER = "segmenter:"
-_MAPS_KEPT = 1 << 30  # bytes
+_MEMORY = MapMemory(1 << 30)  # bytes
 
 
 class FeatureMaps(nn.Module):
@@ -36,8 +36,8 @@ class FeatureMaps(nn.Module):
         batch_norm: "frozen" keeps running statistics as they are, "group" puts group normalisation in its place (for
             training from random weights); both make what a part of a batch gives independent of the rest of it. "keep"
             leaves the layers alone.
-        frozen: The backbone is not trained. What it answers images of bytes with is kept (up to a GiB), so that each
-            is worked through once however often it is trained on.
+        frozen: The backbone is not trained. What it answers images of bytes with is kept, for all models of the same
+            weights together (up to a GiB): each image is worked through once, however often it is trained on.
 
     Attributes:
         channels: Of each map.
@@ -79,8 +79,8 @@ class FeatureMaps(nn.Module):
             _put_group_norm(module)
         self._frozen_norm, self.frozen = batch_norm == "frozen", frozen
         self.backbone = module.requires_grad_(not frozen)
-        self._memory = MapMemory(_MAPS_KEPT)
-        self.register_load_state_dict_post_hook(_forget)
+        self._digest: bytes | None = None
+        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
         mean, std = _normalisation(backbone)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
@@ -92,8 +92,16 @@ class FeatureMaps(nn.Module):
         """The maps of (B, 3, S, S) images: uint8, or floats in [0, 1]."""
         if self.frozen:
             with torch.no_grad():
-                return self._memory(images, self._answer) if images.dtype == torch.uint8 else self._answer(images)
+                return self._remembered(images) if images.dtype == torch.uint8 else self._answer(images)
         return self._answer(images)
+
+    def _remembered(self, images: Tensor) -> list[Tensor]:
+        if self._digest is None:
+            normalisation = torch.stack([self.mean, self.std]).cpu().numpy().tobytes()
+            self._digest = weights_digest(self.backbone) + normalisation
+        # Autocast answers in another precision.
+        reduced = b"reduced" if torch.is_autocast_enabled(images.device.type) else b""
+        return _MEMORY(images, self._digest + reduced, self._answer)
 
     def _answer(self, images: Tensor) -> list[Tensor]:
         pixels = images.to(self.mean.dtype) / 255 if images.dtype == torch.uint8 else images
@@ -131,6 +139,13 @@ class FeatureMaps(nn.Module):
         self.eval()
         try:
             maps = self._maps(torch.zeros(1, 3, self.image_size, self.image_size))
+        except UnsupportedModelError:
+            raise
+        except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            came = f"{self.label} does not answer an image of {self.image_size} pixels ({reason})"
+            mend = "use another image_size, or another backbone"
+            raise UnsupportedModelError(explain(came, "spatial features", mend)) from error
         finally:
             self.train(was_training)
         if max(each.shape[2] * each.shape[3] for each in maps) < 4:
@@ -147,7 +162,7 @@ class FeatureMaps(nn.Module):
 
 def _forget(module: nn.Module, _: object) -> None:
     """Other weights answer with other maps."""
-    cast(FeatureMaps, module)._memory.forget()
+    cast(FeatureMaps, module)._digest = None
 
 
 def _named_backbone(name: str, image_size: int, pretrained: bool) -> nn.Module:

@@ -1,20 +1,32 @@
-"""What a frozen backbone answered with, kept by the image's pixels: each image is worked through once."""
+"""What frozen backbones answered with, kept by weights and pixels: each image is worked through once a process."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import blake2b
+from typing import TypeAlias
 
 import torch
 from jaxtyping import UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["MapMemory"]
+__all__ = ["MapMemory", "weights_digest"]
+
+Key: TypeAlias = tuple[bytes, torch.device, bytes]
+
+
+def weights_digest(module: nn.Module) -> bytes:
+    """A digest of what a module is made of and of all its parameters and buffers."""
+    digest = blake2b(f"{type(module).__module__} {module!r}".encode(), digest_size=16)
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.digest()
 
 
 class MapMemory:
-    """Feature maps by image.
+    """Feature maps by weights and image.
 
     Args:
         most_bytes: Of maps that are kept; those that were not asked for the longest make room.
@@ -22,25 +34,24 @@ class MapMemory:
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
-        self._maps: OrderedDict[tuple[torch.device, bytes], list[Tensor]] = OrderedDict()
+        self._maps: OrderedDict[Key, list[Tensor]] = OrderedDict()
         self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._maps)
 
-    def forget(self) -> None:
-        """Drop everything, for when the weights have changed."""
-        self._maps.clear()
-        self._bytes = 0
-
-    def __call__(self, images: UInt8[Tensor, "B 3 S S"], compute: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
+    def __call__(
+        self, images: UInt8[Tensor, "B 3 S S"], weights: bytes, compute: Callable[[Tensor], list[Tensor]]
+    ) -> list[Tensor]:
         """The maps (B, C, h, w) of some images; what is not known is computed in one batch.
 
         Args:
             images: Bytes; the same bytes are the same image.
+            weights: What tells the backbone from others, such as :func:`weights_digest`.
             compute: Maps of images.
         """
-        keys = [(images.device, blake2b(image.cpu().numpy().tobytes(), digest_size=16).digest()) for image in images]
+        pixels = [image.cpu().numpy().tobytes() for image in images]
+        keys = [(weights, images.device, blake2b(each, digest_size=16).digest()) for each in pixels]
         known = {key: self._maps[key] for key in keys if key in self._maps}
         unknown = {key: place for place, key in enumerate(keys) if key not in known}
         if unknown:
@@ -53,7 +64,7 @@ class MapMemory:
                 self._maps.move_to_end(key)
         return [torch.stack(maps) for maps in zip(*(known[key] for key in keys), strict=True)]
 
-    def _keep(self, key: tuple[torch.device, bytes], maps: list[Tensor]) -> None:
+    def _keep(self, key: Key, maps: list[Tensor]) -> None:
         self._maps[key] = maps
         self._bytes += sum(each.nbytes for each in maps)
         while self._bytes > self.most_bytes:

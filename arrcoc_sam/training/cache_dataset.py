@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,8 +137,7 @@ class SampleReader:
         if self.min_quality is not None:
             valid &= np.array(row["quality"], dtype=np.float64)[taught.mask] >= self.min_quality
         if not np.isfinite(taught.confidence[valid]).all():
-            came = f"{row['image']}, click ({row['x']:g}, {row['y']:g}): confidence {taught.confidence.tolist()}"
-            raise DataError(explain(came, "finite numbers", "build the cache again with weights that are finite"))
+            raise _not_finite(row, taught.confidence.tolist())
         used = sorted({int(mask) for mask in taught.mask[valid]})
         grids = np.zeros((3, *self.target_hw), dtype=np.float32)
         drawn = dict(
@@ -185,7 +184,7 @@ class HierarchyDataset(Dataset[AttentionSample]):
         **options: Of :class:`SampleReader`.
 
     Raises:
-        DataError: No sample is left; a quality is asked for that the cache does not have.
+        DataError: No sample is left; a score is not a number; a quality is asked for that the cache does not have.
     """
 
     def __init__(self, cache: HierarchyCache, *, only_valid: bool = True, **options: Any) -> None:
@@ -196,6 +195,8 @@ class HierarchyDataset(Dataset[AttentionSample]):
         self.rows = table.filter(table["valid"]) if only_valid else table
         if len(self.rows) == 0:
             raise DataError(explain(f"{cache.folder} has no sample that is valid", "at least one"))
+        if getattr(self.reader.teach, "weighted", True):
+            _check_scores(self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -292,6 +293,24 @@ def check_quality(cache: HierarchyCache, reader: SampleReader) -> None:
     if reader.min_quality is not None and not cache.plan.quality:
         came = f"min_quality={reader.min_quality} for {cache.folder}, whose masks were not scored"
         raise DataError(explain(came, "a cache with quality", "build it with --quality, or leave out min_quality"))
+
+
+def _check_scores(rows: pa.Table) -> None:
+    """Refuse, before anything is trained, what the first bad sample would be refused for.
+
+    Raises:
+        DataError: The score of a distinct level is not a finite number.
+    """
+    score, distinct = (np.array(rows[name].to_pylist()) for name in ("score", "distinct"))
+    bad = np.flatnonzero((distinct & ~np.isfinite(score.astype(np.float64))).any(1))
+    if len(bad):
+        row = {name: rows[name][int(bad[0])].as_py() for name in ("image", "x", "y", "score")}
+        raise _not_finite(row, row["score"])
+
+
+def _not_finite(row: Mapping[str, Any], confidence: Sequence[float]) -> DataError:
+    came = f"{row['image']}, click ({row['x']:g}, {row['y']:g}): confidence {list(confidence)}"
+    return DataError(explain(came, "finite numbers", "build the cache again with weights that are finite"))
 
 
 def _shuffled(rows: Iterator[dict[str, Any]], size: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:

@@ -44,6 +44,8 @@ def test_it_trains_and_says_what_the_heads_attend_to(command: Command, tmp_path:
     again = command("train", "attention", "--config", "small.toml", "-o", "run")
     assert again.code == 0, again.err  # nothing left to do
     assert "Shell contrast beyond other images" in again.out
+    assert "Nothing is claimed of whole, part, subpart: fewer than 30 images." in again.out
+    assert "report.json and log.csv" in again.out
     (tmp_path / "small.toml").write_text(CONFIG.format(steps=3))
     other = command("train", "attention", "--config", "small.toml", "-o", "run")
     assert other.code == 2

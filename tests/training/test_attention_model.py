@@ -113,7 +113,7 @@ def test_a_frozen_backbone_answers_once_and_is_not_trained(monkeypatch: pytest.M
     backbone = Maps()
     live = build(backbone)(IMAGES, POINTS, INDEX)
     backbone.requires_grad_(True)
-    model = build(backbone, frozen=True).train()
+    model, other = (build(backbone, frozen=True).train() for _ in range(2))
     calls: list[int] = []
     real = Maps.forward
 
@@ -131,6 +131,8 @@ def test_a_frozen_backbone_answers_once_and_is_not_trained(monkeypatch: pytest.M
         torch.testing.assert_close(a, c)
     sum(level.square().mean() for level in first).backward()  # type: ignore[union-attr]
     assert all(p.grad is None and not p.requires_grad for p in model.features.parameters())
+    other(IMAGES, POINTS, INDEX)  # the same weights in another model
+    assert calls == [2, 1]
     assert all(p.grad is not None for p in model.heads.parameters())
     state = model.state_dict()
     model.load_state_dict({name: 2 * value if "backbone" in name else value for name, value in state.items()})
@@ -146,12 +148,14 @@ def test_the_least_used_maps_make_room() -> None:
         return [images[:, :1, :1, :1].float()]
 
     a, b, c = torch.arange(9, dtype=torch.uint8).view(3, 1, 3, 1, 1)
-    memory(torch.cat([a, b]), compute)
-    memory(a, compute)
-    memory(c, compute)
+    memory(torch.cat([a, b]), b"w", compute)
+    memory(a, b"w", compute)
+    memory(c, b"w", compute)
     assert len(memory) == 2
-    assert memory(torch.cat([a, c]), compute)[0].flatten().tolist() == [0.0, 6.0]
+    assert memory(torch.cat([a, c]), b"w", compute)[0].flatten().tolist() == [0.0, 6.0]
     assert calls == [2, 1]
+    memory(a, b"other", compute)
+    assert calls == [2, 1, 1]
 
 
 def test_the_encoder_of_a_segmenter_is_a_backbone() -> None:
@@ -204,6 +208,8 @@ def test_bad_input() -> None:
         build(Pooled())
     with pytest.raises(UnsupportedModelError, match="no spatial features at 32 pixels"):
         build(nn.AdaptiveAvgPool2d(1))
+    with pytest.raises(UnsupportedModelError, match=r"Conv2d does not answer an image of 32 pixels .*expected spatial"):
+        build(nn.Conv2d(3, 4, 64))
     with pytest.raises(UnknownNameError, match="timm has no model 'no_such_net'"):
         build("no_such_net")
     with pytest.raises(InputError, match="coarse to fine"):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -199,6 +201,42 @@ def test_two_processes_equal_one(folder: Path, samples: HeldSamples, tmp_path: P
         torch.testing.assert_close(both, alone, rtol=0.0, atol=1e-5)
     ours, theirs = (curve(tmp_path / name) for name in ("one", "two"))
     pd.testing.assert_frame_equal(theirs, ours, rtol=1e-3)
+
+
+MORTAL = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import torch
+from arrcoc_sam.training.attention_trainer import train_attention
+from arrcoc_sam.training.distributed import SingleDevice
+from test_attention_training import SMALL, read
+torch.set_num_threads(1)
+settings, devices = replace(SMALL, steps=60), SingleDevice("cpu")
+train_attention(settings, read(Path({folder!r})), sys.argv[1], devices=devices, log_every=1, checkpoint_every=4)
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_and_the_same_command_again(folder: Path, tmp_path: Path) -> None:
+    script = MORTAL.format(tests=str(Path(__file__).parent), folder=str(folder))
+
+    def start(name: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", script, str(tmp_path / name)]
+        return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True)
+
+    mortal = start("parts")
+    while mortal.poll() is None and not (tmp_path / "parts" / "last.pt").exists():
+        time.sleep(0.01)
+    mortal.kill()
+    assert mortal.wait() == -signal.SIGKILL
+    assert not (tmp_path / "parts" / module.WEIGHTS).exists()
+    assert [start(name).wait() for name in ("parts", "whole")] == [0, 0]
+    pd.testing.assert_frame_equal(curve(tmp_path / "parts"), curve(tmp_path / "whole"))
+    assert len(curve(tmp_path / "whole")) == 60
+    one, other = (weights_of(load_attention_model(tmp_path / name)) for name in ("parts", "whole"))
+    torch.testing.assert_close(one, other, rtol=0.0, atol=0.0)
 
 
 @pytest.mark.usefixtures("as_at_run_time")

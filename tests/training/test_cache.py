@@ -28,6 +28,7 @@ from arrcoc_sam.training.cache_prompts import GridPrompts, PointPrompts, TruthPr
 from arrcoc_sam.training.cache_records import MANIFEST, shard_path
 from arrcoc_sam.training.cache_sources import SegmenterLevels, TruthLevels
 from arrcoc_sam.training.samples import AttentionSample, collate_samples, flip_sample
+from arrcoc_sam.training.samples_supervision import supervision
 
 
 @pytest.fixture(scope="module")
@@ -229,9 +230,13 @@ def test_bad_caches(cache: HierarchyCache, tmp_path: Path) -> None:
 def test_a_confidence_that_is_no_number(tmp_path: Path) -> None:
     paths = write_scenes(tmp_path, range(4))
     build_cache(SceneLevels(48, score=float("nan")), paths, tmp_path / "cache")
-    dataset = HierarchyDataset(HierarchyCache.open(tmp_path / "cache"), target_hw=(8, 8))
+    cache = HierarchyCache.open(tmp_path / "cache")
     with pytest.raises(DataError, match=r"confidence \[nan"):
-        dataset[0]
+        HierarchyDataset(cache, target_hw=(8, 8))
+    with pytest.raises(DataError, match=r"confidence \[nan"):
+        next(iter(HierarchyStream(cache, target_hw=(8, 8))))
+    unasked = HierarchyDataset(cache, target_hw=(8, 8), teach=supervision(weighted=False))[0]
+    assert unasked.confidence[unasked.valid].tolist() == [1.0] * int(unasked.valid.sum())
 
 
 def test_given_points(tmp_path: Path) -> None:
