@@ -1,7 +1,7 @@
 """Does attention that is taught SAM's hierarchy sit at whole, part and subpart, more than with simpler supervision?
 
-``train`` runs what is missing of arms × seeds (several processes may share the work by ``--seeds``), ``collect`` writes
-results.json, the figure and the table of the README.
+``prepare`` draws scenes and builds the caches, ``train`` runs what is missing of arms × seeds (several processes may
+share the work by ``--seeds``), ``collect`` writes results.json, the figures and the tables of the README.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import numpy as np
 import torch
 
 from arrcoc_sam.datasets import CocoDataset
+from arrcoc_sam.errors import DataError
 from arrcoc_sam.images import find_images
 from arrcoc_sam.report.provenance import installed_versions
 from arrcoc_sam.report.writing import replacing, write_text
-from arrcoc_sam.scenes.splits import TEST_V1, VALIDATION_SEEDS
 from arrcoc_sam.segmenters import load_segmenter
+from arrcoc_sam.segmenters.base import Segmenter
 from arrcoc_sam.training.attention_evaluation import evaluate_levels, measurable_samples
 from arrcoc_sam.training.attention_feed import HeldSamples
 from arrcoc_sam.training.attention_settings import AttentionTraining
@@ -37,7 +38,10 @@ from arrcoc_sam.training.samples_scenes import prepare_scenes
 from arrcoc_sam.training.samples_supervision import area_quantile_bounds, supervision
 
 HERE = Path(__file__).parent
-SIZE, CLICKS, SCENES = 128, 4, 240
+SIZE, CLICKS = 192, 4
+TRAIN = range(7_100_000, 7_100_200)  # neither the segmenter nor an earlier version of this experiment saw them
+VALIDATION = range(7_300_000, 7_300_100)  # steps and learning rate were chosen on them
+TEST = range(9_700_000, 9_700_150)  # looked at once
 NUM_TEST, NUM_REAL = 48, 32
 SEEDS = 5
 
@@ -75,7 +79,19 @@ ARMS = {
     "untrained": Arm("random weights (floor)", trained=False),
 }
 
-SETTINGS = AttentionTraining(steps=60, num_images=12, num_queries=3, learning_rate=4e-3, ema_decay=0.95)
+SETTINGS = AttentionTraining(
+    backbone="segmenter:tiny",
+    frozen=True,
+    batch_norm="frozen",
+    image_size=192,
+    width=16,
+    steps=240,
+    num_images=8,
+    num_queries=2,
+    learning_rate=4e-3,
+    ema_decay=0.97,
+)
+LOG_EVERY = 20
 
 
 def options(settings: AttentionTraining) -> dict[str, Any]:
@@ -90,20 +106,15 @@ def data_folder() -> Path | None:
     return None
 
 
-def prepare(work: Path) -> dict[str, HierarchyCache]:
+def prepare(work: Path) -> None:
     """All caches; what is there already is kept."""
-    caches = {
-        "levels": prepare_scenes(
-            work / "train",
-            VALIDATION_SEEDS[:SCENES],  # not the seeds that the segmenter was trained on
-            size=SIZE,
-            clicks=CLICKS,
-            segmenter=load_segmenter("tiny", device="cpu"),
-            quality=True,
-        ),
-        "truth": prepare_scenes(work / "train", VALIDATION_SEEDS[:SCENES], size=SIZE, clicks=CLICKS),
-        "test": prepare_scenes(work / "test", TEST_V1.seeds[: 3 * NUM_TEST], size=SIZE, clicks=CLICKS),
-    }
+    segmenter = load_segmenter("tiny", device="cpu")
+    options = {"size": SIZE, "clicks": CLICKS}
+    if not finished(work / "train" / "levels", segmenter):
+        prepare_scenes(work / "train", TRAIN, segmenter=segmenter, quality=True, **options)
+    for place, seeds in {"train": TRAIN, "validation": VALIDATION, "test": TEST}.items():
+        if not finished(work / place / "truth"):
+            prepare_scenes(work / place, seeds, **options)
     data = data_folder()
     if data is not None:
         sys.path.insert(0, str(HERE.parent / "human_hierarchy"))
@@ -112,13 +123,37 @@ def prepare(work: Path) -> dict[str, HierarchyCache]:
         coco = CocoDataset.read(convert_pack(data / "nested-masks", work / "nested.json"))
         images = find_images([data / "nested-masks" / "images"], recursive=True)
         build_cache(TruthLevels(coco), images, work / "real")
-        caches["real"] = HierarchyCache.open(work / "real")
-    return caches
 
 
-def judged_on(caches: dict[str, HierarchyCache]) -> dict[str, list[AttentionSample]]:
-    """One measurable sample a picture: generated test scenes, and photographs with masks drawn by people."""
+def finished(place: Path, segmenter: Segmenter | None = None) -> bool:
+    """Whether a cache is there, whole and of this segmenter."""
+    try:
+        HierarchyCache.open(place, segmenter=segmenter)
+    except DataError:
+        return False
+    return True
+
+
+def prepared(work: Path) -> dict[str, HierarchyCache]:
+    """The caches that :func:`prepare` left."""
+    places = {
+        "levels": work / "train" / "levels",
+        "truth": work / "train" / "truth",
+        "validation": work / "validation" / "truth",
+        "test": work / "test" / "truth",
+        "real": work / "real",
+    }
+    return {name: HierarchyCache.open(place) for name, place in places.items() if name != "real" or place.is_dir()}
+
+
+def judged_on(caches: dict[str, HierarchyCache], *, test: bool = True) -> dict[str, list[AttentionSample]]:
+    """One measurable sample a picture: generated test scenes, and photographs with masks drawn by people.
+
+    While choices are made (``test`` False), validation scenes alone.
+    """
     counts = {"scenes": ("test", NUM_TEST), "photographs": ("real", NUM_REAL)}
+    if not test:
+        counts = {"scenes": ("validation", 48)}
     return {
         name: measurable_samples(HierarchyDataset(caches[cache], **options(SETTINGS)), SETTINGS.levels[-1], most=most)
         for name, (cache, most) in counts.items()
@@ -141,38 +176,83 @@ def samples_of(arm: Arm, caches: dict[str, HierarchyCache], seed: int) -> HeldSa
 
 def train(work: Path, names: list[str], seeds: list[int]) -> None:
     torch.set_num_threads(1)
-    caches = prepare(work)
+    caches = prepared(work)
     judges = judged_on(caches)
     held: dict[tuple[str, int], HeldSamples] = {}
     for seed in seeds:
         for name in names:
             target = work / "runs" / f"{name}-{seed}.json"
-            if target.is_file():
-                continue
-            arm, began, cpu = ARMS[name], time.monotonic(), time.process_time()
-            settings = replace(SETTINGS, seed=seed, supervision=arm.supervision, weighted=arm.weighted)
-            if arm.trained:
-                key = (name, seed if arm.supervision == "permuted" else 0)
-                if key not in held:
-                    held[key] = samples_of(arm, caches, seed)
-                model, _ = train_attention(
-                    settings, held[key], work / "runs" / f"{name}-{seed}", devices=SingleDevice("cpu"), log_every=25
-                )
-            else:
-                torch.manual_seed(seed)
-                model = build_attention(settings)
-            record: dict[str, Any] = {"arm": name, "seed": seed}
-            for place, validation in judges.items():
-                report = evaluate_levels(model, validation, seed=seed)
-                record[place] = {
-                    "contrast": report.contrast.tolist(),
-                    "z": report.claims.z.diagonal().tolist(),
-                    "claimed": [str(level) for level in report.claims.level],
-                    "area": report.area.tolist(),
-                }
-                print(name, seed, place, {k: round(v, 3) for k, v in report.figures().items() if "contrast" in k})
-            record |= {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu}
-            write_text(target, json.dumps(record))
+            if not target.is_file():
+                write_text(target, json.dumps(one_run(name, seed, work, caches, judges, held)))
+
+
+def one_run(
+    name: str,
+    seed: int,
+    work: Path,
+    caches: dict[str, HierarchyCache],
+    judges: dict[str, list[AttentionSample]],
+    held: dict[tuple[str, int], HeldSamples],
+) -> dict[str, Any]:
+    """Train and judge one arm with one seed; ``held`` keeps training samples for the next seed."""
+    arm, began, cpu = ARMS[name], time.monotonic(), time.process_time()
+    settings = replace(SETTINGS, seed=seed, supervision=arm.supervision, weighted=arm.weighted)
+    losses: list[float] = []
+    if arm.trained:
+        key = (name, seed if arm.supervision == "permuted" else 0)
+        if key not in held:
+            held[key] = samples_of(arm, caches, seed)
+        model, _ = train_attention(
+            settings,
+            held[key],
+            work / "runs" / f"{name}-{seed}",
+            devices=SingleDevice("cpu"),
+            log_every=1,
+            checkpoint_every=settings.steps,
+            progress=lambda _, row: losses.append(row["loss"]),
+        )
+    else:
+        torch.manual_seed(seed)
+        model = build_attention(settings)
+    record: dict[str, Any] = {"arm": name, "seed": seed}
+    record["loss"] = np.array(losses).reshape(-1, LOG_EVERY).mean(1).tolist()  # means of so many steps
+    for place, validation in judges.items():
+        report = evaluate_levels(model, validation, seed=seed)
+        record[place] = {
+            "contrast": report.contrast.tolist(),
+            "z": report.claims.z.diagonal().tolist(),
+            "claimed": [str(level) for level in report.claims.level],
+            "area": report.area.tolist(),
+        }
+        figures = {k: round(v, 3) for k, v in report.figures().items() if "contrast" in k}
+        print(name, seed, place, figures, flush=True)
+    return record | {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu}
+
+
+def choose(work: Path, names: list[str], steps: list[int], rate: float) -> None:
+    """Validation scenes and one seed: how long to train, how fast."""
+    torch.set_num_threads(1)
+    caches = prepared(work)
+    judge = judged_on(caches, test=False)["scenes"]
+    for name in names:
+        samples = samples_of(ARMS[name], caches, 0)
+        for number in steps:
+            settings = replace(
+                SETTINGS, steps=number, learning_rate=rate, supervision=ARMS[name].supervision, seed=1_000
+            )
+            cpu, losses = time.process_time(), []
+            _, report = train_attention(
+                settings,
+                samples,
+                work / "choose" / f"{name}-{number}-{rate:g}",
+                validation=judge,
+                devices=SingleDevice("cpu"),
+                log_every=1,
+                progress=lambda _, row, losses=losses: losses.append(row["loss"]),
+            )
+            figures = {} if report is None else {k: round(v, 3) for k, v in report.figures().items() if "contrast" in k}
+            curve = [round(float(part.mean()), 3) for part in np.array_split(np.array(losses), 6)]
+            print(name, number, rate, figures, curve, f"{time.process_time() - cpu:.0f} s", flush=True)
 
 
 def matched(records: list[dict[str, Any]], place: str) -> np.ndarray:
@@ -240,9 +320,12 @@ def collect(work: Path) -> dict[str, Any]:
                         ("whole", "part", "subpart", "mean"), means, intervals, strict=True
                     )
                 }
+    results["loss"] = {
+        name: np.mean([r["loss"] for r in found], axis=0).tolist() for name, found in runs.items() if found[0]["loss"]
+    }
     seconds = [r["cpu_seconds"] for found in runs.values() for r in found]
     results["cpu_seconds"] = {"one_run": float(np.median(seconds)), "all_runs": float(np.sum(seconds))}
-    results["settings"] = asdict(SETTINGS) | {"size": SIZE, "clicks": CLICKS, "scenes": SCENES}
+    results["settings"] = asdict(SETTINGS) | {"size": SIZE, "clicks": CLICKS, "scenes": len(TRAIN)}
     results["segmenter"] = json.loads((work / "train" / "levels" / "cache.json").read_text())["checkpoint_hash"]
     results["versions"] = installed_versions()
     return results
@@ -277,6 +360,25 @@ def draw(results: dict[str, Any], path: Path) -> None:
         figure.savefig(temporary, dpi=150)
 
 
+def draw_losses(results: dict[str, Any], path: Path) -> None:
+    """Training loss of every arm by step: has it levelled off?"""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axis = figure.subplots()
+    cycle = ["#440154", "#3b528b", "#21918c", "#5ec962", "#b5a300", "#000000", "#e66100", "#888888"]
+    styles = ["-", "--"]
+    for number, (name, losses) in enumerate(results["loss"].items()):
+        steps = (np.arange(len(losses)) + 0.5) * LOG_EVERY
+        axis.plot(steps, losses, styles[number % 2], color=cycle[number], label=name, linewidth=1.4)
+    axis.set_xlabel(f"step (means of {LOG_EVERY} steps and {results['num_seeds']} seeds)")
+    axis.set_ylabel("training loss (20 focal + Dice)")
+    axis.set_ylim(bottom=0)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
 def table(results: dict[str, Any]) -> str:
     places = [place for place in ("scenes", "photographs") if place in results["arms"]["hierarchy"]]
     lines = []
@@ -305,19 +407,24 @@ def table(results: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("action", choices=["prepare", "train", "collect"])
+    parser.add_argument("action", choices=["prepare", "choose", "train", "collect"])
     parser.add_argument("--work", type=Path, default=Path("runs/hierarchy_supervision"))
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(SEEDS)))
+    parser.add_argument("--steps", nargs="+", type=int, default=[SETTINGS.steps], help="for choose")
+    parser.add_argument("--rate", type=float, default=SETTINGS.learning_rate, help="for choose")
     given = parser.parse_args()
     if given.action == "prepare":
         prepare(given.work)
+    elif given.action == "choose":
+        choose(given.work, given.arms, given.steps, given.rate)
     elif given.action == "train":
         train(given.work, given.arms, given.seeds)
     else:
         results = collect(given.work)
         write_text(HERE / "results.json", json.dumps(results, indent=1) + "\n")
         draw(results, HERE / "figures" / "contrast.png")
+        draw_losses(results, HERE / "figures" / "loss.png")
         begin, end = "<!-- results: written by run.py -->", "<!-- end of results -->"
         readme = (HERE / "README.md").read_text()
         before, after = readme.split(begin)[0], readme.split(end)[1]
