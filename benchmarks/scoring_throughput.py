@@ -4,7 +4,7 @@
     python benchmarks/scoring_throughput.py --masks 200 --quick   does it run; nothing is written
     python benchmarks/scoring_throughput.py --segmenter sam_vit_h --device cuda --engines local    for docs/cluster.md
 
-One torch thread each. The first quarter of the masks is left out of the time: start-up, first touch of the weights, and
+One torch thread each, and the same priority for all: Ray's workers are "nice" by default. The first quarter of the masks is left out of the time: start-up, first touch of the weights, and
 actors that are not there yet. The bar: two actors ≥ 1.5 × one.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import tempfile
 import time
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="write nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    os.environ.setdefault("RAY_worker_niceness", "0")
     spec = EstimatorSpec(options.segmenter, options.checkpoint, options.device)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -34,7 +34,7 @@ from arrcoc_sam.training.cache_prompts import GridPrompts
 from arrcoc_sam.training.cache_records import shard_path
 from arrcoc_sam.training.cache_sources import SegmenterLevels
 
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
 COMMAND = "import sys; from arrcoc_sam.cli.main import run; sys.exit(run(sys.argv[1:]))"
 
 
