@@ -17,6 +17,7 @@ from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.hierarchy import MaskHierarchy
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.quality import MaskQualityEstimator
+from arrcoc_sam.segmenters import load_segmenter
 from arrcoc_sam.segmenters.hf import HuggingFaceSegmenter
 from arrcoc_sam.segmenters.sam import SamSegmenter
 
@@ -336,12 +337,20 @@ def test_same_weights_as_a_small_sam(small_sam, segmenter, picture):
 
 
 @pytest.mark.slow
-def test_same_weights_as_sam_vit_b(picture):
+@pytest.mark.timeout(1800)
+def test_same_weights_as_sam_vit_b(picture, tmp_path):
+    """One state on disk in either form, loaded by either name."""
     from transformers import SamConfig, SamModel
 
-    torch.manual_seed(0)
-    sam = build_sam_vit_b().requires_grad_(False)
-    model = SamModel(SamConfig()).eval().requires_grad_(False)
-    model.load_state_dict(to_transformers(sam.state_dict()))
-    converted = HuggingFaceSegmenter(model, family("SAM"), name="hf:random ViT-B")
-    assert_same_as_segment_anything(SamSegmenter(sam, name="sam_vit_b"), converted, picture(300, 400, 6))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = build_sam_vit_b().state_dict()
+    torch.save(state, tmp_path / "sam_vit_b.pth")
+    model = SamModel(SamConfig())
+    model.load_state_dict(to_transformers(state))
+    model.save_pretrained(tmp_path / "converted")
+    ours = load_segmenter("sam_vit_b", checkpoint=tmp_path / "sam_vit_b.pth", device="cpu")
+    theirs = load_segmenter(f"hf:{tmp_path / 'converted'}", device="cpu")
+    assert isinstance(ours, SamSegmenter)
+    assert isinstance(theirs, HuggingFaceSegmenter)
+    assert_same_as_segment_anything(ours, theirs, picture(300, 400, 6))
