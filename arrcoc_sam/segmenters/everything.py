@@ -56,8 +56,8 @@ class AutomaticMaskGenerator:
         point_grids: In place of ``points_per_side``: for each layer (n, 2) clicks in the unit square.
         min_region_area: Holes and islands of fewer pixels are removed; 0 leaves them.
         exact: Upscale every candidate that is predicted well enough, by segment-anything's own operations and decoder,
-            for the very masks of ``SamAutomaticMaskGenerator``: on the CPU pixel by pixel, elsewhere but for pixels
-            within rounding of a threshold. Otherwise a few masks near a threshold may differ.
+            for the masks of ``SamAutomaticMaskGenerator`` but for pixels within rounding of a threshold. Otherwise a
+            few masks near a threshold may differ.
 
     Example:
         >>> from arrcoc_sam.segmenters import load_segmenter

@@ -111,5 +111,5 @@ def _relative(
         get_rel_pos(size, size, table).to(q.dtype)
         for size, table in ((height, attention.rel_pos_h), (width, attention.rel_pos_w))
     )
-    # segment-anything's own sums, so that on the CPU the answer is its own to the last bit
+    # segment-anything's own sums: another order rounds otherwise
     return torch.einsum("nhwd,hkd->nhwk", q, in_rows), torch.einsum("nhwd,wkd->nhwk", q, in_columns)

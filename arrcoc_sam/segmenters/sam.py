@@ -96,7 +96,7 @@ def published_decoder(
     *,
     reduced: Callable[[], AbstractContextManager[object]],
 ) -> tuple[Float[Tensor, "k m H W"], Float[Tensor, "k m"]]:
-    """:func:`stock_decoder` by the decoder's own method, to the last bit; all prompts are about one image."""
+    """:func:`stock_decoder` by the decoder's own method, bit by bit for as many prompts; all are about one image."""
     with reduced():
         logits, predicted_iou = decoder.predict_masks(image_embeddings[:1], image_pe, sparse, dense)
     chosen = list(tokens)
