@@ -4,8 +4,9 @@
     python benchmarks/scoring_throughput.py --masks 200 --quick   does it run; nothing is written
     python benchmarks/scoring_throughput.py --segmenter sam_vit_h --device cuda --engines local    for docs/cluster.md
 
-One torch thread each, and the same priority for all: Ray's workers are "nice" by default. The first quarter of the masks is left out of the time: start-up, first touch of the weights, and
-actors that are not there yet. The bar: two actors ≥ 1.5 × one.
+One torch thread each, and the same priority for all (Ray makes its workers nice by default). The first quarter of the
+masks is left out of the time: start-up, first touch of the weights, and actors that are not there yet. The bar: two
+actors ≥ 1.5 × one.
 """
 
 from __future__ import annotations
