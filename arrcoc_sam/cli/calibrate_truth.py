@@ -40,7 +40,7 @@ class TruthImages:
         dataset = CocoDataset.read(path, images=images, strict=False)
         if all(annotation.crowd for annotation in dataset.annotations):
             raise DataError(explain(f"{path} has no usable mask", "annotations with segmentations"))
-        return cls(dataset, [f"{fault}" for fault in dataset.faults])
+        return cls(dataset, [fault.message for fault in dataset.faults])
 
     def __len__(self) -> int:
         """Images that have annotations or not."""
