@@ -29,7 +29,9 @@ _PointsPerSide = Annotated[int, typer.Option(help="With --everything: clicks alo
 _MinPredictedIou = Annotated[float, typer.Option(help="With --everything: masks predicted better.")]
 _MinStability = Annotated[float, typer.Option(help="With --everything: masks at least so stable.")]
 _CropLayers = Annotated[int, typer.Option(help="With --everything: layers of crops besides the image.", min=0)]
-_Exact = Annotated[bool, typer.Option("--exact", help="With --everything: the very masks of segment-anything, slower.")]
+_Exact = Annotated[
+    bool, typer.Option("--exact", help="With --everything: segment-anything's masks but for rounding, slower.")
+]
 _Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", help="Folder, or .json file; without it JSON goes to stdout.", show_default=False),
