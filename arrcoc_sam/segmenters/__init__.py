@@ -44,7 +44,8 @@ def load_segmenter(
             "hf:" and a repository of the Hugging Face hub or a local folder, with a model of one of the families in
             ``docs/hf_families.md``.
         checkpoint: A file of weights (.pth or .safetensors). By default the published one, fetched on first use,
-            verified and cached; of "tiny" the one that ships in the package. Not for "hf:" names.
+            verified and cached; of "tiny" the one that ships in the package. A .safetensors file for "tiny" is used at
+            the size that its header names (``image_size``). Not for "hf:" names.
         device: "auto" takes a GPU where there is one.
         dtype: ``torch.bfloat16`` or ``torch.float16`` for autocast of encoder and transformer; prompts, logits and
             predicted IoU stay float32.
@@ -75,7 +76,7 @@ def load_segmenter(
     from arrcoc_sam.segmenters.checkpoints import fetch, load_weights
     from arrcoc_sam.segmenters.mobile_sam import build_mobile_sam, rename_mobile_sam
     from arrcoc_sam.segmenters.sam import SamSegmenter
-    from arrcoc_sam.segmenters.tiny import build_tiny, tiny_weights_path
+    from arrcoc_sam.segmenters.tiny import build_tiny, set_image_size, tiny_weights_path, trained_image_size
 
     target = choose_device(device)  # before a large file is fetched
     if checkpoint is None:
@@ -88,4 +89,6 @@ def load_segmenter(
         with torch.device("meta"):  # random weights would be drawn only to be overwritten
             model = build_tiny() if name == "tiny" else getattr(segment_anything, _SAM_BUILDERS[name])()
     load_weights(model, checkpoint, name=name, rename=rename)
+    if name == "tiny":
+        set_image_size(model, trained_image_size(checkpoint))
     return SamSegmenter(model.eval().requires_grad_(False), name=name, device=target, dtype=dtype)

@@ -9,16 +9,19 @@ package. It makes the demo, the tests and the tutorials run offline in seconds. 
 from __future__ import annotations
 
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, cast
 
 import torch.nn.functional as F
 from jaxtyping import Float
+from safetensors import safe_open
 from segment_anything.modeling import ImageEncoderViT, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 
+from arrcoc_sam.errors import CheckpointError, explain
 from arrcoc_sam.segmenters.mask_scoring import MaskScoringDecoder
 
-__all__ = ["TinyEncoder", "build_tiny", "set_image_size", "tiny_weights_path"]
+__all__ = ["TinyEncoder", "build_tiny", "set_image_size", "tiny_weights_path", "trained_image_size"]
 
 EMBED_DIM = 128
 STRIDE = 8
@@ -159,3 +162,22 @@ def set_image_size(model: Sam, image_size: int) -> None:
 def tiny_weights_path() -> str:
     """Where the shipped weights lie (safetensors)."""
     return str(files("arrcoc_sam").joinpath("weights", "tiny.safetensors"))
+
+
+def trained_image_size(path: str | Path) -> int:
+    """The side of the frame, in pixels, that a file of weights names in its header; 192 where it names none.
+
+    Args:
+        path: A file of weights that can be read.
+
+    Raises:
+        CheckpointError: The header names no multiple of 32.
+    """
+    file = Path(path).expanduser()
+    if file.suffix != ".safetensors":
+        return IMAGE_SIZE
+    with safe_open(file, "pt") as weights:
+        named = (weights.metadata() or {}).get("image_size", str(IMAGE_SIZE))
+    if not named.isdecimal() or int(named) < 32 or int(named) % 32:
+        raise CheckpointError(explain(f"{file} names image_size={named!r} in its header", "a multiple of 32"))
+    return int(named)

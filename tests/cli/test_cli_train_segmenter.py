@@ -107,6 +107,7 @@ def test_every_kind_of_data(command: Command, pictures: Path, kind: str) -> None
     with safe_open(record["weights"], "pt") as file:
         assert json.loads(file.metadata()["run"])["seed"] == 0
     segmenter = load_segmenter("tiny", checkpoint=record["weights"], device="cpu")
+    assert segmenter.checkpoint_hash == record["checkpoint_hash"]
     assert len(segmenter.encode(generate_scene(0, size=64).image)) == 1
     # a finished run answers again, without another step
     before = (Path("run") / "log.csv").read_bytes()

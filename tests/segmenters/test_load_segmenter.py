@@ -40,6 +40,26 @@ def test_weights_come_from_the_file(weights, name):
     torch.testing.assert_close(came.logits, expected.decode(expected.encode(image), prompts).logits)
 
 
+def test_the_embedded_model_has_the_size_that_the_file_names(weights, tmp_path):
+    model, folder = weights
+    assert load_segmenter("tiny", checkpoint=folder / "tiny.safetensors", device="cpu").image_size == 192
+    path = tmp_path / "small.safetensors"
+    save_file(model.state_dict(), path, metadata={"image_size": "96"})
+    segmenter = load_segmenter("tiny", checkpoint=path, device="cpu")
+    assert segmenter.image_size == 96
+    other = build_tiny(96).requires_grad_(False)
+    other.load_state_dict(model.state_dict())
+    expected = SamSegmenter(other, name="other")
+    assert segmenter.checkpoint_hash == expected.checkpoint_hash
+    image, prompts = np.full((40, 50, 3), 90, dtype=np.uint8), Prompts([[[20.0, 10]]])
+    came = segmenter.decode(segmenter.encode(image), prompts)
+    torch.testing.assert_close(came.logits, expected.decode(expected.encode(image), prompts).logits)
+    for named in ("100", "0", "big"):
+        save_file(model.state_dict(), path, metadata={"image_size": named})
+        with pytest.raises(CheckpointError, match=f"image_size='{named}' in its header; expected a multiple of 32"):
+            load_segmenter("tiny", checkpoint=path, device="cpu")
+
+
 def test_loading_draws_no_random_numbers(weights):
     _, folder = weights
     torch.manual_seed(3)
