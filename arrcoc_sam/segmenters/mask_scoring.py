@@ -108,10 +108,11 @@ def scored_iou(
         raise InputError(explain(f"tokens {tuple(tokens)}", f"0, all of 1 to {several} in order, or both"))
     scoring = decoder.mask_scoring
     parts = []
-    if single:
-        parts.append(scoring["single"](mask_geometry(logits[:, :1]), predicted_iou[:, :1]))
-    if len(tokens) > single:
-        parts.append(scoring["several"](mask_geometry(logits[:, single:]), predicted_iou[:, single:]))
+    with torch.autocast(logits.device.type, enabled=False):  # pixels are counted: reduced floats can't
+        if single:
+            parts.append(scoring["single"](mask_geometry(logits[:, :1]), predicted_iou[:, :1]))
+        if len(tokens) > single:
+            parts.append(scoring["several"](mask_geometry(logits[:, single:]), predicted_iou[:, single:]))
     return torch.cat(parts, dim=1)
 
 

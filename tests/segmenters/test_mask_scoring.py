@@ -97,6 +97,15 @@ def test_masks_that_belong_together_are_judged_together(model: Any, tokens: tupl
         scored_iou(model.mask_decoder, torch.randn(1, count, 8, 8), torch.rand(1, count), tokens)
 
 
+def test_pixels_are_counted_in_full_whatever_the_caller_s_autocast(model: Any) -> None:
+    logits, predicted = torch.randn(2, 4, 40, 40), torch.rand(2, 4)
+    with torch.no_grad():
+        expected = scored_iou(model.mask_decoder, logits, predicted, range(4))
+        with torch.autocast("cpu", torch.bfloat16):
+            came = scored_iou(model.mask_decoder, logits, predicted, range(4))
+    torch.testing.assert_close(came, expected, rtol=0.0, atol=0.0)
+
+
 @pytest.mark.parametrize("multimask", [True, False, "all"])
 def test_every_path_of_the_decoder_answers_alike(model: Any, picture: np.ndarray, multimask: Any) -> None:
     folded, stock = (SamSegmenter(model, name="paths", decoder_path=path) for path in (FoldedDecoder(), stock_decoder))
