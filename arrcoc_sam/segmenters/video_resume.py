@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,7 +45,7 @@ class TrackingCheckpoints:
     """Writes and finds the state of one run.
 
     Args:
-        folder: Of this run alone; made when the first state is saved.
+        folder: Of this run alone; made when the first state is saved, and taken away with it where it holds no more.
         every: Steps between two states.
 
     Attributes:
@@ -96,8 +96,11 @@ class TrackingCheckpoints:
             torch.save({"key": key, "done": done, "length": self._length, "memory": memory}, temporary)
 
     def clear(self) -> None:
-        """Take everything away."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Take the run's files away, and the folder if nothing else is in it."""
+        with suppress(OSError):  # it holds other files, or is not there; what can't be written is said by save
+            for file in (self._state, self._rows, *self._folder.glob(".state-*.pt")):  # the last: left by a kill
+                file.unlink(missing_ok=True)
+            self._folder.rmdir()
         self._pending.clear()
         self._length = 0
 

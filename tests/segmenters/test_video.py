@@ -385,7 +385,12 @@ def test_another_run_or_a_damaged_state_starts_anew(tmp_path):
         file.write(b'{"object_id": 1,')
     assert resumed([VideoPrompt(0, points_xy=[[16, 30]])]) == 6
     state.write_bytes(state.read_bytes()[:100])
+    other = state.with_name("notes.txt")
+    other.write_text("mine")
+    (state.parent / ".state-abc.pt").touch()  # what a kill leaves of a state that was being written
     assert resumed([VideoPrompt(0, points_xy=[[16, 30]])]) == 0
+    TrackingCheckpoints(state.parent).clear()
+    assert list(state.parent.iterdir()) == [other]
 
 
 def test_prompts_that_are_wrong(as_at_run_time):
