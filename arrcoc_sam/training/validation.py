@@ -20,7 +20,7 @@ from arrcoc_sam.training.settings import Validation
 __all__ = ["BEST", "SegmenterValidator", "read_best", "validation_images"]
 
 BEST = "best.safetensors"
-"""The best weights so far in the folder of a run, with step and figures in the file's header."""
+"""The best weights so far in the folder of a run, with step and figures in the file's header, as JSON; null for NaN."""
 
 
 def validation_images(settings: Validation) -> list[AnnotatedImage]:
@@ -63,7 +63,8 @@ class SegmenterValidator:
             best, figure = run.extra.get("best"), figures[self._settings.figure]
             if figure == figure and (best is None or figure > best["figure"]):  # NaN is never the best
                 run.extra["best"] = {"step": run.step, "figure": figure}
-                record = {"step": run.step, "chosen_by": self._settings.figure, "figures": figures}
+                known = {name: value if value == value else None for name, value in figures.items()}
+                record = {"step": run.step, "chosen_by": self._settings.figure, "figures": known}
                 size = str(model.image_encoder.img_size)
                 save_weights(run.folder / BEST, model, {"image_size": size, "validation": json.dumps(record)})
 

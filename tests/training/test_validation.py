@@ -15,7 +15,6 @@ from arrcoc_sam.errors import InputError, UnknownNameError
 from arrcoc_sam.quality import evaluate_clicks
 from arrcoc_sam.scenes import TEST_V1, TEST_V2, VALIDATION_SEEDS, Scene, generate_scene
 from arrcoc_sam.segmenters import load_segmenter
-from arrcoc_sam.segmenters.tiny import set_image_size
 from arrcoc_sam.training import segmenter_run
 from arrcoc_sam.training.interactive import ClickRecipe
 from arrcoc_sam.training.segmenter import SegmenterTraining, Stage, train_segmenter
@@ -79,7 +78,7 @@ def test_the_figures_are_those_of_the_protocol_and_the_best_weights_have_most(
     most = max(logged, key=lambda row: float(row["oracle_iou"]))
     assert (str(best["step"]), best["chosen_by"]) == (most["step"], "oracle_iou")
     segmenter = load_segmenter("tiny", checkpoint=tmp_path / BEST, device="cpu")
-    set_image_size(segmenter.model, 96)
+    assert segmenter.image_size == 96
     again = evaluate_clicks(segmenter, validation_images(VALIDATION), clicks=VALIDATION.clicks).summary
     for name in ("oracle_iou", "automatic_iou", "pearson", "iou_after_3"):
         assert best["figures"][name] == pytest.approx(again[name], abs=1e-4)
@@ -90,12 +89,13 @@ def test_the_figures_are_those_of_the_protocol_and_the_best_weights_have_most(
 def test_a_later_figure_that_is_worse_does_not_replace_the_best(
     scenes: list[Scene], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = iter([0.3, float("nan"), 0.2])
-    monkeypatch.setattr(SegmenterValidator, "_judge", lambda *_: {"oracle_iou": next(given)})
+    nan = float("nan")
+    given = iter([0.3, nan, 0.2])
+    monkeypatch.setattr(SegmenterValidator, "_judge", lambda *_: {"oracle_iou": next(given), "pearson": nan})
     train_segmenter(CONFIG, scenes, tmp_path, **OPTIONS)
     best = read_best(tmp_path)
     assert best is not None
-    assert (best["step"], best["figures"]) == (2, {"oracle_iou": 0.3})
+    assert (best["step"], best["figures"]) == (2, {"oracle_iou": 0.3, "pearson": None})
 
 
 def test_resumed_run_has_the_same_validation_and_the_same_best(
