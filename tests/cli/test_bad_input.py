@@ -108,7 +108,8 @@ def test_an_empty_and_a_truncated_checkpoint(
     broken.write_bytes(weights.read_bytes()[:kept])
     message = refused(*on_image(photo), "--checkpoint", broken)
     assert str(broken) in message
-    assert ("is empty (0 bytes)" if kept == 0 else "damaged" if suffix == ".pth" else "can't be read") in message
+    # whether the first bytes look like a pickle, torch decides by chance of what they are
+    assert any(words in message for words in (["is empty (0 bytes)"] if kept == 0 else ["is damaged", "can't be read"]))
 
 
 def test_a_wrong_sha_256(refused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
