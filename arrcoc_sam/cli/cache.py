@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from arrcoc_sam.cli.options import CheckpointOption, DeviceOption, JsonOption, SegmenterOption
+from arrcoc_sam.cli.options import (
+    ActorsOption,
+    AddressOption,
+    CheckpointOption,
+    DeviceOption,
+    EngineOption,
+    JsonOption,
+    SegmenterOption,
+)
 
 __all__ = ["cache"]
 
@@ -37,16 +45,9 @@ def cache(
     ] = False,
     shard: Annotated[int, typer.Option(min=1, help="Images a Parquet file: what a killed run does again.")] = 64,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into subfolders.")] = False,
-    engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="local: this process; ray: a pool of actors, here or on a cluster.")
-    ] = "local",
-    address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster; without it Ray is started here.", show_default=False)
-    ] = None,
-    actors: Annotated[
-        int | None,
-        typer.Option(min=1, help="Ray actors; by default one a GPU, or one a core.", show_default=False),
-    ] = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+    actors: ActorsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Whole, part and subpart of many clicks, computed once and read back while training.

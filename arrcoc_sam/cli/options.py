@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from arrcoc_sam.segmenters.base import Segmenter
 
 __all__ = [
+    "ActorsOption",
+    "AddressOption",
     "BoxOption",
     "CheckpointOption",
     "DeviceOption",
+    "EngineOption",
     "JsonOption",
     "PointOption",
     "SegmenterOption",
@@ -49,6 +52,17 @@ PointOption = Annotated[
     ),
 ]
 BoxOption = Annotated[str | None, typer.Option("--box", help="A box x0,y0,x1,y1 in pixels.", show_default=False)]
+EngineOption = Annotated[
+    Literal["local", "ray"],
+    typer.Option("--engine", help="local: this process; ray: a pool of actors, here or on a cluster."),
+]
+AddressOption = Annotated[
+    str | None, typer.Option("--address", help="Of a Ray cluster; without it Ray is started here.", show_default=False)
+]
+ActorsOption = Annotated[
+    int | None,
+    typer.Option("--actors", min=1, help="Ray actors; by default one a GPU, or one a core.", show_default=False),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print machine-readable results on stdout.")]
 
 

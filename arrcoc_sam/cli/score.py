@@ -7,7 +7,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from arrcoc_sam.cli.options import CheckpointOption, DeviceOption, JsonOption, SegmenterOption
+from arrcoc_sam.cli.options import (
+    ActorsOption,
+    AddressOption,
+    CheckpointOption,
+    DeviceOption,
+    EngineOption,
+    JsonOption,
+    SegmenterOption,
+)
 from arrcoc_sam.cli.record import current_command
 
 __all__ = ["score"]
@@ -48,16 +56,9 @@ def score(
     part_masks: Annotated[
         int, typer.Option(min=1, help="Masks between two files on disk: what a kill can cost.")
     ] = 256,
-    engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="local: this process; ray: a pool of actors, here or on a cluster.")
-    ] = "local",
-    address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster; without it Ray is started here.", show_default=False)
-    ] = None,
-    actors: Annotated[
-        int | None,
-        typer.Option(min=1, help="Ray actors; by default one a GPU, or one a core.", show_default=False),
-    ] = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+    actors: ActorsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score every mask of a data set: how good is it, by the masks that the segmenter makes of it?

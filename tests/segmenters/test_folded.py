@@ -117,7 +117,10 @@ def test_vit_b_decoder_equals_stock(vit_b_decoder: Any, kind: str, factor: float
     logits, iou = FoldedDecoder()(*arguments, reduced=nullcontext)
     assert logits.shape == (1, 4, 256, 256)
     assert 0.02 < (stock_logits > 0).float().mean() < 0.98
-    torch.testing.assert_close(logits, stock_logits, rtol=TOLERANCE, atol=TOLERANCE)
+    exact, _ = copy.deepcopy(decoder).double().predict_masks(*(each.double() for each in arguments[1:5]))
+    rounding = float((stock_logits - exact).abs().max())  # segment-anything's own, which differs from CPU to CPU
+    assert rounding < 5 * TOLERANCE
+    assert float((logits - exact).abs().max()) < max(TOLERANCE, 4 * rounding)
     torch.testing.assert_close(iou, stock_iou, rtol=TOLERANCE, atol=TOLERANCE)
     nothing, iou_only = FoldedDecoder(masks=False)(*arguments, reduced=nullcontext)
     assert nothing.shape == (1, 4, 0, 0)
