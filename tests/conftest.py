@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-# Workers that share the cores take their part of them each: more threads than cores wait for one another. Set before
-# torch is imported, and for the processes that tests start.
-_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
+# Workers that share the cores take their part of them each: more threads than cores wait for one another, ten times as
+# long as they work. Set before torch is imported, in workers alone, which inherit what the process above them sets.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
 
-import jaxtyping  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
-
-torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+import jaxtyping
+import pytest
 
 
 @pytest.fixture

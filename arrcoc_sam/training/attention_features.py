@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Final, Literal, TypeAlias, cast
+from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -12,7 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from arrcoc_sam.errors import CheckpointError, InputError, UnknownNameError, UnsupportedModelError, explain
 from arrcoc_sam.segmenters import load_segmenter
-from arrcoc_sam.training.attention_memory import MapMemory, weights_digest
+from arrcoc_sam.segmenters.checkpoints import weights_hash
+from arrcoc_sam.training.attention_memory import MapMemory
 
 __all__ = ["BATCH_NORMS", "BatchNorm", "FeatureMaps"]
 
@@ -22,6 +25,7 @@ BATCH_NORMS: Final = ("keep", "frozen", "group")
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, and SAM's
 _SEGMENTER = "segmenter:"
 _MEMORY = MapMemory(1 << 30)  # bytes
+_GIVEN: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 
 class FeatureMaps(nn.Module):
@@ -37,7 +41,7 @@ class FeatureMaps(nn.Module):
             training from random weights); both make what a part of a batch gives independent of the rest of it. "keep"
             leaves the layers alone.
         frozen: The backbone is not trained. What it answers images of bytes with is kept, for all models of the same
-            weights together (up to a GiB): each image is worked through once, however often it is trained on.
+            name and weights together (up to a GiB): each image is worked through once, however often it is trained on.
 
     Attributes:
         channels: Of each map.
@@ -79,6 +83,8 @@ class FeatureMaps(nn.Module):
             _put_group_norm(module)
         self._frozen_norm, self.frozen = batch_norm == "frozen", frozen
         self.backbone = module.requires_grad_(not frozen)
+        # A name says what the module computes; a module that was given may have settings that no weight tells.
+        self._kind = f"{self.label} {module!r}" if isinstance(backbone, str) else _GIVEN.setdefault(module, uuid4().hex)
         self._digest: bytes | None = None
         self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
         mean, std = _normalisation(backbone)
@@ -98,7 +104,8 @@ class FeatureMaps(nn.Module):
     def _remembered(self, images: Tensor) -> list[Tensor]:
         if self._digest is None:
             normalisation = torch.stack([self.mean, self.std]).cpu().numpy().tobytes()
-            self._digest = weights_digest(self.backbone) + normalisation
+            weights = weights_hash(self.backbone, frame_hw=(self.image_size, self.image_size))
+            self._digest = f"{self._kind} {weights} ".encode() + normalisation
         # Autocast answers in another precision.
         reduced = b"reduced" if torch.is_autocast_enabled(images.device.type) else b""
         return _MEMORY(images, self._digest + reduced, self._answer)

@@ -9,20 +9,11 @@ from typing import TypeAlias
 
 import torch
 from jaxtyping import UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
-__all__ = ["MapMemory", "weights_digest"]
+__all__ = ["MapMemory"]
 
 Key: TypeAlias = tuple[bytes, torch.device, bytes]
-
-
-def weights_digest(module: nn.Module) -> bytes:
-    """A digest of what a module is made of and of all its parameters and buffers."""
-    digest = blake2b(f"{type(module).__module__} {module!r}".encode(), digest_size=16)
-    for name, value in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.digest()
 
 
 class MapMemory:
@@ -47,7 +38,7 @@ class MapMemory:
 
         Args:
             images: Bytes; the same bytes are the same image.
-            weights: What tells the backbone from others, such as :func:`weights_digest`.
+            weights: What tells the backbone from others: its class, settings and weights.
             compute: Maps of images.
         """
         pixels = [image.cpu().numpy().tobytes() for image in images]
