@@ -24,7 +24,7 @@ from arrcoc_sam.inputs import as_size
 from arrcoc_sam.masks import stability_score
 from arrcoc_sam.selection import Selection, check_strategy, ensemble_masks, select_masks
 
-__all__ = ["MaskCandidates", "ensemble", "select", "upscale"]
+__all__ = ["MaskCandidates", "ensemble", "interpolate_twice", "select", "upscale"]
 
 # Floats that a step of upscaling may hold, on the CPU (16 MB: the C library's allocator reuses it) and elsewhere.
 _STEP_CPU = 1 << 22
@@ -50,14 +50,21 @@ def upscale(
     Reference:
         ``Sam.postprocess_masks`` of segment-anything.
     """
+    # A mask a row: of several channels PyTorch would make a channels-last copy, which takes longer than the work. In
+    # one thread that copy rounds otherwise.
+    shown = interpolate_twice(logits.flatten(0, 1)[:, None], transform, size_hw or transform.original_hw)
+    return shown.reshape(*logits.shape[:2], *shown.shape[-2:])
+
+
+def interpolate_twice(
+    logits: Float[Tensor, "N C h w"], transform: ImageTransform, size_hw: tuple[int, int]
+) -> Float[Tensor, "N C H W"]:
+    """The steps of :func:`upscale` by the operations of segment-anything: bit by bit the same for as many channels."""
     height, width = transform.resized_hw
-    size_hw = size_hw or transform.original_hw
-    # A mask a row: of several channels PyTorch would make a channels-last copy, which takes longer than the work.
-    rows = logits.flatten(0, 1)[:, None]
-    frame = F.interpolate(rows, transform.frame_hw, mode="bilinear", align_corners=False)[..., :height, :width]
+    frame = F.interpolate(logits, transform.frame_hw, mode="bilinear", align_corners=False)[..., :height, :width]
     if (height, width) != tuple(size_hw):  # at its own size, interpolation changes nothing
         frame = F.interpolate(frame, size_hw, mode="bilinear", align_corners=False)
-    return frame.reshape(*logits.shape[:2], *size_hw)
+    return frame
 
 
 @dataclass(frozen=True, eq=False)

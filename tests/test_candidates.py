@@ -7,7 +7,7 @@ import torch
 from segment_anything.modeling import Sam
 from torch import nn
 
-from arrcoc_sam.candidates import MaskCandidates, ensemble, select, upscale
+from arrcoc_sam.candidates import MaskCandidates, ensemble, interpolate_twice, select, upscale
 from arrcoc_sam.errors import HierarchyError, InputError, MixedSizesError, ShapeError, UnknownNameError
 from arrcoc_sam.geometry import ImageTransform
 
@@ -50,9 +50,12 @@ def test_upscale_equals_segment_anything(size):
     expected = reference_masks(cand.logits, size)
     came = upscale(cand.logits, cand.transforms[0])
     assert came.shape == (2, 3, *size)
-    torch.testing.assert_close(came, expected, rtol=0, atol=0)
-    assert torch.equal(cand.masks(), expected > 0)
-    assert torch.equal(cand.masks(threshold=1.5), expected > 1.5)
+    torch.testing.assert_close(came, expected, rtol=0, atol=1e-5)
+    for threshold in (0.0, 1.5):
+        clear = (expected - threshold).abs() > 1e-5
+        assert torch.equal(cand.masks(threshold=threshold)[clear], (expected > threshold)[clear])
+    same = interpolate_twice(cand.logits, cand.transforms[0], size)
+    torch.testing.assert_close(same, expected, rtol=0, atol=0)
 
 
 def test_upscale_is_differentiable():

@@ -33,19 +33,18 @@ def without_small_regions(mask: Bool[np.ndarray, "H W"], min_area: int) -> tuple
         >>> bool(cleaned.all()), changed
         (True, True)
     """
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if len(rows) == 0:
+    if not mask.any():
         return mask, False
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     # Background that goes on beyond a margin of so many pixels has as many itself.
     margin = max(1, min_area)
-    around = np.s_[
-        max(0, rows[0] - margin) : rows[-1] + 1 + margin, max(0, columns[0] - margin) : columns[-1] + 1 + margin
-    ]
+    origin = max(0, int(rows[0]) - margin), max(0, int(columns[0]) - margin)
+    around = np.s_[origin[0] : rows[-1] + 1 + margin, origin[1] : columns[-1] + 1 + margin]
     holes = _small(~mask[around], min_area, spare_largest=False)
     if holes is not None:
         mask = mask.copy()
         mask[around] |= holes
-    islands = _small(mask[around], min_area, spare_largest=True, origin=(around[0].start, around[1].start))
+    islands = _small(mask[around], min_area, spare_largest=True, origin=origin)
     if islands is not None:
         mask = mask if holes is not None else mask.copy()
         mask[around] &= ~islands

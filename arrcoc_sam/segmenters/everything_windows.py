@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from arrcoc_sam.candidates import upscale
+from arrcoc_sam.candidates import interpolate_twice
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.masks import areas, mask_boxes
 
@@ -171,7 +171,9 @@ class WindowUpscaler:
         height, width = window.values.shape
         frame = window.values.new_full((1, 1, self.rows.shape[1], self.columns.shape[1]), base)
         frame[0, 0, window.top : window.top + height, window.left : window.left + width] = window.values
-        return upscale(frame, self.transform)[0, 0], 0, 0
+        # segment-anything upscales three masks at once, which PyTorch may round otherwise than one
+        three = frame.expand(1, 3, -1, -1)
+        return interpolate_twice(three, self.transform, self.transform.original_hw)[0, 0], 0, 0
 
 
 def _weights(cells: int, frame: int, shown: int, side: int) -> Float[Tensor, "side cells"]:
