@@ -42,7 +42,7 @@ KINDS = ("fast", "exact", "peer")
 # Random weights: scores are alike and masks reach over the whole image, so thresholds are set for 50 masks and more.
 MODELS: dict[str, dict[str, Any]] = {
     "tiny": {"pred_iou_thresh": 0.25, "stability_score_thresh": 0.5, "box_nms_thresh": 0.9},
-    "vit_b": {"stability_score_thresh": 0.5, "stability_score_offset": 0.02, "box_nms_thresh": 1.0, "share": 0.05},
+    "vit_b": {"stability_score_thresh": 0.5, "stability_score_offset": 0.02, "box_nms_thresh": 1.0, "share": 0.1},
 }
 OURS = {
     "pred_iou_thresh": "min_predicted_iou",

@@ -28,7 +28,7 @@ from arrcoc_sam.segmenters.everything_crops import Crop, crop_layers, is_cut_off
 from arrcoc_sam.segmenters.everything_masks import AutomaticMasks, MaskRecord
 from arrcoc_sam.segmenters.everything_overlap import box_iou
 from arrcoc_sam.segmenters.everything_regions import without_small_regions
-from arrcoc_sam.segmenters.everything_windows import MeasuredMask
+from arrcoc_sam.segmenters.everything_windows import MeasuredMask, WindowUpscaler
 from arrcoc_sam.segmenters.sam import SamSegmenter, published_decoder
 
 __all__ = ["AutomaticMaskGenerator"]
@@ -181,10 +181,10 @@ class AutomaticMaskGenerator:
             parts.append(decoder.answer(points_xy[start : start + at_once]))
             tell(min(start + at_once, len(points_xy)))
         candidates = Candidates.cat(parts)
-        measure = decoder.upscaler.measure_exactly if self.exact else decoder.upscaler.measure
+        measure = _Measure(candidates, decoder.upscaler, exact=self.exact)
         return [
             _record(mask, float(candidates.scores[index]), candidates.points_xy[index], crop, size_hw)
-            for index, mask in self._kept(candidates, lambda index: measure(candidates.windows[index]), crop, size_hw)
+            for index, mask in self._kept(candidates, measure, crop, size_hw)
         ]
 
     def _exact_or_fast_segmenter(self) -> Segmenter:
@@ -203,10 +203,10 @@ class AutomaticMaskGenerator:
         crop: Crop,
         size_hw: tuple[int, int],
     ) -> Iterator[tuple[int, MeasuredMask]]:
-        """Greedy suppression, best first. A candidate is upscaled when its turn comes, unless it has lost by then."""
+        """Greedy suppression. A candidate is upscaled when its turn comes, unless it has lost by then."""
         x0, y0 = crop.box_xyxy[:2]
         kept = np.zeros((0, 4), dtype=np.float32)
-        for index in np.argsort(-candidates.scores, kind="stable").tolist():
+        for index in candidates.best_first():
             if not self.exact and (candidates.boxes.least_iou(index, kept) > self.box_nms_iou).any():
                 continue
             mask = measured(index)
@@ -228,6 +228,26 @@ class AutomaticMaskGenerator:
             untouched.append(float(not changed))
         threshold = max(self.box_nms_iou, self.crop_nms_iou)
         return [cleaned[index] for index in nms(_boxes(cleaned), torch.tensor(untouched), threshold).tolist()]
+
+
+class _Measure:
+    """Masks at the image's size: one when its turn comes, or, of exact ones, with the two that come next."""
+
+    def __init__(self, candidates: Candidates, upscaler: WindowUpscaler, *, exact: bool) -> None:
+        self._windows, self._upscaler, self._exact = candidates.windows, upscaler, exact
+        self._order = candidates.best_first()
+        self._next: dict[int, MeasuredMask | None] = {}
+
+    def __call__(self, index: int) -> MeasuredMask | None:
+        if not self._exact:
+            return self._upscaler.measure(self._windows[index])
+        if index not in self._next:
+            place = self._order.index(index)
+            some = self._order[place : place + 3]
+            self._next = dict(
+                zip(some, self._upscaler.measure_exactly([self._windows[each] for each in some]), strict=True)
+            )
+        return self._next.pop(index)
 
 
 def _record(

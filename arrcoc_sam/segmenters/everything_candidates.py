@@ -46,6 +46,11 @@ class Candidates(NamedTuple):
             [window for part in parts for window in part.windows],
         )
 
+    def best_first(self) -> list[int]:
+        """Which candidate comes when: by score, of the same score as they were found."""
+        order: list[int] = np.argsort(-self.scores, kind="stable").tolist()
+        return order
+
 
 @dataclass(frozen=True, eq=False)
 class CandidateDecoder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +20,8 @@ __all__ = ["LogitWindow", "MeasuredMask", "WindowUpscaler", "cut_windows"]
 
 # Cells that an upscaled pixel near the mask can look at beyond the mask's own: two steps of interpolation.
 _MARGIN = 2
+# Masks that segment-anything upscales together: those of one click.
+_AT_ONCE = 3
 
 
 class LogitWindow(NamedTuple):
@@ -135,18 +137,24 @@ class WindowUpscaler:
 
     def measure(self, window: LogitWindow) -> MeasuredMask | None:
         """Mask, box and stability of a window; None of a mask without a pixel."""
-        return self._measured(window, self._by_products)
+        return None if window.values.numel() == 0 else self._measured(*self._by_products(window))
 
-    def measure_exactly(self, window: LogitWindow) -> MeasuredMask | None:
-        """:meth:`measure` with the very operations of segment-anything, on the whole frame."""
-        return self._measured(window, self._by_interpolation)
+    def measure_exactly(self, windows: Sequence[LogitWindow]) -> list[MeasuredMask | None]:
+        """:meth:`measure` of up to three windows with the very operations of segment-anything, on the whole frame.
 
-    def _measured(
-        self, window: LogitWindow, upscaled: Callable[[LogitWindow], tuple[Tensor, int, int]]
-    ) -> MeasuredMask | None:
-        if window.values.numel() == 0:
-            return None
-        logits, top, left = upscaled(window)
+        segment-anything upscales three masks at once, which PyTorch may round otherwise than one.
+        """
+        base = self.threshold - self.offset - 1.0
+        frame = self.rows.new_full((1, _AT_ONCE, self.rows.shape[1], self.columns.shape[1]), base)
+        for (values, top, left), plane in zip(windows, frame[0], strict=False):
+            plane[top : top + values.shape[0], left : left + values.shape[1]] = values
+        logits = interpolate_twice(frame, self.transform, self.transform.original_hw)[0]
+        return [
+            None if window.values.numel() == 0 else self._measured(plane, 0, 0)
+            for window, plane in zip(windows, logits, strict=False)
+        ]
+
+    def _measured(self, logits: Float[Tensor, "a b"], top: int, left: int) -> MeasuredMask | None:
         mask = logits > self.threshold
         inner = areas(logits > self.threshold + self.offset)
         outer = areas(logits > self.threshold - self.offset)
@@ -165,15 +173,6 @@ class WindowUpscaler:
         rows, top = _reached(self.rows, window.top, height)
         columns, left = _reached(self.columns, window.left, width)
         return rows @ (window.values - base) @ columns.T + base, top, left
-
-    def _by_interpolation(self, window: LogitWindow) -> tuple[Tensor, int, int]:
-        base = self.threshold - self.offset - 1.0
-        height, width = window.values.shape
-        frame = window.values.new_full((1, 1, self.rows.shape[1], self.columns.shape[1]), base)
-        frame[0, 0, window.top : window.top + height, window.left : window.left + width] = window.values
-        # segment-anything upscales three masks at once, which PyTorch may round otherwise than one
-        three = frame.expand(1, 3, -1, -1)
-        return interpolate_twice(three, self.transform, self.transform.original_hw)[0, 0], 0, 0
 
 
 def _weights(cells: int, frame: int, shown: int, side: int) -> Float[Tensor, "side cells"]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from arrcoc_sam.datasets import CocoDataset
@@ -197,25 +198,26 @@ def one_run(
     """Train and judge one arm with one seed; ``held`` keeps training samples for the next seed."""
     arm, began, cpu = ARMS[name], time.monotonic(), time.process_time()
     settings = replace(SETTINGS, seed=seed, supervision=arm.supervision, weighted=arm.weighted)
-    losses: list[float] = []
+    losses: np.ndarray = np.empty(0)
     if arm.trained:
         key = (name, seed if arm.supervision == "permuted" else 0)
         if key not in held:
             held[key] = samples_of(arm, caches, seed)
+        folder = work / "runs" / f"{name}-{seed}"
         model, _ = train_attention(
             settings,
             held[key],
-            work / "runs" / f"{name}-{seed}",
+            folder,
             devices=SingleDevice("cpu"),
             log_every=1,
             checkpoint_every=settings.steps,
-            progress=lambda _, row: losses.append(row["loss"]),
         )
+        losses = pd.read_csv(folder / "log.csv")["loss"].to_numpy()  # whole after a kill, too
     else:
         torch.manual_seed(seed)
         model = build_attention(settings)
     record: dict[str, Any] = {"arm": name, "seed": seed}
-    record["loss"] = np.array(losses).reshape(-1, LOG_EVERY).mean(1).tolist()  # means of so many steps
+    record["loss"] = losses.reshape(-1, LOG_EVERY).mean(1).tolist()  # means of so many steps
     for place, validation in judges.items():
         report = evaluate_levels(model, validation, seed=seed)
         record[place] = {
