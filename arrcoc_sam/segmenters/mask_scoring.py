@@ -54,7 +54,8 @@ class MaskScoring(nn.Module):
             geometry: Of the masks, from :func:`mask_geometry`.
             predicted_iou: What the head says; a gradient reaches it past the networks only.
         """
-        corrected: Tensor = predicted_iou + self.layers(torch.cat([geometry, predicted_iou.detach()], dim=1))
+        seen = torch.cat([geometry, predicted_iou.detach()], dim=1).to(self.layers[0].weight.dtype)
+        corrected: Tensor = predicted_iou + self.layers(seen).to(predicted_iou.dtype)
         return corrected
 
 

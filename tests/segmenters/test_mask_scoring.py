@@ -106,6 +106,15 @@ def test_pixels_are_counted_in_full_whatever_the_caller_s_autocast(model: Any) -
     torch.testing.assert_close(came, expected, rtol=0.0, atol=0.0)
 
 
+def test_a_model_of_bfloat16_judges_its_masks_as_float32_does(model: Any) -> None:
+    scoring = model.mask_decoder.mask_scoring["several"]
+    geometry, said = mask_geometry(torch.randn(2, 3, 16, 16)), torch.rand(2, 3)
+    exact = scoring(geometry, said)
+    reduced = scoring.bfloat16()(geometry, said.bfloat16())
+    assert reduced.dtype == torch.bfloat16
+    torch.testing.assert_close(reduced.float(), exact, rtol=0.05, atol=0.05)
+
+
 @pytest.mark.parametrize("multimask", [True, False, "all"])
 def test_every_path_of_the_decoder_answers_alike(model: Any, picture: np.ndarray, multimask: Any) -> None:
     folded, stock = (SamSegmenter(model, name="paths", decoder_path=path) for path in (FoldedDecoder(), stock_decoder))
