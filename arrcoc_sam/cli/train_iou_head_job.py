@@ -16,7 +16,8 @@ from arrcoc_sam.segmenters.checkpoints import weights_hash
 from arrcoc_sam.segmenters.sam import SamSegmenter
 from arrcoc_sam.training.checkpoint import save_weights
 from arrcoc_sam.training.iou_head_config import IoUHeadConfig, default_iou_head_config
-from arrcoc_sam.training.iou_transfer import TransferReport, transfer_iou_head
+from arrcoc_sam.training.iou_transfer import transfer_iou_head
+from arrcoc_sam.training.iou_transfer_report import TransferReport
 from arrcoc_sam.training.scored_masks import split_images
 
 __all__ = ["TrainIoUHeadJob"]

@@ -18,10 +18,11 @@ from jaxtyping import Float64
 from numpy import ndarray
 from torch import Tensor
 
-from arrcoc_sam.errors import DataError, OutputError, explain
+from arrcoc_sam.errors import DataError, explain
 from arrcoc_sam.prompts import PROMPT_KINDS
 from arrcoc_sam.quality.calibration_curves import CURVES, Curve, Scores
 from arrcoc_sam.quality.mask_quality import CalibratedQuality, MaskQuality
+from arrcoc_sam.report.writing import write_text
 
 __all__ = ["ConformalIntervals", "FittedCalibration", "embedded_calibration_path", "load_calibration", "scores_of"]
 
@@ -155,21 +156,13 @@ class FittedCalibration:
             "report": dict(self.report),
         }
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the file, whole or not at all.
 
         Raises:
             OutputError: It can't be written.
         """
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(json.dumps(self.as_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-            temporary.replace(target)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            came = f"{target} can't be written ({error.strerror or error})"
-            raise OutputError(explain(came, "a file in a folder that exists")) from error
+        write_text(path, json.dumps(self.as_json(), indent=1, allow_nan=False) + "\n")
 
 
 def load_calibration(path: str | os.PathLike[str]) -> FittedCalibration:

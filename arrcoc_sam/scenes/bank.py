@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arrcoc_sam.errors import DataError, InputError, UnknownNameError, explain
+from arrcoc_sam.report.writing import replacing, write_text
 from arrcoc_sam.scenes.generator import MAX_NODES, STYLES, generate_scene, style_of_version
 from arrcoc_sam.scenes.scene import Scene
 
@@ -134,7 +134,7 @@ def draw_bank(
     if found is not None and found != plan:
         raise DataError(explain(f"{folder} holds a bank of {found}", f"{plan}", "name another folder"))
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / _PLAN, lambda path: path.write_text(json.dumps(plan)))
+    write_text(folder / _PLAN, json.dumps(plan))
     numbers = [n for n in range(_num_shards(num_scenes)) if not _shard(folder, n, _KINDS[-1]).is_file()]
     seeds = [range(first_seed + n * _SHARD, first_seed + min((n + 1) * _SHARD, num_scenes)) for n in numbers]
     total, done = _num_shards(num_scenes), _num_shards(num_scenes) - len(numbers)
@@ -169,16 +169,5 @@ def _draw_shard(folder: Path, number: int, seeds: Sequence[int], size: int, styl
         images[row], labels[row] = scene.image, scene.labels
         parents[row, : len(scene)] = scene.parents
     for kind, array in zip(_KINDS, (images, labels, parents), strict=True):
-        _replace(_shard(folder, number, kind), partial(_save, array))
-
-
-def _save(array: NDArray[np.generic], path: Path) -> None:
-    with path.open("wb") as file:
-        np.save(file, array)
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes to a temporary name beside ``path`` and renames."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    write(temporary)
-    temporary.replace(path)
+        with replacing(_shard(folder, number, kind)) as temporary:
+            np.save(temporary, array)

@@ -3,79 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
-from arrcoc_sam._version import __version__
-from arrcoc_sam.candidates import MaskCandidates
-from arrcoc_sam.errors import DataError, EmbeddingMismatchError, InputError, OutputError, explain
-from arrcoc_sam.hierarchy import MaskHierarchy
+from arrcoc_sam.errors import DataError, EmbeddingMismatchError, InputError, explain
 from arrcoc_sam.images import ImageInput, load_image
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.segmenters.base import Segmenter
+from arrcoc_sam.segmenters.interactive_file import no_session, read_session, restored_step, write_session
+from arrcoc_sam.segmenters.interactive_step import InteractiveStep
 
 __all__ = ["InteractiveSession", "InteractiveStep"]
-
-_FORMAT = "arrcoc_sam.InteractiveSession/1"
-
-
-@dataclass(frozen=True, eq=False)
-class InteractiveStep:
-    """One answer of a session.
-
-    Attributes:
-        action: What was asked: "prompt", "refine" or "choose".
-        points_xy: All clicks so far, ((x, y), …), pixel indices.
-        labels: Their labels: 1 foreground, 0 background.
-        box_xyxy: The box, or None.
-        decoded: All four of the decoder's tokens (K = 1, M = 4).
-        token: The token whose mask this step stands for and that is fed back to the next.
-        ambiguous: Whether this is the first prompt, which three masks answer.
-    """
-
-    action: str
-    points_xy: tuple[tuple[float, float], ...]
-    labels: tuple[int, ...]
-    box_xyxy: tuple[float, float, float, float] | None
-    decoded: MaskCandidates
-    token: int
-    ambiguous: bool
-
-    @property
-    def candidates(self) -> MaskCandidates:
-        """The answer proper: three masks to the first prompt, one after."""
-        return self.decoded.for_tokens((1, 2, 3) if self.ambiguous else (0,))
-
-    @property
-    def levels(self) -> MaskHierarchy:
-        """Whole, part and subpart as the decoder sees them now, from tokens 1-3."""
-        return self.decoded.hierarchy()
-
-    @property
-    def mask(self) -> Bool[Tensor, "H W"]:
-        """The step's mask at the image's size."""
-        return self.decoded.for_tokens((self.token,)).masks()[0, 0]
-
-    @property
-    def predicted_iou(self) -> float:
-        """Of that mask, raw."""
-        return float(self.decoded.for_tokens((self.token,)).predicted_iou)
-
-    @property
-    def logits(self) -> Float[Tensor, "h w"]:
-        """Of that mask, low resolution: what the next step is given."""
-        return self.decoded.for_tokens((self.token,)).logits[0, 0]
 
 
 class InteractiveSession:
@@ -266,35 +206,13 @@ class InteractiveSession:
             OutputError: The file can't be written.
         """
         target = Path(path).expanduser()
-        tensors: dict[str, Tensor] = {}
-        for number, step in enumerate(self._steps):
-            tensors[f"{number}.logits"] = step.decoded.logits[0].cpu().clone()
-            tensors[f"{number}.predicted_iou"] = step.decoded.predicted_iou[0].cpu().clone()
-            if step.decoded.object_score is not None:
-                tensors[f"{number}.object_score"] = step.decoded.object_score.cpu().clone()
-        keys = ("action", "points_xy", "labels", "box_xyxy", "token", "ambiguous")
-        state = {
-            "format": _FORMAT,
-            "version": __version__,
+        facts = {
             "segmenter": self.segmenter.name,
             "checkpoint_hash": self.segmenter.checkpoint_hash,
             "image_hash": self.image_hash,
             "size_hw": self.size_hw,
-            "steps": [{key: getattr(step, key) for key in keys} for step in self._steps],
         }
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}-", dir=target.parent)
-            os.close(handle)
-            temporary = Path(name)
-            try:
-                save_file(tensors, temporary, metadata={"state": json.dumps(state)})
-                temporary.replace(target)
-            finally:
-                temporary.unlink(missing_ok=True)
-        except OSError as error:
-            came = f"{target} can't be written ({error.strerror or error})"
-            raise OutputError(explain(came, "a file to write to", "name another one")) from error
+        write_session(target, self._steps, facts)
         return target
 
     @classmethod
@@ -310,7 +228,7 @@ class InteractiveSession:
             DataError: The file is missing or no session, or the image is another one.
             EmbeddingMismatchError: The segmenter has other weights.
         """
-        state, tensors = _read(Path(path).expanduser())
+        state, tensors = read_session(Path(path).expanduser())
         if state["checkpoint_hash"] != segmenter.checkpoint_hash:
             came = f"a session of {state['segmenter']} with the weights {state['checkpoint_hash'][:12]}…"
             expected = f"one of {segmenter.name}, {segmenter.checkpoint_hash[:12]}…"
@@ -320,46 +238,10 @@ class InteractiveSession:
             came = f"a session about another image, of height {state['size_hw'][0]} and width {state['size_hw'][1]}"
             raise DataError(explain(came, "the image that it was saved with"))
         try:
-            session._steps = [session._restored(number, step, tensors) for number, step in enumerate(state["steps"])]
+            session._steps = [
+                restored_step(number, step, tensors, transforms=session.embedding.transforms, device=segmenter.device)
+                for number, step in enumerate(state["steps"])
+            ]
         except (KeyError, TypeError, ValueError) as error:
-            raise _no_session(Path(path)) from error
+            raise no_session(Path(path)) from error
         return session
-
-    def _restored(self, number: int, step: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> InteractiveStep:
-        device = self.segmenter.device
-        score = tensors.get(f"{number}.object_score")
-        decoded = MaskCandidates(
-            logits=tensors[f"{number}.logits"][None].to(device),
-            predicted_iou=tensors[f"{number}.predicted_iou"][None].to(device),
-            token_index=torch.arange(4, device=device),
-            image_index=torch.zeros(1, dtype=torch.int64, device=device),
-            transforms=self.embedding.transforms,
-            object_score=None if score is None else score.to(device),
-        )
-        return InteractiveStep(
-            action=step["action"],
-            points_xy=tuple((x, y) for x, y in step["points_xy"]),
-            labels=tuple(step["labels"]),
-            box_xyxy=None if step["box_xyxy"] is None else tuple(step["box_xyxy"]),
-            decoded=decoded,
-            token=step["token"],
-            ambiguous=step["ambiguous"],
-        )
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = json.loads((file.metadata() or {})["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise DataError(explain(f"there is no file {path}", "a session saved with InteractiveSession.save")) from error
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise _no_session(path) from error
-    if not isinstance(state, dict) or state.get("format") != _FORMAT:
-        raise _no_session(path)
-    return state, tensors
-
-
-def _no_session(path: Path) -> DataError:
-    return DataError(explain(f"{path} is no session, or a damaged one", "a file that InteractiveSession.save wrote"))

@@ -54,7 +54,7 @@ class MaskScoring(nn.Module):
             geometry: Of the masks, from :func:`mask_geometry`.
             predicted_iou: What the head says; a gradient reaches it past the networks only.
         """
-        seen = torch.cat([geometry, predicted_iou.detach()], dim=1).to(self.layers[0].weight.dtype)
+        seen = torch.cat([geometry, predicted_iou.detach()], dim=1).to(next(self.parameters()).dtype)
         corrected: Tensor = predicted_iou + self.layers(seen).to(predicted_iou.dtype)
         return corrected
 

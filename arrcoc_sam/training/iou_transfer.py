@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,16 +21,13 @@ from torch import Tensor, nn
 
 from arrcoc_sam.errors import DataError, InputError, TrainingError, UnsupportedModelError, explain
 from arrcoc_sam.prompts import Prompts
-from arrcoc_sam.quality.head_metrics import head_metrics
-from arrcoc_sam.quality.iou_head import IoUHeadReport, evaluate_iou_head
 from arrcoc_sam.segmenters.base import ImageEmbedding, Segmenter
 from arrcoc_sam.segmenters.mask_scoring import MaskScoringDecoder
 from arrcoc_sam.segmenters.sam import SamSegmenter
+from arrcoc_sam.training.iou_transfer_report import TransferReport, compare_heads
 from arrcoc_sam.training.schedule import Schedule
 
-__all__ = ["IoUTransfer", "ScoredImage", "TransferReport", "TransferSettings", "transfer_iou_head"]
-
-_COMPARED = ("pearson", "spearman", "mae", "rmse", "ece")
+__all__ = ["IoUTransfer", "ScoredImage", "TransferSettings", "transfer_iou_head"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,53 +99,6 @@ class TransferSettings:
 
 
 @dataclass(frozen=True)
-class TransferReport:
-    """What the transfer did to the head's judgement of held-out masks.
-
-    Attributes:
-        before: The head as it came.
-        after: The head as it was taught.
-        gain: For each metric, after - before.
-        gain_intervals: Percentile intervals of the gains, images drawn with replacement, the same for both.
-        losses: Mean squared error of each epoch on the masks that it learned from.
-    """
-
-    before: IoUHeadReport
-    after: IoUHeadReport
-    gain: dict[str, float]
-    gain_intervals: dict[str, tuple[float, float]]
-    losses: tuple[float, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """All figures, with NaN as None."""
-
-        def clean(value: float) -> float | None:
-            return None if np.isnan(value) else float(value)
-
-        def figures(report: IoUHeadReport) -> dict[str, Any]:
-            return {
-                name: {
-                    "value": clean(getattr(report, name)),
-                    "interval": [clean(end) for end in report.intervals[name]],
-                }
-                for name in _COMPARED
-            }
-
-        gains = {
-            name: {"value": clean(self.gain[name]), "interval": [clean(end) for end in self.gain_intervals[name]]}
-            for name in _COMPARED
-        }
-        return {
-            "masks": self.before.num_prompts,
-            "images": self.before.num_images,
-            "before": figures(self.before),
-            "after": figures(self.after),
-            "gain": gains,
-            "losses": list(self.losses),
-        }
-
-
-@dataclass(frozen=True)
 class IoUTransfer:
     """The taught model and what it learned.
 
@@ -212,7 +162,9 @@ def transfer_iou_head(
     losses = _teach(taught, learned, chosen, parameters, report)
     model.requires_grad_(False)
     after = _predict(taught, judged, chosen)
-    return IoUTransfer(model, _compare(before, after, judged, losses, num_bootstrap, chosen.seed))
+    return IoUTransfer(
+        model, compare_heads(before, after, judged.true_iou, judged.names, losses, num_bootstrap, chosen.seed)
+    )
 
 
 class _TaughtOutput:
@@ -365,30 +317,3 @@ def _outputs(
 def _predict(taught: _TaughtOutput, data: _Encoded, settings: TransferSettings) -> Float64[ndarray, "K 1"]:
     predicted = _outputs(taught, data, range(len(data.names)), settings)
     return predicted.double().cpu().numpy()[:, None]
-
-
-def _compare(
-    before: Float64[ndarray, "K 1"],
-    after: Float64[ndarray, "K 1"],
-    data: _Encoded,
-    losses: tuple[float, ...],
-    num_bootstrap: int,
-    seed: int,
-) -> TransferReport:
-    actual = data.true_iou.double().cpu().numpy()[:, None]
-    reports = [
-        evaluate_iou_head(predicted, actual, image_id=list(data.names), num_bootstrap=num_bootstrap, seed=seed)
-        for predicted in (before, after)
-    ]
-    _, images = np.unique(np.array(data.names), return_inverse=True)
-    count = int(images.max()) + 1
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(count, np.full(count, 1 / count), size=num_bootstrap if count > 1 else 0)
-    old, new = (head_metrics(predicted, actual, images, draws) for predicted in (before, after))
-    intervals = {}
-    for name in _COMPARED:
-        gains = (new[name] - old[name])[~np.isnan(new[name] - old[name])]
-        low, high = np.quantile(gains, (0.025, 0.975)) if len(gains) else (np.nan, np.nan)
-        intervals[name] = (float(low), float(high))
-    gain = {name: getattr(reports[1], name) - getattr(reports[0], name) for name in _COMPARED}
-    return TransferReport(reports[0], reports[1], gain, intervals, losses)

@@ -128,7 +128,7 @@ def test_saved_and_loaded_it_is_the_same(fitted: FittedCalibration, tmp_path: Pa
     assert again.provenance["versions"]["arrcoc-sam"] == aa.__version__
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.json"]
     with pytest.raises(OutputError, match="can't be written"):
-        fitted.save(tmp_path / "nowhere" / "c.json")
+        fitted.save(tmp_path / "c.json" / "in a file.json")
 
 
 def test_estimator_takes_a_path_and_fills_quality(
