@@ -21,7 +21,9 @@ import torch
 
 from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.errors import DataError
+from arrcoc_sam.granularity.metrics import shell_contrast
 from arrcoc_sam.images import find_images
+from arrcoc_sam.masks import area_average
 from arrcoc_sam.report.provenance import installed_versions
 from arrcoc_sam.report.writing import replacing, write_text
 from arrcoc_sam.segmenters import load_segmenter
@@ -329,8 +331,33 @@ def collect(work: Path) -> dict[str, Any]:
     results["cpu_seconds"] = {"one_run": float(np.median(seconds)), "all_runs": float(np.sum(seconds))}
     results["settings"] = asdict(SETTINGS) | {"size": SIZE, "clicks": CLICKS, "scenes": len(TRAIN)}
     results["segmenter"] = json.loads((work / "train" / "levels" / "cache.json").read_text())["checkpoint_hash"]
+    results["exact_masks_as_attention"] = exact_masks_as_attention(work)
     results["versions"] = installed_versions()
     return results
+
+
+def exact_masks_as_attention(work: Path) -> dict[str, list[float]]:
+    """Shell contrast at its own level of attention that is the exact mask on each head's grid: what the measure allows.
+
+    Not calibrated: there is no such attention at the clicks of other images.
+    """
+    found = {}
+    for place, samples in judged_on(prepared(work)).items():
+        scores = [
+            [
+                float(
+                    shell_contrast(
+                        area_average(sample.targets[level][None].float(), (rows, rows)),
+                        sample.targets[None],
+                        distinct=sample.valid[None],
+                    )[0, 0, level]
+                )
+                for level, rows in enumerate(SETTINGS.levels)
+            ]
+            for sample in samples
+        ]
+        found[place] = np.nanmean(scores, axis=0).tolist()
+    return found
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
@@ -403,7 +430,11 @@ def table(results: dict[str, Any]) -> str:
             if less is not None:
                 difference = f"{less['mean']:+.3f} [{less['interval'][0]:+.3f}, {less['interval'][1]:+.3f}]"
             lines.append(f"| {name} | {arm['words']} | {' | '.join(cells)} | {difference} |")
-        lines.append("")
+        cells = " | ".join(f"{value:+.2f}" for value in results["exact_masks_as_attention"][place])
+        lines += [
+            f"| – | exact masks as attention, not calibrated: what the measure allows | {cells} | – | – |",
+            "",
+        ]
     return "\n".join(lines)
 
 
