@@ -22,6 +22,7 @@ import torch
 from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.errors import DataError
 from arrcoc_sam.granularity.metrics import shell_contrast
+from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.images import find_images
 from arrcoc_sam.masks import area_average
 from arrcoc_sam.report.provenance import installed_versions
@@ -42,9 +43,9 @@ from arrcoc_sam.training.samples_supervision import area_quantile_bounds, superv
 
 HERE = Path(__file__).parent
 SIZE, CLICKS = 192, 4
-TRAIN = range(7_100_000, 7_100_200)  # neither the segmenter nor an earlier version of this experiment saw them
+TRAIN = range(7_100_000, 7_100_200)  # the segmenter never saw them
 VALIDATION = range(7_300_000, 7_300_100)  # steps and learning rate were chosen on them
-TEST = range(9_700_000, 9_700_150)  # looked at once
+TEST = range(9_800_000, 9_800_150)  # looked at once, by this third version
 NUM_TEST, NUM_REAL = 48, 32
 SEEDS = 5
 
@@ -88,13 +89,13 @@ SETTINGS = AttentionTraining(
     batch_norm="frozen",
     image_size=192,
     width=16,
-    steps=240,
+    steps=960,
     num_images=8,
     num_queries=2,
     learning_rate=4e-3,
     ema_decay=0.97,
 )
-LOG_EVERY = 20
+LOG_EVERY = 80
 
 
 def options(settings: AttentionTraining) -> dict[str, Any]:
@@ -264,6 +265,16 @@ def matched(records: list[dict[str, Any]], place: str) -> np.ndarray:
     return np.array([np.array(r[place]["contrast"], dtype=float)[:, range(3), range(3)] for r in records])
 
 
+def selective(records: list[dict[str, Any]], place: str) -> np.ndarray:
+    """(seeds, images, 3): contrast of each head at its own level, less its mean at the others."""
+    contrast = np.array([np.array(r[place]["contrast"], dtype=float) for r in records])
+    own = contrast[:, :, range(3), range(3)]
+    return own - (np.nansum(contrast, axis=3) - np.nan_to_num(own)) / np.maximum(np.isfinite(contrast).sum(3) - 1, 1)
+
+
+MEASURES = {"contrast": matched, "selectivity": selective}
+
+
 def bootstrap(values: np.ndarray, draws: int = 10_000, seed: int = 0) -> tuple[list[float], list[list[float]]]:
     """Means and 95 % intervals of each level and of their mean, seeds and pictures resampled together.
 
@@ -295,35 +306,15 @@ def collect(work: Path) -> dict[str, Any]:
     fewest = min(len(found) for found in runs.values())
     runs = {name: found[:fewest] for name, found in runs.items()}
     places = [place for place in ("scenes", "photographs") if place in runs["hierarchy"][0]]
-    results: dict[str, Any] = {"num_seeds": fewest, "arms": {}, "differences": {}}
+    results: dict[str, Any] = {"num_seeds": fewest, "arms": {}}
     for place in places:
-        values = {name: matched(found, place) for name, found in runs.items()}
-        results[f"num_{place}"] = int(values["hierarchy"].shape[1])
-        present = np.isfinite(values["hierarchy"][0]).sum(0).tolist()
-        results[f"num_{place}_with_level"] = dict(zip(("whole", "part", "subpart"), present, strict=True))
+        contrast = {name: matched(found, place) for name, found in runs.items()}["hierarchy"]
+        results[f"num_{place}"] = int(contrast.shape[1])
+        present = np.isfinite(contrast[0]).sum(0).tolist()
+        results[f"num_{place}_with_level"] = dict(zip(LEVELS, present, strict=True))
         for name, found in runs.items():
-            means, intervals = bootstrap(values[name])
-            heads = np.nanmean([np.array(r[place]["contrast"], dtype=float) for r in found], axis=(0, 1))
-            results["arms"].setdefault(name, {"words": ARMS[name].words})[place] = {
-                "contrast": dict(zip(("whole", "part", "subpart", "mean"), means, strict=True)),
-                "interval": dict(zip(("whole", "part", "subpart", "mean"), intervals, strict=True)),
-                "heads_by_levels": heads.tolist(),
-                "z": np.mean([r[place]["z"] for r in found], axis=0).tolist(),
-                "claimed_right": [
-                    sum(r[place]["claimed"][level] == word for r in found)
-                    for level, word in enumerate(("whole", "part", "subpart"))
-                ],
-                "area": np.mean([r[place]["area"] for r in found], axis=0).tolist(),
-            }
-        for name in names:
-            if name != "hierarchy":
-                means, intervals = bootstrap(values["hierarchy"] - values[name])
-                results["differences"].setdefault(f"hierarchy - {name}", {})[place] = {
-                    level: {"mean": mean, "interval": interval}
-                    for level, mean, interval in zip(
-                        ("whole", "part", "subpart", "mean"), means, intervals, strict=True
-                    )
-                }
+            arm = results["arms"].setdefault(name, {"words": ARMS[name].words})
+            arm[place] = judged(found, runs["hierarchy"], place)
     results["loss"] = {
         name: np.mean([r["loss"] for r in found], axis=0).tolist() for name, found in runs.items() if found[0]["loss"]
     }
@@ -334,6 +325,28 @@ def collect(work: Path) -> dict[str, Any]:
     results["exact_masks_as_attention"] = exact_masks_as_attention(work)
     results["versions"] = installed_versions()
     return results
+
+
+def judged(found: list[dict[str, Any]], best: list[dict[str, Any]], place: str) -> dict[str, Any]:
+    """One arm: both measures with intervals, what the hierarchy has more, and the figures behind them."""
+    words = (*LEVELS, "mean")
+    figures: dict[str, Any] = {}
+    for measure, of in MEASURES.items():
+        for key, values in {
+            measure: of(found, place),
+            f"hierarchy's {measure} - this": of(best, place) - of(found, place),
+        }.items():
+            means, intervals = bootstrap(values)
+            figures[key] = {w: {"mean": m, "interval": i} for w, m, i in zip(words, means, intervals, strict=True)}
+    claimed = [sum(r[place]["claimed"][number] == level for r in found) for number, level in enumerate(LEVELS)]
+    return figures | {
+        "heads_by_levels": np.nanmean(
+            [np.array(r[place]["contrast"], dtype=float) for r in found], axis=(0, 1)
+        ).tolist(),
+        "z": np.mean([r[place]["z"] for r in found], axis=0).tolist(),
+        "claimed_right": claimed,
+        "area": np.mean([r[place]["area"] for r in found], axis=0).tolist(),
+    }
 
 
 def exact_masks_as_attention(work: Path) -> dict[str, list[float]]:
@@ -372,12 +385,12 @@ def draw(results: dict[str, Any], path: Path) -> None:
         for offset, (level, color) in enumerate(colors.items()):
             for row, name in enumerate(names):
                 found = results["arms"][name][place]
-                low, high = found["interval"][level]
+                low, high = found["contrast"][level]["interval"]
                 y = len(names) - row + 0.27 - 0.18 * offset
                 axis.plot([low, high], [y, y], color=color, linewidth=1.5)
                 label = level if row == 0 else None
                 marker = "D" if level == "mean" else "o"
-                axis.plot(found["contrast"][level], y, marker, color=color, markersize=4, label=label)
+                axis.plot(found["contrast"][level]["mean"], y, marker, color=color, markersize=4, label=label)
         axis.axvline(0, color="0.6", linewidth=0.8)
         axis.set_yticks([len(names) - row for row in range(len(names))], names)
         axis.set_xlabel("shell contrast at the head's own level,\nless that of other images (nats)")
@@ -408,6 +421,12 @@ def draw_losses(results: dict[str, Any], path: Path) -> None:
         figure.savefig(temporary, dpi=150)
 
 
+def spelled(figure: dict[str, Any], digits: int) -> str:
+    """A mean and its interval."""
+    low, high = figure["interval"]
+    return f"{figure['mean']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
 def table(results: dict[str, Any]) -> str:
     places = [place for place in ("scenes", "photographs") if place in results["arms"]["hierarchy"]]
     lines = []
@@ -417,19 +436,17 @@ def table(results: dict[str, Any]) -> str:
             + ", ".join(f"{count} with a {level}" for level, count in results[f"num_{place}_with_level"].items())
             + ")",
             "",
-            "| arm | taught by | whole | part | subpart | mean | hierarchy less this arm |",
-            "| --- | --- | --- | --- | --- | --- | --- |",
+            "| arm | taught by | whole | part | subpart | mean | hierarchy less this arm | selectivity "
+            "| hierarchy less this arm |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         for name, arm in results["arms"].items():
             found = arm[place]
-            cells = [f"{found['contrast'][level]:+.2f}" for level in ("whole", "part", "subpart")]
-            low, high = found["interval"]["mean"]
-            cells.append(f"{found['contrast']['mean']:+.2f} [{low:+.2f}, {high:+.2f}]")
-            less = results["differences"].get(f"hierarchy - {name}", {}).get(place, {}).get("mean")
-            difference = "–"
-            if less is not None:
-                difference = f"{less['mean']:+.3f} [{less['interval'][0]:+.3f}, {less['interval'][1]:+.3f}]"
-            lines.append(f"| {name} | {arm['words']} | {' | '.join(cells)} | {difference} |")
+            cells = [f"{found['contrast'][level]['mean']:+.2f}" for level in LEVELS]
+            for measure in MEASURES:
+                more = found[f"hierarchy's {measure} - this"]["mean"]
+                cells += [spelled(found[measure]["mean"], 2), "–" if name == "hierarchy" else spelled(more, 3)]
+            lines.append(f"| {name} | {arm['words']} | {' | '.join(cells)} |")
         cells = " | ".join(f"{value:+.2f}" for value in results["exact_masks_as_attention"][place])
         lines += [
             f"| – | exact masks as attention, not calibrated: what the measure allows | {cells} | – | – |",
