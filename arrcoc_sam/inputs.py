@@ -24,6 +24,9 @@ def as_masks(
 ) -> Bool[Tensor, "*N H W"] | Float[Tensor, "*N H W"]:
     """Masks as a tensor, without a copy where possible.
 
+    Bool masks come back with bytes of 0 and 1, as they are counted by: those that Pillow makes of an image of mode "1"
+    have bytes of 255, in tensors made of them too.
+
     Args:
         masks: Bool masks (…, H, W); with ``soft`` also floats in [0, 1].
         name: The argument's name in the error message.
@@ -56,7 +59,16 @@ def as_masks(
         raise InputError(explain(f"{name} is {describe(given)}", expected, f"threshold it, for example {name} > 0"))
     if given.ndim < min_rank or 0 in given.shape[-2:]:
         raise ShapeError(explain(f"{name} is {describe(given)}", f"at least {min_rank} axes, the last two (H, W) >= 1"))
-    return given
+    return _of_ones(given) if given.dtype == torch.bool else given
+
+
+def _of_ones(masks: Bool[Tensor, "*N H W"]) -> Bool[Tensor, "*N H W"]:
+    """The same masks, every True a byte of 1."""
+    if masks.device.type != "cpu":  # to look would take a wait for the device, which is longer than a copy
+        return masks.view(torch.uint8) != 0
+    if masks.numel() == 0 or int(masks.view(torch.uint8).amax()) <= 1:
+        return masks
+    return masks.view(torch.uint8) != 0
 
 
 def as_coordinates(values: Coordinates, length: int, name: str) -> Float64[Tensor, "*N last"]:
