@@ -1,4 +1,4 @@
-"""Bool masks whose True is a byte of 255, as Pillow makes them of images of mode "1", are the masks that they look like."""
+"""Bool masks whose True is a byte of 255, as Pillow gives them for images of mode "1", count as what they are."""
 
 from __future__ import annotations
 
