@@ -13,9 +13,23 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-__all__ = ["Advance", "err", "json_document", "out", "print_json", "print_table", "progress", "tracked"]
+__all__ = [
+    "Advance",
+    "err",
+    "json_document",
+    "noted",
+    "out",
+    "print_json",
+    "print_notes",
+    "print_table",
+    "progress",
+    "tracked",
+]
 
 Item = TypeVar("Item")
+
+
+_notes: list[str] = []
 
 
 class Advance(Protocol):
@@ -34,6 +48,18 @@ def out() -> Console:
 def err() -> Console:
     """The console of everything else."""
     return Console(stderr=True, highlight=False)
+
+
+def noted(text: str) -> None:
+    """Say this on stderr once the command has succeeded: an error is one line and stands alone."""
+    _notes.append(text)
+
+
+def print_notes(*, succeeded: bool) -> None:
+    """Write what was noted, if the command has succeeded, and forget it."""
+    for text in _notes if succeeded else ():
+        err().print(f"note: {text}", soft_wrap=True, markup=False)
+    _notes.clear()
 
 
 def json_document(record: Any) -> str:

@@ -18,6 +18,7 @@ from arrcoc_sam.cli.atlas import atlas
 from arrcoc_sam.cli.cache import cache
 from arrcoc_sam.cli.calibrate import calibrate
 from arrcoc_sam.cli.checkpoints import checkpoints
+from arrcoc_sam.cli.console import print_notes
 from arrcoc_sam.cli.demo import demo
 from arrcoc_sam.cli.evaluate_iou import evaluate_iou
 from arrcoc_sam.cli.filter import filter_masks
@@ -109,6 +110,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         )
     if code == INTERRUPTED:  # newer releases of Typer answer the code, older ones raise
         return _fail("interrupted", INTERRUPTED, debug=False)
+    print_notes(succeeded=True)
     return code if isinstance(code, int) else 0
 
 
@@ -119,6 +121,7 @@ def _usage(error: Any) -> str:
 
 
 def _fail(message: str, code: int, *, debug: bool) -> int:
+    print_notes(succeeded=False)
     if debug:
         import traceback
 

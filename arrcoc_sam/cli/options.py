@@ -80,11 +80,10 @@ def check_segmenter(name: str) -> None:
 
 def open_segmenter(name: str, checkpoint: Path | None, device: str) -> Segmenter:
     """The segmenter that the options name, with a word on stderr where it is the demonstration model."""
-    from arrcoc_sam.cli.console import err
+    from arrcoc_sam.cli.console import noted
     from arrcoc_sam.report.provenance import DEMONSTRATION_MODEL
     from arrcoc_sam.segmenters import load_segmenter
 
     if name == DEMONSTRATION_MODEL:
-        note = "note: 'tiny' is a demonstration model; real work names a real checkpoint (--segmenter sam_vit_b)"
-        err().print(note, soft_wrap=True)
+        noted("'tiny' is a demonstration model; real work names a real checkpoint (--segmenter sam_vit_b)")
     return load_segmenter(name, checkpoint=checkpoint, device=device)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import typer
 
 from arrcoc_sam.cli.analysis_job import BAD_FILES
-from arrcoc_sam.cli.console import err, out, print_json
+from arrcoc_sam.cli.console import err, noted, out, print_json
 from arrcoc_sam.cli.options import check_segmenter
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets.mask_forms import open_masks
@@ -74,7 +74,7 @@ class ScoreJob:
             None if self.calibration is None else str(self.calibration.absolute()),
         )
         if self.segmenter == DEMONSTRATION_MODEL:
-            err().print("note: 'tiny' is a demonstration model; real work names a real checkpoint", soft_wrap=True)
+            noted("'tiny' is a demonstration model; real work names a real checkpoint (--segmenter sam_vit_b)")
         estimator = spec.build()
         provenance = Provenance(
             command=self.command,
