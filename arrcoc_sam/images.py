@@ -234,7 +234,7 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
             explain(
                 f"{name} is {width} x {height} = {width * height / 1e6:.1f} megapixels",
                 f"at most max_pixels = {max_pixels / 1e6:.1f} megapixels",
-                "scale it down, or raise max_pixels",
+                "scale it down; in Python load_image takes a larger max_pixels",
             )
         )
 
