@@ -16,7 +16,14 @@ from typing import Any, TypeAlias
 from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, explain
 from arrcoc_sam.images import load_image
 from arrcoc_sam.report.provenance import installed_versions
-from arrcoc_sam.training.cache_records import CachePlan, names_digest, read_faults, shard_path, write_shard
+from arrcoc_sam.training.cache_records import (
+    CachePlan,
+    names_digest,
+    read_faults,
+    shard_fault,
+    shard_path,
+    write_shard,
+)
 from arrcoc_sam.training.cache_sources import LevelSource
 
 __all__ = ["CacheBuild", "CacheEngine", "CacheReport", "build_cache"]
@@ -45,8 +52,9 @@ class CacheBuild:
         return range(first, min(first + self.plan.images_per_shard, len(self.names)))
 
     def missing(self) -> list[int]:
-        """The shards that are not there yet."""
-        return [number for number in range(self.plan.num_shards) if not shard_path(self.folder, number).is_file()]
+        """The shards that are not there yet, or whose footer can't be read."""
+        paths = (shard_path(self.folder, number) for number in range(self.plan.num_shards))
+        return [number for number, path in enumerate(paths) if not path.is_file() or shard_fault(path) is not None]
 
     def compute(self, shard: int, source: LevelSource, done: Callable[[int], None] | None = None) -> None:
         """Compute the levels of a shard's images and write them, whole or not at all.

@@ -23,7 +23,7 @@ from arrcoc_sam.inputs import as_size
 from arrcoc_sam.masks.rle import run_lengths
 from arrcoc_sam.segmenters.base import Segmenter
 from arrcoc_sam.training.cache_grids import rle_to_grid
-from arrcoc_sam.training.cache_records import MANIFEST, CachePlan, shard_path
+from arrcoc_sam.training.cache_records import MANIFEST, CachePlan, shard_fault, shard_path
 from arrcoc_sam.training.samples import AttentionSample
 from arrcoc_sam.training.samples_pictures import to_frame
 from arrcoc_sam.training.samples_supervision import MaskTriple, Supervision, supervision
@@ -62,7 +62,7 @@ class HierarchyCache:
         """
         folder = Path(folder)
         plan = CachePlan.read(folder)
-        again = "run arrcoc-sam cache again, which computes what is missing"
+        again = "run arrcoc-sam cache again, which computes what is missing or damaged"
         if plan is None:
             raise DataError(explain(f"{folder} has no {MANIFEST}", "a hierarchy cache", "build it: arrcoc-sam cache"))
         expected = segmenter.checkpoint_hash if isinstance(segmenter, Segmenter) else segmenter
@@ -74,13 +74,9 @@ class HierarchyCache:
             came = f"{folder} lacks {len(missing)} of {plan.num_shards} shards, {shard_path(folder, missing[0]).name}"
             raise DataError(explain(came, "all of them", again))
         for number in range(plan.num_shards):
-            try:
-                names = pq.read_schema(shard_path(folder, number)).names
-            except (OSError, pa.ArrowException) as error:
-                raise DataError(explain(f"{shard_path(folder, number)} is damaged: {error}", None, again)) from error
-            absent = set(_COLUMNS) - set(names)
-            if absent:
-                raise DataError(explain(f"{shard_path(folder, number)} lacks {sorted(absent)}", "a shard", again))
+            fault = shard_fault(shard_path(folder, number))
+            if fault is not None:
+                raise DataError(explain(f"{shard_path(folder, number)} {fault}", "a whole shard", again))
         return cls(folder, plan)
 
     def table(self) -> pa.Table:

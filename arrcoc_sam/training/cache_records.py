@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from arrcoc_sam.errors import DataError, explain
 from arrcoc_sam.report.writing import replacing, write_text
 
-__all__ = ["FORMAT", "MANIFEST", "SCHEMA", "CachePlan", "read_faults", "shard_path", "write_shard"]
+__all__ = ["FORMAT", "MANIFEST", "SCHEMA", "CachePlan", "read_faults", "shard_fault", "shard_path", "write_shard"]
 
 FORMAT = 1
 """Raised whenever an older cache can no longer be read."""
@@ -120,6 +120,16 @@ def names_digest(names: Sequence[str]) -> str:
 def shard_path(folder: Path, number: int) -> Path:
     """Where a shard lies."""
     return folder / f"shard-{number:05d}.parquet"
+
+
+def shard_fault(path: Path) -> str | None:
+    """Why a shard that is there can't be used, by its footer alone; None where nothing is wrong with that."""
+    try:
+        names = pq.read_schema(path).names
+    except (OSError, pa.ArrowException) as error:
+        return f"is damaged: {error}"
+    absent = set(SCHEMA.names) - set(names)
+    return f"lacks {sorted(absent)}" if absent else None
 
 
 def write_shard(path: Path, rows: Sequence[dict[str, Any]], faults: Sequence[tuple[str, str]]) -> None:

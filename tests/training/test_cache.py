@@ -130,6 +130,23 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert not list((tmp_path / "parts").glob(".*"))
 
 
+def test_a_truncated_shard_is_computed_again(tmp_path: Path) -> None:
+    paths = write_scenes(tmp_path, range(8))
+    whole = build_cache(SceneLevels(48), paths, tmp_path / "cache", images_per_shard=2)
+    before = HierarchyCache.open(tmp_path / "cache").table()
+    shard = shard_path(tmp_path / "cache", 1)
+    for length in (0, 3, shard.stat().st_size // 2, shard.stat().st_size - 1):
+        shard.write_bytes(shard.read_bytes()[:length])
+        with pytest.raises(DataError, match=r"shard-00001\.parquet is damaged.* arrcoc-sam cache again"):
+            HierarchyCache.open(tmp_path / "cache")
+        again = SceneLevels(48)
+        report = build_cache(again, paths, tmp_path / "cache", images_per_shard=2)
+        assert again.calls == [path.name for path in paths[2:4]]
+        assert report == replace(whole, num_new_shards=1)
+        after = HierarchyCache.open(tmp_path / "cache").table()
+        assert after.drop_columns("quality").equals(before.drop_columns("quality"))  # NaN, equal to nothing
+
+
 def test_a_bad_picture_is_listed_and_the_rest_done(tmp_path: Path) -> None:
     paths = write_scenes(tmp_path, range(4))
     (tmp_path / "broken.png").write_bytes(b"no picture")
