@@ -27,7 +27,7 @@ from arrcoc_sam.masks.rle import encode_rle
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.report.writing import write_text
 from arrcoc_sam.segmenters.base import Segmenter
-from arrcoc_sam.segmenters.interactive import InteractiveSession
+from arrcoc_sam.segmenters.interactive import InteractiveSession, InteractiveStep
 
 __all__ = ["SegmentJob"]
 
@@ -60,8 +60,12 @@ class SegmentJob:
             pixels = load_image(self.image)
             prompts = _prompts(pixels, clicks, box)
         segmenter = self.setting.open()
+        refined: InteractiveStep | None = None
         with about(self.image):
-            found = find_levels(segmenter, pixels, prompts)
+            if self.refine:
+                found, refined = _refine(segmenter, pixels, (clicks, box), self.refine)
+            else:
+                found = find_levels(segmenter, pixels, prompts)
         record = {
             "image": str(self.image),
             "size_hw": list(pixels.shape[:2]),
@@ -72,35 +76,17 @@ class SegmentJob:
             },
             "valid_hierarchy": bool(found.hierarchy.valid[0]),
             "masks": _masks(found),
-            **({"refined": self._refined(segmenter, pixels, clicks, box)} if self.refine else {}),
+            **({} if refined is None else {"refined": _refined(refined, self.refine)}),
             **self.setting.provenance(segmenter),
         }
-        written = [] if target is None else self._write(target, record, found)
+        written = [] if target is None else self._write(target, record, found, refined)
         if not self.setting.prints_record:
-            _print_masks(record["masks"])
+            _print_masks(record["masks"], record.get("refined"))
         self.setting.print(record, "", written)
 
-    def _refined(
-        self,
-        segmenter: Segmenter,
-        pixels: UInt8[np.ndarray, "H W 3"],
-        clicks: Sequence[tuple[float, float, int]],
-        box: tuple[float, float, float, float] | None,
-    ) -> dict[str, Any]:
-        """The one mask that is left when the best of the three is fed back."""
-        session = InteractiveSession(segmenter, pixels)
-        session.prompt([click[:2] for click in clicks], [click[2] for click in clicks], box)
-        step = session.refine(self.refine)
-        return {
-            "rounds": self.refine,
-            "token_index": step.token,
-            "predicted_iou": step.predicted_iou,
-            "stability": _number(float(step.candidates.stability)),
-            "area": int(step.mask.sum()),
-            "segmentation": encode_rle(step.mask),
-        }
-
-    def _write(self, target: Path, record: dict[str, Any], found: LevelScores) -> list[Path]:
+    def _write(
+        self, target: Path, record: dict[str, Any], found: LevelScores, refined: InteractiveStep | None
+    ) -> list[Path]:
         document = json_document(record)
         if target.suffix == ".json":
             return [write_text(target, document)]
@@ -110,10 +96,41 @@ class SegmentJob:
                 names = [f"{stem}.json"]
                 (folder / names[0]).write_text(document, encoding="utf-8")
             else:
-                names = [f"{stem}-{level}.png" for level in LEVELS]
-                for name, mask in zip(names, found.hierarchy.masks[0].cpu().numpy(), strict=True):
-                    Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0))).save(folder / name)
+                masks = dict(zip(LEVELS, found.hierarchy.masks[0], strict=True))
+                if refined is not None:
+                    masks["refined"] = refined.mask
+                names = [f"{stem}-{name}.png" for name in masks]
+                for name, mask in zip(names, masks.values(), strict=True):
+                    picture = np.where(mask.cpu().numpy(), np.uint8(255), np.uint8(0))
+                    Image.fromarray(picture).save(folder / name)
         return [target / name for name in names]
+
+
+def _refine(
+    segmenter: Segmenter,
+    pixels: UInt8[np.ndarray, "H W 3"],
+    asked: tuple[Sequence[tuple[float, float, int]], tuple[float, float, float, float] | None],
+    rounds: int,
+) -> tuple[LevelScores, InteractiveStep]:
+    """The three levels, and the one mask that is left when the best of the three is fed back; one encoding."""
+    clicks, box = asked
+    session = InteractiveSession(segmenter, pixels)
+    first = session.prompt([click[:2] for click in clicks], [click[2] for click in clicks], box)
+    hierarchy, three = first.levels, first.candidates
+    columns = torch.searchsorted(three.token_index, hierarchy.token_index)
+    return LevelScores(hierarchy, three.stability.gather(1, columns)), session.refine(rounds)
+
+
+def _refined(step: InteractiveStep, rounds: int) -> dict[str, Any]:
+    """The refined mask for the record."""
+    return {
+        "rounds": rounds,
+        "token_index": step.token,
+        "predicted_iou": step.predicted_iou,
+        "stability": _number(float(step.candidates.stability)),
+        "area": int(step.mask.sum()),
+        "segmentation": encode_rle(step.mask),
+    }
 
 
 def _prompts(
@@ -155,16 +172,16 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def _print_masks(masks: Sequence[dict[str, Any]]) -> None:
+def _print_masks(masks: Sequence[dict[str, Any]], refined: dict[str, Any] | None) -> None:
     columns = ["level", "predicted IoU", "stability", "area, px", "distinct"]
     rows = [
         (
-            str(mask["level"]),
+            str(mask.get("level", "refined")),
             f"{mask['predicted_iou']:.3f}",
             "–" if mask["stability"] is None else f"{mask['stability']:.3f}",
             f"{mask['area']:,}",
-            "yes" if mask["distinct"] else "no",
+            {True: "yes", False: "no", None: "–"}[mask.get("distinct")],
         )
-        for mask in masks
+        for mask in (*masks, *([] if refined is None else [refined]))
     ]
     print_table("Masks", columns, rows, to=out(), right=columns[1:4])

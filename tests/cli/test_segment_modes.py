@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import arrcoc_sam as aa
 from arrcoc_sam.masks import decode_rle
+from arrcoc_sam.segmenters.sam import SamSegmenter
 
 Command = Callable[..., Any]
 
@@ -25,6 +28,32 @@ def test_refined_is_what_a_session_gives(command: Command, photo: Path, weights:
     assert refined["token_index"] == 0
     assert decode_rle(refined["segmentation"]).equal(step.mask.cpu())
     assert refined["predicted_iou"] == pytest.approx(step.predicted_iou)
+
+
+def test_the_refined_mask_is_a_picture_and_a_row_too(
+    command: Command, photo: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("segment", photo, "--point", "10,12", "--checkpoint", weights)
+    record = json.loads(command(*words, "--refine", 1).out)
+    plain = json.loads(command(*words).out)
+    for one, other in zip(record["masks"], plain["masks"], strict=True):
+        assert (one["level"], one["token_index"], one["area"]) == (other["level"], other["token_index"], other["area"])
+        assert one["predicted_iou"] == pytest.approx(other["predicted_iou"])
+        assert one["stability"] == pytest.approx(other["stability"])
+    encoded = []
+    encode = SamSegmenter.encode
+    monkeypatch.setattr(SamSegmenter, "encode", lambda *given: encoded.append(1) or encode(*given))
+    answer = command(*words, "--refine", 1, "--format", "png", "--out", "pictures")
+    assert answer.code == 0, answer.err
+    assert encoded == [1]
+    assert sorted(path.name for path in Path("pictures").iterdir()) == [
+        f"photo-{name}.png" for name in ("part", "refined", "subpart", "whole")
+    ]
+    picture = np.asarray(Image.open("pictures/photo-refined.png")) == 255
+    assert (picture == decode_rle(record["refined"]["segmentation"]).numpy()).all()
+    row = next(line for line in answer.out.splitlines() if line.strip().startswith("refined"))
+    assert f"{record['refined']['area']:,}" in row
+    assert "Wrote pictures/photo-refined.png" in answer.out
 
 
 def test_many_prompts_on_two_images(
