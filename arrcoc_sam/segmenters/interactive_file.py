@@ -62,9 +62,16 @@ def read_session(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise DataError(explain(f"there is no file {path}", "a session saved with InteractiveSession.save")) from error
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise no_session(path) from error
-    if not isinstance(state, dict) or state.get("format") != _FORMAT:
+    if not isinstance(state, dict) or state.get("format") != _FORMAT or not _is_whole(state):
         raise no_session(path)
     return state, tensors
+
+
+def _is_whole(state: Mapping[str, Any]) -> bool:
+    """Whether all facts of a session are there, each of its kind."""
+    hashes = all(isinstance(state.get(key), str) for key in ("segmenter", "checkpoint_hash", "image_hash"))
+    size = state.get("size_hw")
+    return hashes and isinstance(size, list) and len(size) == 2 and isinstance(state.get("steps"), list)
 
 
 def restored_step(
@@ -83,7 +90,13 @@ def restored_step(
         tensors: Of the file.
         transforms: Of the image's embedding.
         device: Where its tensors go.
+
+    Raises:
+        KeyError: Something is missing.
+        TypeError: Something is of another kind.
+        ValueError: Something has another value, or clicks and labels differ in number.
     """
+    _check_step(step)
     score = tensors.get(f"{number}.object_score")
     decoded = MaskCandidates(
         logits=tensors[f"{number}.logits"][None].to(device),
@@ -102,6 +115,18 @@ def restored_step(
         token=step["token"],
         ambiguous=step["ambiguous"],
     )
+
+
+def _check_step(step: Mapping[str, Any]) -> None:
+    points, labels, box, token = (step[key] for key in ("points_xy", "labels", "box_xyxy", "token"))
+    if len(points) != len(labels) or any(label not in (0, 1) for label in labels):
+        raise ValueError(f"{len(points)} clicks with the labels {labels}")
+    if not points and box is None:
+        raise ValueError("neither a click nor a box")
+    if box is not None and len(box) != 4:
+        raise ValueError(f"a box of {len(box)} numbers")
+    if token not in range(4) or step["ambiguous"] not in (True, False):
+        raise ValueError(f"token {token}, ambiguous {step['ambiguous']}")
 
 
 def no_session(path: Path) -> DataError:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import arrcoc_sam as aa
 from arrcoc_sam.errors import DataError, EmbeddingMismatchError, InputError, OutputError
@@ -98,6 +101,39 @@ def test_a_saved_session_goes_on_where_it_was(session: aa.InteractiveSession, pi
 def test_an_empty_session_can_be_saved(session: aa.InteractiveSession, picture: Picture, tmp_path: Path) -> None:
     path = session.save(tmp_path / "empty")
     assert len(aa.InteractiveSession.load(path, session.segmenter, picture(60, 80, 0))) == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "value"),
+    [
+        ("state", "checkpoint_hash", None),
+        ("state", "image_hash", None),
+        ("state", "size_hw", None),
+        ("state", "steps", None),
+        ("step", "token", None),
+        ("step", "token", 9),
+        ("step", "labels", [1, 0]),
+        ("step", "labels", [7]),
+        ("step", "points_xy", []),
+        ("step", "box_xyxy", [1, 2, 3]),
+    ],
+)
+def test_damaged_sessions(
+    session: aa.InteractiveSession, picture: Picture, tmp_path: Path, place: str, key: str, value: object
+) -> None:
+    session.click(20, 30)
+    path = session.save(tmp_path / "a.safetensors")
+    with safe_open(path, framework="pt") as file:
+        state = json.loads(file.metadata()["state"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    damaged = state if place == "state" else state["steps"][0]
+    if value is None:
+        del damaged[key]
+    else:
+        damaged[key] = value
+    save_file(tensors, path, metadata={"state": json.dumps(state)})
+    with pytest.raises(DataError, match="is no session, or a damaged one"):
+        aa.InteractiveSession.load(path, session.segmenter, picture(60, 80, 0))
 
 
 def test_what_can_t_be_loaded_or_saved(
