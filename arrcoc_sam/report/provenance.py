@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +18,7 @@ DEMONSTRATION_MODEL = "tiny"
 """The segmenter whose results are marked as a demonstration."""
 
 _SHOWN = ("torch", "numpy", "segment-anything", "timm", "scikit-image")
+_SHOWN_IF_INSTALLED = ("transformers", "av")
 
 
 def installed_versions() -> dict[str, str]:
@@ -27,6 +29,9 @@ def installed_versions() -> dict[str, str]:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "not installed"
+    for name in _SHOWN_IF_INSTALLED:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
     return versions
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import platform
 from datetime import UTC, datetime
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from arrcoc_sam.report.provenance import Provenance, installed_versions
 def test_versions_are_those_installed() -> None:
     versions = installed_versions()
     assert versions["numpy"] == np.__version__
+    for name in ("transformers", "av"):  # of hf: and video segmenters; optional
+        assert (name in versions) == (find_spec(name) is not None)
     assert versions["python"] == platform.python_version()
     assert versions["arrcoc-sam"] == arrcoc_sam._version.__version__
 
