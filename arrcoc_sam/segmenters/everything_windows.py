@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from arrcoc_sam.candidates import interpolate_twice
+from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.masks import areas, mask_boxes
 
@@ -143,7 +144,12 @@ class WindowUpscaler:
         """:meth:`measure` of up to three windows with the very operations of segment-anything, on the whole frame.
 
         segment-anything upscales three masks at once, which PyTorch may round otherwise than one.
+
+        Raises:
+            InputError: More than three windows.
         """
+        if len(windows) > _AT_ONCE:
+            raise InputError(explain(f"{len(windows)} windows", f"at most {_AT_ONCE}"))
         base = self.threshold - self.offset - 1.0
         frame = self.rows.new_full((1, _AT_ONCE, self.rows.shape[1], self.columns.shape[1]), base)
         for (values, top, left), plane in zip(windows, frame[0], strict=False):

@@ -7,16 +7,18 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from jaxtyping import Float
 from segment_anything.utils import amg
 from torchvision.ops import box_iou as torchvision_box_iou
 
 from arrcoc_sam.candidates import interpolate_twice
+from arrcoc_sam.errors import InputError
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.masks import mask_boxes, stability_score
 from arrcoc_sam.segmenters.everything_crops import crop_layers, is_cut_off
 from arrcoc_sam.segmenters.everything_overlap import RoughBoxes, box_iou
 from arrcoc_sam.segmenters.everything_regions import without_small_regions
-from arrcoc_sam.segmenters.everything_windows import WindowUpscaler, cut_windows
+from arrcoc_sam.segmenters.everything_windows import LogitWindow, WindowUpscaler, cut_windows
 
 
 @settings(deadline=None, max_examples=60)
@@ -99,6 +101,24 @@ def test_windows_give_the_masks_of_the_whole_frame(seed: int, size_hw: tuple[int
         if not np.isnan(rough.outer[number]).any():
             assert (rough.outer[number, :2] <= exact.box_xyxy[:2]).all()
             assert (rough.outer[number, 2:] >= exact.box_xyxy[2:]).all()
+    three = interpolate_twice(logits[None, 1:], transform, size_hw)[0]
+    _assert_three_at_once(upscaler, cut_windows(logits[1:], -1.0), three)
+
+
+def _assert_three_at_once(
+    upscaler: WindowUpscaler, windows: list[LogitWindow], expected: Float[torch.Tensor, "3 H W"]
+) -> None:
+    """Three windows measured together are the three masks of the whole frame, in order."""
+    for found, logits in zip(upscaler.measure_exactly(windows), expected, strict=True):
+        if not (logits > 0).any():
+            assert found is None
+            continue
+        assert found is not None
+        np.testing.assert_array_equal(found.drawn(tuple(logits.shape)), (logits > 0).numpy())
+        assert found.stability == stability_score(logits).item()
+    assert upscaler.measure_exactly([]) == []
+    with pytest.raises(InputError, match="4 windows; expected at most 3"):
+        upscaler.measure_exactly([*windows, windows[0]])
 
 
 def test_the_least_overlap_of_rough_boxes_is_one() -> None:
