@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -25,10 +25,18 @@ _PointsFile = Annotated[
     ),
 ]
 _Everything = Annotated[bool, typer.Option("--everything", help="All masks, from a grid of clicks.")]
-_PointsPerSide = Annotated[int, typer.Option(help="With --everything: clicks along each side.", min=1)]
-_MinPredictedIou = Annotated[float, typer.Option(help="With --everything: masks predicted better.")]
-_MinStability = Annotated[float, typer.Option(help="With --everything: masks at least so stable.")]
-_CropLayers = Annotated[int, typer.Option(help="With --everything: layers of crops besides the image.", min=0)]
+_PointsPerSide = Annotated[
+    int | None, typer.Option(help="With --everything: clicks along each side.", min=1, show_default="32")
+]
+_MinPredictedIou = Annotated[
+    float | None, typer.Option(help="With --everything: masks predicted better.", show_default="0.88")
+]
+_MinStability = Annotated[
+    float | None, typer.Option(help="With --everything: masks at least so stable.", show_default="0.95")
+]
+_CropLayers = Annotated[
+    int | None, typer.Option(help="With --everything: layers of crops besides the image.", min=0, show_default="0")
+]
 _Exact = Annotated[
     bool, typer.Option("--exact", help="With --everything: segment-anything's masks but for rounding, slower.")
 ]
@@ -49,10 +57,10 @@ def segment(
     refine: _Refine = 0,
     points_file: _PointsFile = None,
     everything: _Everything = False,
-    points_per_side: _PointsPerSide = 32,
-    min_predicted_iou: _MinPredictedIou = 0.88,
-    min_stability: _MinStability = 0.95,
-    crop_layers: _CropLayers = 0,
+    points_per_side: _PointsPerSide = None,
+    min_predicted_iou: _MinPredictedIou = None,
+    min_stability: _MinStability = None,
+    crop_layers: _CropLayers = None,
     exact: _Exact = False,
     segmenter: SegmenterOption = "tiny",
     checkpoint: CheckpointOption = None,
@@ -68,23 +76,28 @@ def segment(
     With --everything the masks come with segment-anything's fields; a folder also gets the tree of which mask lies in
     which, as JSON and as a picture.
     """
-    from arrcoc_sam.cli.segment_everything_job import SegmentEverythingJob
+    from arrcoc_sam.cli.segment_everything_job import SegmentEverythingJob, refuse_without_everything
     from arrcoc_sam.cli.segment_job import SegmentJob
     from arrcoc_sam.cli.segment_prompts_job import SegmentPromptsJob
     from arrcoc_sam.cli.segment_setting import SegmentSetting
 
     setting = SegmentSetting(segmenter, checkpoint, device, out, output_format, as_json, current_command())
+    of_everything: dict[str, Any] = {
+        "points_per_side": points_per_side,
+        "min_predicted_iou": min_predicted_iou,
+        "min_stability": min_stability,
+        "crop_layers": crop_layers,
+        "exact": exact or None,
+    }
+    if not everything:
+        refuse_without_everything(of_everything)
     job: SegmentEverythingJob | SegmentPromptsJob | SegmentJob
     if everything:
         job = SegmentEverythingJob(
             setting,
             image,
             prompted=bool(point or box or points_file or refine),
-            points_per_side=points_per_side,
-            min_predicted_iou=min_predicted_iou,
-            min_stability=min_stability,
-            crop_layers=crop_layers,
-            exact=exact,
+            **{name: value for name, value in of_everything.items() if value is not None},
         )
     elif points_file is not None:
         job = SegmentPromptsJob(setting, image, points_file, prompted=bool(point or box or refine))

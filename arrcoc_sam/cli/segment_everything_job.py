@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,22 @@ from arrcoc_sam.report.writing import write_text
 from arrcoc_sam.segmenters.everything import AutomaticMaskGenerator
 from arrcoc_sam.segmenters.everything_masks import AutomaticMasks
 
-__all__ = ["SegmentEverythingJob"]
+__all__ = ["SegmentEverythingJob", "refuse_without_everything"]
+
+
+def refuse_without_everything(given: Mapping[str, object]) -> None:
+    """Refuse options that only ``--everything`` uses.
+
+    Args:
+        given: Option by name, None where it was not given.
+
+    Raises:
+        InputError: One was given.
+    """
+    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if names:
+        came = f"{', '.join(names)} without --everything"
+        raise InputError(explain(came, "--everything, which alone uses such options", "add it, or leave them out"))
 
 
 @dataclass(frozen=True)
@@ -31,11 +47,11 @@ class SegmentEverythingJob:
     setting: SegmentSetting
     image: Path
     prompted: bool
-    points_per_side: int
-    min_predicted_iou: float
-    min_stability: float
-    crop_layers: int
-    exact: bool
+    points_per_side: int = 32
+    min_predicted_iou: float = 0.88
+    min_stability: float = 0.95
+    crop_layers: int = 0
+    exact: bool = False
 
     def run(self) -> None:
         """Segment and write.

@@ -87,6 +87,25 @@ def test_everything_with_its_forest(command: Command, photo: Path, weights: Path
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ("--points-per-side", 32),
+        ("--min-stability", 0.3),
+        ("--min-predicted-iou", 0),
+        ("--exact",),
+        ("--crop-layers", 0),
+    ],
+)
+@pytest.mark.parametrize("prompt", [("--point", "10,12"), ("--points-file", "prompts.json")])
+def test_options_of_everything_only(
+    command: Command, photo: Path, words: tuple[object, ...], prompt: tuple[str, str]
+) -> None:
+    answer = command("segment", photo, *prompt, *words, "-o", "out")
+    assert answer.code == 2
+    assert f"{words[0]} without --everything" in answer.error
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("[", "no JSON"),
