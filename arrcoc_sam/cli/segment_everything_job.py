@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from arrcoc_sam.cli.analysis_inputs import about
-from arrcoc_sam.cli.console import json_document
+from arrcoc_sam.cli.console import json_document, noted
 from arrcoc_sam.cli.segment_setting import SegmentSetting
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.cli.staging import staged_folder
@@ -83,6 +83,11 @@ class SegmentEverythingJob:
             **self.setting.provenance(segmenter),
         }
         written = self._write(record, found, pixels)
+        if not len(found):
+            noted(
+                f"no mask is predicted better than {self.min_predicted_iou:g} and at least {self.min_stability:g} "
+                "stable; lower --min-predicted-iou and --min-stability (tiny: .3 and .3)"
+            )
         self.setting.print(record, f"{len(found)} masks", written)
 
     def _write(self, record: dict[str, Any], found: AutomaticMasks, pixels: UInt8[np.ndarray, "H W 3"]) -> list[Path]:

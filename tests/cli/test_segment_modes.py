@@ -86,6 +86,18 @@ def test_everything_with_its_forest(command: Command, photo: Path, weights: Path
     assert Path("out/photo-forest.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_no_mask_at_all_says_what_to_lower(command: Command, photo: Path, weights: Path) -> None:
+    words = ("segment", photo, "--everything", "--points-per-side", 2, "--checkpoint", weights, "-o", "out.json")
+    answer = command(*words, "--min-predicted-iou", 9)
+    assert answer.code == 0
+    assert "0 masks" in answer.out
+    hints = [line for line in answer.err.splitlines() if "no mask is predicted better than 9" in line]
+    assert len(hints) == 1
+    assert "lower --min-predicted-iou and --min-stability" in hints[0]
+    answer = command(*words, "--min-predicted-iou", 0, "--min-stability", 0)
+    assert "no mask" not in answer.err
+
+
 @pytest.mark.parametrize(
     "words",
     [
