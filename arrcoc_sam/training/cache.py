@@ -20,6 +20,7 @@ from arrcoc_sam.training.cache_records import (
     CachePlan,
     names_digest,
     read_faults,
+    read_shard,
     shard_fault,
     shard_path,
     write_shard,
@@ -133,7 +134,7 @@ def build_cache(
 
     Raises:
         InputError: No image, or a shard of none.
-        DataError: The folder holds a cache of other images, clicks or weights.
+        DataError: The folder holds a cache of other images, clicks or weights, or a shard that is damaged inside.
         OutputError: It can't be written.
     """
     if not images or images_per_shard < 1:
@@ -174,10 +175,8 @@ def _local_engine(source: LevelSource) -> CacheEngine:
 
 
 def _report(build: CacheBuild, new: int) -> CacheReport:
-    import pyarrow.parquet as pq
-
     paths = [shard_path(build.folder, number) for number in range(build.plan.num_shards)]
-    valid = [pq.read_table(path, columns=["valid"])["valid"].to_numpy() for path in paths]
+    valid = [read_shard(path, ["valid"])["valid"].to_numpy() for path in paths]
     return CacheReport(
         plan=build.plan,
         num_samples=sum(len(flags) for flags in valid),

@@ -23,7 +23,7 @@ from arrcoc_sam.inputs import as_size
 from arrcoc_sam.masks.rle import run_lengths
 from arrcoc_sam.segmenters.base import Segmenter
 from arrcoc_sam.training.cache_grids import rle_to_grid
-from arrcoc_sam.training.cache_records import MANIFEST, CachePlan, shard_fault, shard_path
+from arrcoc_sam.training.cache_records import MANIFEST, CachePlan, read_shard, reading, shard_fault, shard_path
 from arrcoc_sam.training.samples import AttentionSample
 from arrcoc_sam.training.samples_pictures import to_frame
 from arrcoc_sam.training.samples_supervision import MaskTriple, Supervision, supervision
@@ -80,9 +80,13 @@ class HierarchyCache:
         return cls(folder, plan)
 
     def table(self) -> pa.Table:
-        """All rows, in memory as Arrow arrays: some hundred bytes a mask."""
+        """All rows, in memory as Arrow arrays: some hundred bytes a mask.
+
+        Raises:
+            DataError: A shard is damaged inside.
+        """
         numbers = range(self.plan.num_shards)
-        tables = [pq.read_table(shard_path(self.folder, number), columns=list(_COLUMNS)) for number in numbers]
+        tables = [read_shard(shard_path(self.folder, number), _COLUMNS) for number in numbers]
         return pa.concat_tables(tables).combine_chunks()
 
 
@@ -180,7 +184,8 @@ class HierarchyDataset(Dataset[AttentionSample]):
         **options: Of :class:`SampleReader`.
 
     Raises:
-        DataError: No sample is left; a score is not a number; a quality is asked for that the cache does not have.
+        DataError: No sample is left; a score is not a number; a quality is asked for that the cache does not have; a
+            shard is damaged inside.
     """
 
     def __init__(self, cache: HierarchyCache, *, only_valid: bool = True, **options: Any) -> None:
@@ -235,7 +240,8 @@ class HierarchyStream(IterableDataset[AttentionSample]):
         **options: Of :class:`SampleReader`.
 
     Raises:
-        DataError: A quality is asked for that the cache does not have.
+        DataError: A quality is asked for that the cache does not have; while it is read, a shard that is damaged
+            inside.
     """
 
     def __init__(
@@ -275,7 +281,8 @@ class HierarchyStream(IterableDataset[AttentionSample]):
 
     def _rows(self, shards: ndarray) -> Iterator[dict[str, Any]]:
         for number in shards.tolist():
-            with pq.ParquetFile(shard_path(self.cache.folder, number)) as file:
+            path = shard_path(self.cache.folder, number)
+            with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
                 for batch in file.iter_batches(512, columns=list(_COLUMNS)):
                     yield from (row for row in batch.to_pylist() if row["valid"] or not self.only_valid)
 

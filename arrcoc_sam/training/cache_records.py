@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +16,18 @@ import pyarrow.parquet as pq
 from arrcoc_sam.errors import DataError, explain
 from arrcoc_sam.report.writing import replacing, write_text
 
-__all__ = ["FORMAT", "MANIFEST", "SCHEMA", "CachePlan", "read_faults", "shard_fault", "shard_path", "write_shard"]
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "SCHEMA",
+    "CachePlan",
+    "read_faults",
+    "read_shard",
+    "reading",
+    "shard_fault",
+    "shard_path",
+    "write_shard",
+]
 
 FORMAT = 1
 """Raised whenever an older cache can no longer be read."""
@@ -127,9 +139,13 @@ def shard_fault(path: Path) -> str | None:
     try:
         names = pq.read_schema(path).names
     except (OSError, pa.ArrowException) as error:
-        return f"is damaged: {error}"
+        return _damage(error)
     absent = set(SCHEMA.names) - set(names)
     return f"lacks {sorted(absent)}" if absent else None
+
+
+def _damage(error: Exception) -> str:
+    return f"is damaged: {' '.join(str(error).split())}"
 
 
 def write_shard(path: Path, rows: Sequence[dict[str, Any]], faults: Sequence[tuple[str, str]]) -> None:
@@ -137,7 +153,33 @@ def write_shard(path: Path, rows: Sequence[dict[str, Any]], faults: Sequence[tup
     schema = SCHEMA.with_metadata({_FAULTS: json.dumps([list(fault) for fault in faults]).encode()})
     columns = {name: [row[name] for row in rows] for name in SCHEMA.names}
     with replacing(path) as temporary:
-        pq.write_table(pa.table(columns, schema=schema), temporary, compression="zstd", row_group_size=4096)
+        table = pa.table(columns, schema=schema)
+        # Without a checksum, damage inside a page can read as other values.
+        pq.write_table(table, temporary, compression="zstd", row_group_size=4096, write_page_checksum=True)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Around whatever reads the inside of a shard.
+
+    Raises:
+        DataError: The inside is damaged, which the footer, all that a build looks at, does not show.
+    """
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        mend = "delete this file and run arrcoc-sam cache again, which computes what is missing"
+        raise DataError(explain(f"{path} {_damage(error)}", "a whole shard", mend)) from error
+
+
+def read_shard(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Columns of a shard.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    with reading(path):
+        return pq.read_table(path, columns=list(columns), page_checksum_verification=True)
 
 
 def read_faults(path: Path) -> list[tuple[str, str]]:

@@ -147,6 +147,35 @@ def test_a_truncated_shard_is_computed_again(tmp_path: Path) -> None:
         assert after.drop_columns("quality").equals(before.drop_columns("quality"))  # NaN, equal to nothing
 
 
+def test_damage_inside_a_shard_is_never_read_as_other_values(tmp_path: Path) -> None:
+    paths = write_scenes(tmp_path, range(8))
+    whole = build_cache(SceneLevels(48), paths, tmp_path / "cache", images_per_shard=2)
+    cache, shard = HierarchyCache.open(tmp_path / "cache"), shard_path(tmp_path / "cache", 1)
+    before, content = cache.table().drop_columns("quality"), shard.read_bytes()  # NaN, equal to nothing
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    refused = 0
+    for start in range(4, footer - 40, 40):
+        shard.write_bytes(content[:start] + bytes(40) + content[start + 40 :])
+        try:
+            assert cache.table().drop_columns("quality").equals(before)
+        except DataError:
+            refused += 1
+    assert refused > 10
+    shard.write_bytes(content[:4] + bytes(footer - 4) + content[footer:])
+    advice = r"shard-00001\.parquet is damaged.*delete this file and run arrcoc-sam cache again"
+    found = HierarchyCache.open(tmp_path / "cache")
+    with pytest.raises(DataError, match=advice):
+        HierarchyDataset(found, target_hw=(8, 8))
+    with pytest.raises(DataError, match=advice):
+        list(HierarchyStream(found, target_hw=(8, 8)))
+    with pytest.raises(DataError, match=advice):
+        build_cache(SceneLevels(48), paths, tmp_path / "cache", images_per_shard=2)
+    shard.unlink()
+    report = build_cache(SceneLevels(48), paths, tmp_path / "cache", images_per_shard=2)
+    assert report == replace(whole, num_new_shards=1)
+    assert HierarchyCache.open(tmp_path / "cache").table().drop_columns("quality").equals(before)
+
+
 def test_a_bad_picture_is_listed_and_the_rest_done(tmp_path: Path) -> None:
     paths = write_scenes(tmp_path, range(4))
     (tmp_path / "broken.png").write_bytes(b"no picture")
