@@ -134,7 +134,8 @@ def build_cache(
 
     Raises:
         InputError: No image, or a shard of none.
-        DataError: The folder holds a cache of other images, clicks or weights, or a shard that is damaged inside.
+        DataError: The folder holds a cache of other names of images, clicks or weights (what the images show is not
+            compared), or a shard that is damaged inside.
         OutputError: It can't be written.
     """
     if not images or images_per_shard < 1:
@@ -197,7 +198,7 @@ def _claim(folder: Path, plan: CachePlan) -> None:
         raise DataError(
             explain(
                 f"{folder} holds a cache of {'; '.join(differences)}",
-                "the same images, clicks and weights",
+                "the same names of images, clicks and weights",
                 "name another folder, or delete this one",
             )
         )

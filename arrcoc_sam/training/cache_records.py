@@ -72,7 +72,7 @@ class CachePlan:
         checkpoint_hash: Of its weights.
         prompts: The clicks, described.
         root: The folder that image names are relative to.
-        images_sha256: Over the names of the images, in order.
+        images_sha256: Over the names of the images, in order; not over what they show.
         num_images: How many there are.
         images_per_shard: How many a shard is about: what a killed run has to do again, at most.
         quality: Whether the levels' masks were scored by ``MaskQualityEstimator``.
