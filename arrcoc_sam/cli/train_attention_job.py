@@ -12,12 +12,14 @@ from typing import Any
 from arrcoc_sam.cli.console import out, print_json, print_table
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter
 from arrcoc_sam.cli.stage_progress import stage_progress
+from arrcoc_sam.errors import InputError, explain
+from arrcoc_sam.granularity.claims import MIN_COMPUTED
 from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.scenes.splits import TRAIN_SEEDS, VALIDATION_SEEDS
 from arrcoc_sam.training.attention_config import AttentionConfig, AttentionData, default_config
 from arrcoc_sam.training.attention_evaluation import LevelReport, measurable_samples
 from arrcoc_sam.training.attention_settings import AttentionTraining
-from arrcoc_sam.training.attention_trainer import REPORT, WEIGHTS, train_attention
+from arrcoc_sam.training.attention_trainer import REPORT, WEIGHTS, build_attention, train_attention
 from arrcoc_sam.training.cache_dataset import HierarchyCache, HierarchyDataset
 from arrcoc_sam.training.distributed import Devices, open_devices
 from arrcoc_sam.training.samples_scenes import prepare_scenes
@@ -56,6 +58,7 @@ class TrainAttentionJob:
         config = AttentionConfig.read(self.config)
         check_segmenter(self.segmenter)
         devices = open_devices(self.device)
+        check_settings(config, devices)
         last: dict[str, float] = {}
         with stage_progress() as progress:
             train, judge = self._caches(config, devices, progress)
@@ -161,6 +164,25 @@ class TrainAttentionJob:
             out().print(pace, soft_wrap=True, markup=False)
         words = f"Wrote {self.out / WEIGHTS}, {REPORT} and log.csv beside it"
         out().print(words, soft_wrap=True, markup=False)
+
+
+def check_settings(config: AttentionConfig, devices: Devices) -> None:
+    """Refuse what would be refused after scenes were drawn and caches built: a model, or numbers of pictures.
+
+    Raises:
+        InputError: Levels that do not grow, too few scenes to judge on, pictures that can't be dealt evenly.
+        UnknownNameError: There is no such backbone.
+        UnsupportedModelError: It has no spatial features.
+    """
+    if 0 < config.data.validation < MIN_COMPUTED:
+        came = f"validation={config.data.validation} pictures to judge on"
+        raise InputError(explain(came, f"at least {MIN_COMPUTED}, or 0 to judge nothing"))
+    settings = config.attention
+    parts = settings.accumulation * devices.world_size
+    if settings.num_images % parts:
+        came = f"num_images={settings.num_images} a step for {devices.world_size} processes"
+        raise InputError(explain(f"{came} of {settings.accumulation} parts", f"a multiple of {parts}"))
+    build_attention(settings)
 
 
 def read_samples(cache: HierarchyCache, settings: AttentionTraining) -> HierarchyDataset:

@@ -68,15 +68,17 @@ def test_the_default_file_says_what_the_code_defaults_to(command: Command) -> No
         ("[attention]\nlevels = [4, 8]\n", "2 heads"),
         ('[attention]\nsupervision = "all"\n', "supervision = 'all'"),
         ('[attention]\nbackbone = "no_such_net"\n', "timm has no model"),
+        ("[attention]\nlevels = [16, 12, 8]\n", "grids from coarse to fine"),
+        ("[attention]\nnum_images = 5\naccumulation = 2\n", "a multiple of 2"),
+        ("[data]\nvalidation = 3\n", "at least 4, or 0"),
         ('[data]\nkind = "cache"\n', "a folder for kind 'cache' only"),
         ('[data]\nkind = "cache"\ncache = "nowhere"\n', "no cache.json"),
     ],
 )
 @pytest.mark.usefixtures("as_at_run_time")
 def test_bad_files(command: Command, tmp_path: Path, text: str, message: str) -> None:
-    if "no_such_net" in text:
-        text = '[data]\nscenes = 2\nvalidation = 0\nsize = 32\nlevels = "truth"\n' + text
     (tmp_path / "bad.toml").write_text(text)
     answer = command("train", "attention", "--config", "bad.toml", "-o", "run")
     assert answer.code == 2
     assert message in answer.error
+    assert not (tmp_path / "run").exists()
