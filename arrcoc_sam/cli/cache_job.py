@@ -62,7 +62,7 @@ class CacheJob:
             raise InputError(explain("--address or --actors with --engine local", "--engine ray"))
         check_segmenter(self.segmenter)
         paths = find_images(self.images, recursive=self.recursive)
-        make = self._maker()
+        make = self._maker(paths)
         # on a cluster this process only has to know the weights' hash
         source = make("cpu" if self.engine == "ray" else self.device)
         with stage_progress() as progress:
@@ -78,7 +78,7 @@ class CacheJob:
         if report.faults:
             raise typer.Exit(BAD_FILES)
 
-    def _maker(self) -> Callable[[str], LevelSource]:
+    def _maker(self, paths: Sequence[Path]) -> Callable[[str], LevelSource]:
         """What makes the source of levels on a device, here or on another machine."""
         dataset = None if self.truth is None else CocoDataset.read(self.truth)
         if self.human and dataset is not None:
@@ -88,6 +88,7 @@ class CacheJob:
             prompts = TruthPrompts(dataset)
         elif self.points is not None:
             prompts = PointPrompts.read(self.points)
+            prompts.check(paths)
         else:
             prompts = GridPrompts(8 if self.grid is None else self.grid)
         checkpoint = None if self.checkpoint is None else self.checkpoint.absolute()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -11,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float64
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from arrcoc_sam.datasets import CocoDataset
@@ -85,9 +87,11 @@ class PointPrompts:
 
     Attributes:
         points_xy: File name to clicks (x, y) in pixel indices.
+        source: The file that they were read from, named in errors.
     """
 
     points_xy: Mapping[str, Sequence[tuple[float, float]]] = field(repr=False)
+    source: Path | None = None
 
     @classmethod
     def read(cls, path: str | Path) -> PointPrompts:
@@ -108,7 +112,7 @@ class PointPrompts:
                 points[name] = [(float(x), float(y)) for x, y in clicks]
             except (TypeError, ValueError) as error:
                 raise DataError(explain(f"{path}: the clicks of {name!r} are {clicks!r}", "[[x, y], …]")) from error
-        return cls(points)
+        return cls(points, Path(path))
 
     def describe(self) -> dict[str, Any]:
         """Kind, and a digest of all clicks."""
@@ -126,14 +130,27 @@ class PointPrompts:
         if given is None:
             raise DataError(explain(f"no clicks are given for {path.name}", "clicks for every image"))
         points = as_coordinates(torch.tensor(given, dtype=torch.float64).reshape(-1, 2), 2, "points_xy")
-        edge = points.new_tensor((size_hw[1], size_hw[0])) - 0.5
-        if not bool(((points >= -0.5) & (points <= edge)).all()):
-            raise InputError(
-                explain(
-                    f"clicks on {path.name} reach {points.amax(0).tolist()}", f"width {size_hw[1]}, height {size_hw[0]}"
-                )
-            )
+        height, width = size_hw
+        outside = ((points < -0.5) | (points > points.new_tensor((width, height)) - 0.5)).any(1)
+        if bool(outside.any()):
+            x, y = points[outside][0].tolist()
+            came = f"the click ({x:g}, {y:g}) on {path.name}"
+            came = came if self.source is None else f"{self.source}: {came}"
+            raise InputError(explain(came, f"one inside the image, width {width}, height {height}"))
         return Clicks(points)
+
+    def check(self, paths: Sequence[Path]) -> None:
+        """Refuse clicks outside their images, before anything is built, by the headers of the files.
+
+        Images without clicks, and files that can't be read, are left to the build, which lists them.
+
+        Raises:
+            InputError: One lies outside its image.
+        """
+        for path in paths:
+            size_hw = _header_size(path) if path.name in self.points_xy else None
+            if size_hw is not None:
+                self.on(path, size_hw)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,3 +185,14 @@ class TruthPrompts:
         points = [largest_interior_point(annotation.mask()) for annotation in annotations]
         empty = torch.zeros(0, 2, dtype=torch.float64)
         return Clicks(torch.stack(points) if points else empty, tuple(annotation.rle for annotation in annotations))
+
+
+def _header_size(path: Path) -> tuple[int, int] | None:
+    """Height and width of the upright image, without decoding it; None where the header can't be read."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as file:
+            # The method of PngImageFile would decode the picture.
+            turned = Image.Image.getexif(file).get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return (file.width, file.height) if turned else (file.height, file.width)
+    except Exception:  # decoders raise a dozen kinds; the build says which
+        return None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import ExifTags, Image
 
 from arrcoc_sam.training.cache_dataset import HierarchyCache
 
@@ -42,6 +44,31 @@ def test_bad_pictures_are_listed(
     assert answer.code == 3
     assert "1 clicks" in answer.out
     assert "b.png" in answer.err
+
+
+def test_a_click_outside_its_image_is_refused_before_anything_is_written(
+    command: Command, make_photo: Callable[..., Path], weights: Path, tmp_path: Path
+) -> None:
+    with Image.open(make_photo(tmp_path / "a.png")) as photo:
+        width, height = photo.size
+        turned = photo.getexif()
+        turned[ExifTags.Base.Orientation] = 6
+        photo.crop((0, 0, 40, 20)).save(tmp_path / "turned.jpg", exif=turned)
+    words = ("cache", "a.png", "turned.jpg", "-o", "c", "--checkpoint", weights, "--points", "p.json")
+    bad: list[tuple[object, str]] = [
+        ({"a.png": [[1, 2], [-3, 2.5]]}, rf"p.json: the click \(-3, 2.5\) on a.png; .*width {width}, height {height}"),
+        ({"turned.jpg": [[30, 5]]}, r"p.json: the click \(30, 5\) on turned.jpg; .*width 20, height 40"),
+    ]
+    for clicks, message in bad:
+        (tmp_path / "p.json").write_text(json.dumps(clicks))
+        answer = command(*words)
+        assert answer.code == 2
+        assert re.search(message, answer.error)
+        assert not (tmp_path / "c").exists()
+    (tmp_path / "p.json").write_text(json.dumps({"a.png": [[1, 2]], "turned.jpg": [[5, 30]]}))
+    answer = command(*words)
+    assert answer.code == 0, answer.err
+    assert "2 clicks" in answer.out
 
 
 @pytest.mark.parametrize(
