@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from arrcoc_sam.cli.options import CheckpointOption, DeviceOption, JsonOption, SegmenterOption
+from arrcoc_sam.cli.options import CheckpointOption, DeviceOption, JsonOption
 
 __all__ = ["attention"]
 
@@ -17,7 +17,15 @@ def attention(
         Path | None, typer.Option("--config", "-c", help="A TOML file of settings.", show_default="the default's")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")] = Path("attention-run"),
-    segmenter: SegmenterOption = "tiny",
+    segmenter: Annotated[
+        str | None,
+        typer.Option(
+            "--segmenter",
+            "-s",
+            help="Whose masks teach, by the name that the other commands take; a cache of another one is refused.",
+            show_default="tiny for scenes, any for a cache",
+        ),
+    ] = None,
     checkpoint: CheckpointOption = None,
     device: DeviceOption = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that draw batches ahead.")] = 0,

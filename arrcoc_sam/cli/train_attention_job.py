@@ -15,14 +15,17 @@ from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.granularity.claims import MIN_COMPUTED
 from arrcoc_sam.hierarchy.levels import LEVELS
+from arrcoc_sam.report.provenance import DEMONSTRATION_MODEL
 from arrcoc_sam.scenes.splits import TRAIN_SEEDS, VALIDATION_SEEDS
+from arrcoc_sam.segmenters.base import Segmenter
 from arrcoc_sam.training.attention_config import AttentionConfig, AttentionData, default_config
 from arrcoc_sam.training.attention_evaluation import LevelReport, measurable_samples
 from arrcoc_sam.training.attention_settings import AttentionTraining
 from arrcoc_sam.training.attention_trainer import REPORT, WEIGHTS, build_attention, train_attention
 from arrcoc_sam.training.cache_dataset import HierarchyCache, HierarchyDataset
+from arrcoc_sam.training.cache_sources import TruthLevels
 from arrcoc_sam.training.distributed import Devices, open_devices
-from arrcoc_sam.training.samples_scenes import prepare_scenes
+from arrcoc_sam.training.samples_scenes import SceneLevels, prepare_scenes
 from arrcoc_sam.training.samples_supervision import area_quantile_bounds, supervision
 
 __all__ = ["TrainAttentionJob"]
@@ -36,7 +39,7 @@ class TrainAttentionJob:
 
     config: Path | None
     out: Path
-    segmenter: str
+    segmenter: str | None
     checkpoint: Path | None
     device: str
     workers: int
@@ -56,7 +59,8 @@ class TrainAttentionJob:
             print(default_config(), end="")
             return
         config = AttentionConfig.read(self.config)
-        check_segmenter(self.segmenter)
+        if self.segmenter is not None:
+            check_segmenter(self.segmenter)
         devices = open_devices(self.device)
         check_settings(config, devices)
         last: dict[str, float] = {}
@@ -103,10 +107,10 @@ class TrainAttentionJob:
         if data.kind == "cache":
             # A cache of another segmenter than the one that is named is a mistake; without a name any will do.
             named = None
-            if self.segmenter != "tiny" or self.checkpoint is not None:
-                named = open_segmenter(self.segmenter, self.checkpoint, self.device)
+            if self.segmenter is not None or self.checkpoint is not None:
+                named = self._segmenter()
             train = HierarchyCache.open(str(data.cache), segmenter=named)
-            return train, None if data.validation_cache is None else HierarchyCache.open(data.validation_cache)
+            return train, None if data.validation_cache is None else _judging_cache(data.validation_cache, named)
         found = None
         if devices.rank == 0:
             found = self._scenes(data, config.attention, progress)
@@ -115,10 +119,13 @@ class TrainAttentionJob:
             found = self._scenes(data, config.attention, progress)
         return found
 
+    def _segmenter(self) -> Segmenter:
+        return open_segmenter(self.segmenter or DEMONSTRATION_MODEL, self.checkpoint, self.device)
+
     def _scenes(
         self, data: AttentionData, settings: AttentionTraining, progress: Report
     ) -> tuple[HierarchyCache, HierarchyCache | None]:
-        named = open_segmenter(self.segmenter, self.checkpoint, self.device) if data.levels == "segmenter" else None
+        named = self._segmenter() if data.levels == "segmenter" else None
         train = prepare_scenes(
             self.out / "scenes",
             TRAIN_SEEDS[: data.scenes],
@@ -164,6 +171,18 @@ class TrainAttentionJob:
             out().print(pace, soft_wrap=True, markup=False)
         words = f"Wrote {self.out / WEIGHTS}, {REPORT} and log.csv beside it"
         out().print(words, soft_wrap=True, markup=False)
+
+
+def _judging_cache(folder: str, named: Segmenter | None) -> HierarchyCache:
+    """The cache to judge on: of the named segmenter, or of masks that are known to be right.
+
+    Raises:
+        DataError: It is of another segmenter, or can't be read.
+    """
+    cache = HierarchyCache.open(folder)
+    if cache.plan.segmenter in (TruthLevels.name, SceneLevels.name):
+        return cache
+    return HierarchyCache.open(folder, segmenter=named)
 
 
 def check_settings(config: AttentionConfig, devices: Devices) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from arrcoc_sam.training.attention_config import AttentionConfig, default_config
 from arrcoc_sam.training.attention_trainer import load_attention_model
+from arrcoc_sam.training.samples_scenes import prepare_scenes
 
 Command = Callable[..., Any]
 
@@ -82,3 +84,29 @@ def test_bad_files(command: Command, tmp_path: Path, text: str, message: str) ->
     assert answer.code == 2
     assert message in answer.error
     assert not (tmp_path / "run").exists()
+
+
+def test_a_named_segmenter_has_to_be_that_of_the_caches(
+    command: Command, make_photo: Callable[..., Path], weights: Path, tmp_path: Path
+) -> None:
+    make_photo(tmp_path / "a.png")
+    for name, options in (("own", ()), ("other", ("--checkpoint", weights))):
+        assert command("cache", "a.png", "-o", name, "--grid", 1, *options).code == 0
+    refused = "other holds masks of .*build a cache with this segmenter"
+    for train, judge, named, message in [
+        ("other", None, ("-s", "tiny"), refused),
+        ("own", "other", ("-s", "tiny"), refused),
+        ("own", None, ("--checkpoint", weights), "own holds masks of "),
+    ]:
+        judged = "" if judge is None else f'validation_cache = "{judge}"\n'
+        (tmp_path / "c.toml").write_text(f'[data]\nkind = "cache"\ncache = "{train}"\n{judged}')
+        answer = command("train", "attention", "-c", "c.toml", "-o", "run", *named)
+        assert answer.code == 2
+        assert re.search(message, answer.error)
+        assert not (tmp_path / "run").exists()
+    prepare_scenes(tmp_path / "scenes", range(3), size=32)
+    (tmp_path / "c.toml").write_text(
+        '[data]\nkind = "cache"\ncache = "own"\nvalidation_cache = "scenes/truth"\n[attention]\nmin_quality = 0.5\n'
+    )
+    answer = command("train", "attention", "-c", "c.toml", "-o", "run", "-s", "tiny")
+    assert "were not scored" in answer.error  # past the comparison of segmenters
