@@ -17,6 +17,7 @@ from arrcoc_sam.cli.analysis_inputs import about
 from arrcoc_sam.cli.console import json_document, out, print_table
 from arrcoc_sam.cli.coordinates import parse_box, parse_labelled_point
 from arrcoc_sam.cli.granularity_run import LevelScores, find_levels
+from arrcoc_sam.cli.segment_boxes import check_corners
 from arrcoc_sam.cli.segment_setting import SegmentSetting
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.errors import InputError, explain
@@ -141,7 +142,7 @@ def _prompts(
     """One prompt of everything that was given."""
     size_hw = (pixels.shape[0], pixels.shape[1])
     if box is not None:
-        as_points([box[:2], box[2:]], size_hw)  # corners lie inside the image, as clicks do
+        check_corners(box, size_hw)
     return Prompts(
         points_xy=as_points([click[:2] for click in clicks], size_hw)[None] if clicks else None,
         labels=torch.tensor([[click[2] for click in clicks]]) if clicks else None,

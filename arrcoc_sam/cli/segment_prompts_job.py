@@ -14,8 +14,9 @@ from arrcoc_sam.attention.maps import as_points
 from arrcoc_sam.candidates import MaskCandidates
 from arrcoc_sam.cli.analysis_inputs import about
 from arrcoc_sam.cli.console import json_document
+from arrcoc_sam.cli.segment_boxes import check_corners
 from arrcoc_sam.cli.segment_setting import SegmentSetting
-from arrcoc_sam.errors import DataError, InputError, explain
+from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, explain
 from arrcoc_sam.images import load_image
 from arrcoc_sam.masks import areas, encode_rle
 from arrcoc_sam.prompts import Prompts
@@ -51,7 +52,7 @@ class SegmentPromptsJob:
             named = each.get("image")
             path = self.image if named is None else self.points_file.parent / named
             by_image.setdefault(path, []).append(number)
-        prompts = _prompts(asked, by_image)
+        prompts = _prompts(asked, by_image, self.points_file)
         segmenter = self.setting.open()
         answers = _answers(segmenter, prompts, by_image)
         record = {
@@ -65,13 +66,19 @@ class SegmentPromptsJob:
         self.setting.print(record, f"{len(asked)} prompts on {len(by_image)} images", written)
 
 
-def _prompts(asked: Sequence[dict[str, Any]], by_image: Mapping[Path, Sequence[int]]) -> dict[int, Prompts]:
+def _prompts(
+    asked: Sequence[dict[str, Any]], by_image: Mapping[Path, Sequence[int]], points_file: Path
+) -> dict[int, Prompts]:
     """All prompts by number, checked against their images before any work."""
     prompts: dict[int, Prompts] = {}
     for path, numbers in by_image.items():
         with about(path):
             size_hw = load_image(path).shape[:2]
-            prompts.update({number: _prompt(asked[number], number, (size_hw[0], size_hw[1])) for number in numbers})
+        for number in numbers:
+            try:
+                prompts[number] = _prompt(asked[number], (size_hw[0], size_hw[1]))
+            except ArrcocSamError as error:
+                raise type(error)(f"prompt {number} of {points_file}: {error}") from error
     return prompts
 
 
@@ -107,22 +114,23 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return asked
 
 
-def _prompt(asked: dict[str, Any], number: int, size_hw: tuple[int, int]) -> Prompts:
+def _prompt(asked: dict[str, Any], size_hw: tuple[int, int]) -> Prompts:
     points, box = asked.get("points") or [], asked.get("box")
     try:
         clicks = [(float(point[0]), float(point[1])) for point in points]
-        labels = [int(point[2]) if len(point) > 2 else 1 for point in points]
+        labels = [point[2] if len(point) > 2 else 1 for point in points]
         corners = None if box is None else [float(side) for side in box]
     except (TypeError, ValueError, IndexError, KeyError) as error:
-        came = f"prompt {number} is {json.dumps(asked)[:80]}"
+        came = json.dumps(asked)[:80]
         raise DataError(explain(came, '"points": [[x, y] or [x, y, label], …] and "box": [x0, y0, x1, y1]')) from error
+    for label in labels:
+        if label not in (0, 1):
+            raise DataError(explain(f"the label {label!r}", "1 (foreground) or 0 (background)"))
     if corners is not None:
-        if len(corners) != 4:
-            raise DataError(explain(f"the box of prompt {number} has {len(corners)} numbers", "x0, y0, x1, y1"))
-        as_points([corners[:2], corners[2:]], size_hw)
+        check_corners(corners, size_hw)
     return Prompts(
         points_xy=as_points(clicks, size_hw)[None] if clicks else None,
-        labels=torch.tensor([labels]) if clicks else None,
+        labels=torch.tensor([[int(label) for label in labels]]) if clicks else None,
         boxes_xyxy=None if corners is None else torch.tensor([corners], dtype=torch.float64),
     )
 
