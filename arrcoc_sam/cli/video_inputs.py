@@ -70,12 +70,20 @@ def _prompt(record: dict[str, Any], position: int, path: Path) -> VideoPrompt:
             record.get("frame", 0),
             number,
             points_xy=record.get("points"),
-            labels=record.get("labels"),
+            labels=_labels(record.get("labels")),
             box_xyxy=record.get("box"),
             mask=None if mask is None else _read_mask(path.parent / str(mask)),
         )
     except (InputError, TypeError, ValueError) as error:
-        raise InputError(f"{where}: {error}") from error
+        raise InputError(f"{where} (object {number}, frame {record.get('frame', 0)}): {error}") from error
+
+
+def _labels(labels: Any) -> Any:
+    """Labels of a file: a point that is absent has no use there."""
+    for label in labels if isinstance(labels, list) else ():
+        if label not in (0, 1):
+            raise InputError(explain(f"the label {label!r}", "1 (foreground) or 0 (background)"))
+    return labels
 
 
 def _read_mask(path: Path) -> Bool[np.ndarray, "H W"]:

@@ -138,4 +138,12 @@ def check_video_prompts(prompts: Sequence[VideoPrompt], clip: Clip) -> None:
                     )
                 )
         else:
-            check_inside(prompt.prompts, [clip.size_hw])
+            _check_inside(prompt, clip.size_hw)
+
+
+def _check_inside(prompt: VideoPrompt, size_hw: tuple[int, int]) -> None:
+    """See that points and box lie in the frame; an error names object and frame."""
+    try:
+        check_inside(prompt.prompts, [size_hw])
+    except InputError as error:
+        raise InputError(f"object {prompt.object_id} on frame {prompt.frame}: {error}") from error

@@ -115,6 +115,7 @@ def test_prompts_of_a_file(command: Command, frames: Path, model: str, tmp_path:
         ((), "no prompt; expected --point, --box, --mask or --prompts"),
         (("-p", "15,20", "--frame", "6"), "on frame 6 of frames, which has 6 frames; expected 0 to 5"),
         (("-p", "99,20"), "lies outside image 0 of width 61 and height 45"),
+        (("-p", "99,20", "--frame", "3"), "object 1 on frame 3: the point (x, y) = (99, 20)"),
         (("-p", "15"), "the point '15'"),
         (("--prompts", "none.json"), "none.json can't be read as JSON"),
         (("-p", "15,20", "-s", "sam_vit_b"), "'sam_vit_b' does not track"),
@@ -144,9 +145,16 @@ def test_bad_clips(command: Command, frames: Path, tmp_path: Path) -> None:
     ("content", "said"),
     [
         ("{}", "holds no list of prompts"),
-        ('[{"frame": 0}]', "prompt 0 of prompts.json: a prompt of no points, no box and no mask"),
+        ('[{"frame": 0}]', "prompt 0 of prompts.json (object 1, frame 0): a prompt of no points, no box and no mask"),
         ('[{"frame": 0, "point": [1, 2]}]', "prompt 0 of prompts.json has 'point'"),
         ('[{"frame": "a", "points": [[1, 2]]}]', "frame='a'"),
+        (
+            '[{"frame": 2, "object": 3, "points": [[1, 2]], "labels": [7]}]',
+            "prompt 0 of prompts.json (object 3, frame 2): the label 7; expected 1 (foreground)",
+        ),
+        ('[{"points": [[1, 2]], "labels": [-1]}]', "prompt 0 of prompts.json (object 1, frame 0): the label -1"),
+        ('[{"box": [9, 9, 3, 3]}]', "prompt 0 of prompts.json (object 1, frame 0): boxes_xyxy 0 end before"),
+        ('[{"frame": 1, "object": 4, "points": [[99, 2]]}]', "object 4 on frame 1: the point (x, y) = (99, 2)"),
         ('[{"object": 1.5, "points": [[1, 2]]}]', "is of object 1.5"),
     ],
 )
