@@ -75,7 +75,8 @@ def check_segmenter(name: str) -> None:
     from arrcoc_sam.segmenters import list_segmenters
 
     if name not in list_segmenters() and not name.startswith("hf:"):
-        raise UnknownNameError(explain(f"no segmenter is called {name!r}", f"one of {', '.join(list_segmenters())}"))
+        expected = f"one of {', '.join(list_segmenters())}, or hf:<repository or folder>"
+        raise UnknownNameError(explain(f"no segmenter is called {name!r}", expected))
 
 
 def open_segmenter(name: str, checkpoint: Path | None, device: str) -> Segmenter:

@@ -68,7 +68,8 @@ def load_segmenter(
 
         return load_hf_segmenter(name, device=device, dtype=dtype)
     if name not in list_segmenters():
-        raise UnknownNameError(explain(f"no segmenter is called {name!r}", f"one of {', '.join(list_segmenters())}"))
+        expected = f"one of {', '.join(list_segmenters())}, or hf:<repository or folder>"
+        raise UnknownNameError(explain(f"no segmenter is called {name!r}", expected))
     # segment-anything takes a while to import
     import segment_anything
 
