@@ -64,7 +64,8 @@ def stock_decoder(
         sparse: Tokens of points and boxes.
         dense: What the mask prompts add to the embedding.
         tokens: Which mask tokens to answer with, in this order.
-        reduced: Makes the context that the transformer runs in (autocast); the rest runs in the caller's.
+        reduced: Makes the context that the transformer runs in (autocast); the rest runs in the caller's, and in the
+            dtype of the decoder's weights.
 
     Returns:
         Logits and raw predicted IoU, float32.
@@ -78,12 +79,12 @@ def stock_decoder(
     source = image_embeddings + dense
     with reduced():
         queries, source_out = decoder.transformer(source, image_pe, queries)
-    queries, source_out = queries.float(), source_out.float()
+    queries, source_out = queries.to(learned.dtype), source_out.to(learned.dtype)
     upscaled = decoder.output_upscaling(source_out.transpose(1, 2).reshape(source.shape))
     weights = [decoder.output_hypernetworks_mlps[token](queries[:, 1 + token]) for token in tokens]
     logits = (torch.stack(weights, dim=1) @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
-    predicted_iou: Tensor = decoder.iou_prediction_head(queries[:, 0])[:, list(tokens)]
-    return logits, scored_iou(decoder, logits, predicted_iou, tokens)
+    predicted_iou = decoder.iou_prediction_head(queries[:, 0])[:, list(tokens)].float()
+    return logits.float(), scored_iou(decoder, logits.float(), predicted_iou, tokens)
 
 
 def published_decoder(

@@ -194,39 +194,34 @@ def _prompted(masked: MaskedImage, plan: BatchPlan, rng: np.random.Generator) ->
     window = _crop_window(masked.image.shape[:2], plan.augmentation, rng)
     turns = int(rng.integers(4)) if plan.augmentation.rotate else 0
     mirrored = plan.augmentation.flip and rng.random() < 0.5
+    order = rng.permutation(masked.num_masks)
     # Twice as many as wanted: crops cut masks off.
-    chosen = rng.permutation(masked.num_masks)[: 2 * plan.num_targets]
-    masks = _turned(masked.read_masks(chosen)[:, *window], turns, mirrored)
+    count = min(2 * plan.num_targets, len(order))
+    if not plan.with_meant:
+        order = order[:count]
+    masks = regions = _turned(masked.read_masks(order)[:, *window], turns, mirrored)
+    if masked.read_click_regions is not None:
+        regions = _turned(masked.read_click_regions(order)[:, *window], turns, mirrored)
     transform = ImageTransform.letterbox((masks.shape[1], masks.shape[2]), plan.image_size)
     cells = masks.sum(axis=(1, 2)) * (transform.scale_xy[0] * plan.mask_size / plan.image_size) ** 2
     usable = (cells >= _LEAST_CELLS) & (masks.mean(axis=(1, 2)) <= plan.largest_target)
-    if not usable.any():
+    if not usable[:count].any():
         return None
-    coverage = transform.masks_to_grid(torch.from_numpy(masks[usable]), (plan.mask_size, plan.mask_size))
-    regions = masks
-    if masked.read_click_regions is not None:
-        regions = _turned(masked.read_click_regions(chosen)[:, *window], turns, mirrored)
-    shown = (coverage > 0.5).flatten(1).any(dim=1).numpy() & regions[usable].any(axis=(1, 2))
-    kept = np.flatnonzero(usable)[shown][: plan.num_targets]
+    coverage = transform.masks_to_grid(torch.from_numpy(masks), (plan.mask_size, plan.mask_size))
+    shown = usable & (coverage > 0.5).flatten(1).any(dim=1).numpy() & regions.any(axis=(1, 2))
+    kept = np.flatnonzero(shown[:count])[: plan.num_targets]
     if not len(kept):
         return None
     count = len(kept)
     scale = torch.tensor(transform.scale_xy)  # as segmenters carry prompts into the frame
     points = np.stack([_uniform_pixel(region, rng) for region in regions[kept]])
-    meant, meant_chance = None, None
-    if plan.with_meant:
-        everything = np.arange(masked.num_masks)
-        read_regions = masked.read_click_regions or masked.read_masks
-        all_masks, all_regions = (
-            _turned(read(everything)[:, *window], turns, mirrored) for read in (masked.read_masks, read_regions)
-        )
-        meant, meant_chance = _meant(all_masks, all_regions, points, transform, plan)
+    meant, meant_chance = _meant(coverage > 0.5, usable, regions, points) if plan.with_meant else (None, None)
     boxes = mask_boxes(torch.from_numpy(masks[kept]))
     return PromptBatch(
         images=_framed(_turned(masked.image[None, *window], turns, mirrored)[0], transform, plan, rng)[None],
         valid=(transform.grid_valid((plan.mask_size, plan.mask_size)) >= 0.5)[None],
         image_index=torch.zeros(count, dtype=torch.int64),
-        targets=coverage[torch.from_numpy(shown)][: plan.num_targets],
+        targets=coverage[torch.from_numpy(kept)],
         points_xy=(torch.from_numpy(points) * scale).float(),
         boxes_xyxy=(boxes * scale.repeat(2)).float(),
         box_chance=torch.from_numpy(rng.random(count, dtype=np.float32)),
@@ -239,25 +234,20 @@ def _prompted(masked: MaskedImage, plan: BatchPlan, rng: np.random.Generator) ->
 
 
 def _meant(
-    masks: Bool[ndarray, "N H W"],
+    cells: Bool[Tensor, "N g g"],
+    usable: Bool[ndarray, " N"],
     regions: Bool[ndarray, "N H W"],
     points: Int64[ndarray, "K 2"],
-    transform: ImageTransform,
-    plan: BatchPlan,
 ) -> tuple[Bool[Tensor, "K A g g"], Float[Tensor, "K A"]]:
     """For each click the masks that it may have meant, most probable first, and how probable each one is.
 
     Targets are drawn alike and a click uniformly in its region, so that given the click the chance of a mask is as one
     over its region's area.
     """
-    areas = regions.sum(axis=(1, 2))
-    under = regions[:, points[:, 1], points[:, 0]].T / np.maximum(areas, 1)
-    under *= areas * transform.scale_xy[0] ** 2 * (plan.mask_size / plan.image_size) ** 2 >= _LEAST_CELLS
-    under *= masks.mean(axis=(1, 2)) <= plan.largest_target
+    under = regions[:, points[:, 1], points[:, 0]].T / np.maximum(regions.sum(axis=(1, 2)), 1) * usable
     chance = torch.from_numpy(under / under.sum(axis=1, keepdims=True)).float()
     chance, order = chance.sort(dim=1, descending=True)
     longest = int((chance > 0).sum(dim=1).max())
-    cells = transform.masks_to_grid(torch.from_numpy(masks), (plan.mask_size, plan.mask_size)) > 0.5
     return cells[order[:, :longest]], chance[:, :longest].contiguous()
 
 

@@ -19,13 +19,15 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.losses import functional as LF
 from arrcoc_sam.masks import mask_iou
 from arrcoc_sam.prompts.clicks import sample_error_clicks
 from arrcoc_sam.segmenters.sam import stock_decoder
 from arrcoc_sam.training.batches import PromptBatch
+from arrcoc_sam.training.grouping import grouping_loss
+from arrcoc_sam.training.meaning import expected_iou, matched_loss, what_is_meant
 from arrcoc_sam.training.recipe import SAM1_RECIPE, SAM2_RECIPE, ClickRecipe
 
 __all__ = ["SAM1_RECIPE", "SAM2_RECIPE", "ClickRecipe", "Decode", "InteractiveModel", "interactive_loss"]
@@ -65,17 +67,51 @@ class InteractiveModel(nn.Module):
         self, batch: PromptBatch, normalizer: Float[Tensor, ""]
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """The loss of a batch; see :func:`interactive_loss`."""
-        model = self.model
+        model, recipe = self.model, self.recipe
         reduced = partial(torch.autocast, batch.images.device.type, torch.bfloat16, enabled=self.autocast)
         frozen = not any(parameter.requires_grad for parameter in model.image_encoder.parameters())
         with torch.no_grad() if frozen else nullcontext(), reduced():
             embeddings = model.image_encoder(model.preprocess(batch.images))
-        image_pe = model.prompt_encoder.get_dense_pe()
+        embeddings = embeddings.float()
+        grouping = partial(grouping_loss, model, embeddings, batch, recipe, normalizer=normalizer, reduced=reduced)
+        if not recipe.transformer:
+            return grouping()
+        decoder = _ReducedDecoder(model) if self.autocast else _Decoder(model)
+        loss, figures = interactive_loss(model, embeddings, batch, recipe, decode=decoder, normalizer=normalizer)
+        if recipe.grouping_weight > 0:
+            grouped, seen = grouping()
+            loss, figures["grouping_loss"] = loss + recipe.grouping_weight * grouped, seen["mask_loss"]
+        return loss, figures
 
-        def decode(embeddings: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
-            return stock_decoder(model.mask_decoder, embeddings, image_pe, sparse, dense, _ALL_TOKENS, reduced=reduced)
 
-        return interactive_loss(model, embeddings.float(), batch, self.recipe, decode=decode, normalizer=normalizer)
+class _Decoder(nn.Module):
+    """The model's mask decoder in the precision of its weights."""
+
+    def __init__(self, model: Sam) -> None:
+        super().__init__()
+        self.decoder = model.mask_decoder
+        self.image_pe = model.prompt_encoder.get_dense_pe()
+
+    def forward(self, embeddings: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+        return stock_decoder(self.decoder, embeddings, self.image_pe, sparse, dense, _ALL_TOKENS, reduced=nullcontext)
+
+
+class _ReducedDecoder:
+    """The same in bfloat16 throughout, its weights rounded once a step.
+
+    Under autocast the transformer's normalisation answers in float32, and every projection of the image's tokens rounds
+    them anew: two fifths of the time of a step on a CPU.
+    """
+
+    def __init__(self, model: Sam) -> None:
+        self._decoder = _Decoder(model)
+        self._decoder.image_pe = self._decoder.image_pe.bfloat16()
+        self._weights = {name: value.bfloat16() for name, value in self._decoder.named_parameters()}
+
+    def __call__(self, embeddings: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+        given = (embeddings.bfloat16(), sparse.bfloat16(), dense.bfloat16())
+        answer: tuple[Tensor, Tensor] = functional_call(self._decoder, self._weights, given)
+        return answer
 
 
 def interactive_loss(
@@ -126,10 +162,14 @@ def interactive_loss(
         logits = torch.empty_like(targets)
         for rows, tokens in _shown_tokens(single if turn == 0 else torch.ones_like(single)):
             shown, predicted = all_logits[rows][:, tokens], all_iou[rows][:, tokens].float()
-            expected = None
-            if turn == 0 and recipe.expected_iou:
-                expected = _expected_iou(shown.detach() > 0, truth[rows], boxed[rows], batch, rows)
-            answer = _judge(shown, predicted, targets[rows], recipe, expected)
+            expected, mask_loss = None, None
+            if turn == 0 and recipe.needs_meant:
+                meant = what_is_meant(batch, rows, boxed)
+                if recipe.expected_iou:
+                    expected = expected_iou(shown.detach() > 0, meant)
+                if recipe.supervise_meant and shown.shape[1] > 1:
+                    mask_loss = matched_loss(shown, meant, recipe)
+            answer = _judge(shown, predicted, targets[rows], recipe, expected, mask_loss)
             logits[rows] = answer.fed_back
             sums["mask_loss"] = sums["mask_loss"] + answer.mask_loss
             sums["iou_loss"] = sums["iou_loss"] + answer.iou_loss
@@ -161,13 +201,17 @@ def _judge(
     predicted_iou: Float[Tensor, "k M"],
     targets: Float[Tensor, "k g g"],
     recipe: ClickRecipe,
-    expected_iou: Float[Tensor, "k M"] | None,
+    expected: Float[Tensor, "k M"] | None,
+    matched: Float[Tensor, " k"] | None,
 ) -> _Answer:
     """The losses of one round, and the logits of the highest predicted IoU, detached."""
-    mask_loss, winner = LF.min_over_masks_loss(
-        logits, targets, focal_weight=recipe.focal_weight, dice_weight=recipe.dice_weight
-    )
-    if expected_iou is None:
+    with torch.no_grad() if matched is not None else nullcontext():
+        mask_loss, winner = LF.min_over_masks_loss(
+            logits, targets, focal_weight=recipe.focal_weight, dice_weight=recipe.dice_weight
+        )
+    if matched is not None:
+        mask_loss = matched
+    if expected is None:
         iou_loss = LF.iou_prediction_loss(
             predicted_iou,
             logits,
@@ -179,7 +223,7 @@ def _judge(
         )
         per_prompt = iou_loss if iou_loss.ndim == 1 else iou_loss.mean(dim=1)
     else:
-        error = predicted_iou - expected_iou
+        error = predicted_iou - expected
         each = error**2 if recipe.iou_kind == "mse" else error.abs()
         per_prompt = each.mean(dim=1) if recipe.iou_supervise == "all" else each.gather(1, winner[:, None])[:, 0]
     shown = logits.detach()
@@ -187,23 +231,6 @@ def _judge(
     chosen = predicted_iou.detach().argmax(dim=1)
     fed_back = shown[torch.arange(len(chosen), device=chosen.device), chosen]
     return _Answer(mask_loss.sum(), per_prompt.sum(), best_iou.sum(), fed_back)
-
-
-def _expected_iou(
-    masks: Bool[Tensor, "k M g g"],
-    truth: Bool[Tensor, "k g g"],
-    boxed: Bool[Tensor, " k"],
-    batch: PromptBatch,
-    rows: Int64[Tensor, " k"],
-) -> Float[Tensor, "k M"]:
-    """Mean IoU over what the click may have meant; that with the target where a box has said what is meant."""
-    if batch.meant is None or batch.meant_chance is None:
-        came = "expected_iou of a batch that does not tell what its clicks may have meant"
-        raise InputError(explain(came, mend="draw it by a plan with with_meant"))
-    alone = mask_iou(masks, truth[:, None])
-    each = mask_iou(masks[:, :, None], batch.meant[rows][:, None]).nan_to_num(0.0)
-    expected = (each * batch.meant_chance[rows][:, None]).sum(dim=2)
-    return torch.where(boxed[:, None], alone, expected)
 
 
 def _shown_tokens(single: Bool[Tensor, " K"]) -> Iterator[tuple[Int64[Tensor, " k"], slice]]:

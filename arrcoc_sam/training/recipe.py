@@ -38,6 +38,12 @@ class ClickRecipe:
         iou_supervise: "all" masks of a round, or the "winner" alone.
         expected_iou: What the IoU head learns at a first click: the IoU with the target, or its mean over all masks
             that the click may have meant, each by its chance. The best answer is the same, the gradient less noisy.
+        supervise_meant: What the masks of a first click learn: the target, by the best of them (SAM); or all that the
+            click may have meant, each by a mask of its own and weighted by its chance
+            (:func:`arrcoc_sam.losses.functional.matched_masks_loss`). The mean is the same, the gradient less noisy.
+        transformer: Whether the decoder's transformer works between embedding and masks; without it mask tokens are
+            read off the embedding under the click (:mod:`arrcoc_sam.training.grouping`), for one round of clicks.
+        grouping_weight: Weight of that dense loss beside the decoder's own; of no meaning without the transformer.
         round_reduction: Whether the loss is the "mean" over the rounds or their "sum".
     """
 
@@ -55,6 +61,9 @@ class ClickRecipe:
     iou_kind: IoULoss = "mse"
     iou_supervise: Supervise = "all"
     expected_iou: bool = False
+    supervise_meant: bool = False
+    transformer: bool = True
+    grouping_weight: float = 0.0
     round_reduction: RoundReduction = "mean"
 
     def __post_init__(self) -> None:
@@ -73,9 +82,12 @@ class ClickRecipe:
                 raise InputError(explain(f"{name}={getattr(self, name)}", "a share in [0, 1]"))
         if not 0 < self.largest_target <= 1:
             raise InputError(explain(f"largest_target={self.largest_target}", "a share in (0, 1]"))
-        for name in ("box_noise", "box_noise_limit", "focal_weight", "dice_weight", "iou_weight"):
+        for name in ("box_noise", "box_noise_limit", "focal_weight", "dice_weight", "iou_weight", "grouping_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(explain(f"{name}={getattr(self, name)}", "a finite number of at least 0"))
+        if not self.transformer and (self.total_rounds > 1 or self.box_probability > 0):
+            came = f"transformer=False with {self.total_rounds} rounds and box_probability={self.box_probability}"
+            raise InputError(explain(came, "num_rounds=1, mask_only_rounds=0, box_probability=0: nothing but a click"))
         for name, known in (
             ("iou_kind", IOU_LOSSES),
             ("iou_supervise", SUPERVISIONS),
@@ -83,6 +95,11 @@ class ClickRecipe:
         ):
             if getattr(self, name) not in known:
                 raise UnknownNameError(explain(f"{name}={getattr(self, name)!r}", f"one of {', '.join(known)}"))
+
+    @property
+    def needs_meant(self) -> bool:
+        """Whether batches have to tell what each click may have meant."""
+        return self.expected_iou or self.supervise_meant
 
     @property
     def total_rounds(self) -> int:

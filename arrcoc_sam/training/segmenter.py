@@ -212,7 +212,7 @@ def _batch_plan(
         num_targets=num_targets,
         num_clicks=num_clicks,
         largest_target=config.recipe.largest_target,
-        with_meant=config.recipe.expected_iou,
+        with_meant=config.recipe.needs_meant,
         augmentation=config.augmentation,
         padding=padding,
     )
