@@ -63,6 +63,7 @@ def score_scene(segmenter: Segmenter, scene: DemoScene) -> list[ScoredMask]:
             predicted_iou=row["predicted_iou"],
             alignment_iou=row["alignment_iou"],
             stability=row["stability"],
+            soft_iou=row["soft_iou"],
             true_iou=float(mask_iou(mask, scene.levels[0])),
         )
         for (name, mask), row in zip(masks.items(), rows, strict=True)
@@ -99,5 +100,6 @@ def scores_frame(scored: list[ScoredMask]) -> pd.DataFrame:
             "alignment_iou": [each.alignment_iou for each in scored],
             "predicted_iou": [each.predicted_iou for each in scored],
             "stability": [each.stability for each in scored],
+            "soft_iou": [each.soft_iou for each in scored],
         }
     )

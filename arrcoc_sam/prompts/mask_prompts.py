@@ -16,7 +16,14 @@ from arrcoc_sam.inputs import as_masks
 from arrcoc_sam.masks import mask_boxes
 from arrcoc_sam.masks.components import largest_interior_point
 
-__all__ = ["PROMPT_KINDS", "MaskPromptParts", "PromptFrame", "mask_prompt_logits", "mask_prompt_parts"]
+__all__ = [
+    "PROMPT_KINDS",
+    "MaskPromptParts",
+    "PromptFrame",
+    "mask_prompt_logits",
+    "mask_prompt_parts",
+    "mask_prompt_shares",
+]
 
 PROMPT_KINDS = ("mask", "point", "box", "mask+point", "mask+box", "mask+point+box")
 """What of a mask can become a prompt."""
@@ -78,6 +85,11 @@ def mask_prompt_logits(
     if not 0 < logit_scale < float("inf"):
         raise InputError(explain(f"logit_scale={logit_scale}", "a finite number above 0"))
     return (2 * transform.masks_to_grid(as_masks(masks), size_hw) - 1) * logit_scale
+
+
+def mask_prompt_shares(logits: Float32[Tensor, "K h w"], *, logit_scale: float = 10.0) -> Float32[Tensor, "K h w"]:
+    """The share of each cell that the masks cover, from :func:`mask_prompt_logits` of the same scale."""
+    return (logits / logit_scale + 1) / 2
 
 
 def mask_prompt_parts(

@@ -27,7 +27,9 @@ from arrcoc_sam.report.writing import write_text
 __all__ = ["ConformalIntervals", "FittedCalibration", "embedded_calibration_path", "load_calibration", "scores_of"]
 
 FORMAT = "arrcoc-sam calibration"
-VERSION = 1
+VERSION = 2
+
+_SCORES = ("lower_bound", "predicted_iou", "alignment_iou", "stability", "soft_iou", "area_share")
 
 # Estimates are grouped in so many bins of equal mass for the size of their errors, which is never taken for less.
 _SPREAD_BINS = 10
@@ -116,8 +118,7 @@ class FittedCalibration:
         device, some = bounds.lower_bound.device, (bounds.area_share > 0).cpu().numpy()
         quality, low, high = (np.zeros(len(bounds)) for _ in range(3))
         if some.any():
-            fields = ("lower_bound", "predicted_iou", "alignment_iou", "stability", "area_share")
-            scores = {name: _array(getattr(bounds, name))[some] for name in fields}
+            scores = {name: _array(getattr(bounds, name))[some] for name in _SCORES}
             quality[some], low[some], high[some] = self.estimate(scores)
         return CalibratedQuality(*(torch.from_numpy(values).float().to(device) for values in (quality, low, high)))
 
@@ -169,7 +170,7 @@ def load_calibration(path: str | os.PathLike[str]) -> FittedCalibration:
     """A calibration from its file.
 
     Raises:
-        DataError: No such file, not a calibration, of a later version, or damaged.
+        DataError: No such file, not a calibration, of another format version, or damaged.
     """
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -195,8 +196,7 @@ def embedded_calibration_path() -> str:
 
 def scores_of(table: Mapping[str, Any] | pd.DataFrame) -> Scores:
     """Columns of scores as curves take them. A candidate without pixels has no stability, which counts as 0."""
-    names = ("lower_bound", "predicted_iou", "alignment_iou", "stability", "area_share")
-    return {name: np.nan_to_num(np.asarray(table[name], dtype=np.float64)) for name in names}
+    return {name: np.nan_to_num(np.asarray(table[name], dtype=np.float64)) for name in _SCORES}
 
 
 def _of_json(record: Mapping[str, Any]) -> FittedCalibration:

@@ -16,12 +16,13 @@ from arrcoc_sam.errors import DataError, explain
 __all__ = ["CURVES", "BoundCurve", "Curve", "MonotoneModel", "Scores"]
 
 Scores: TypeAlias = Mapping[str, Float64[ndarray, " n"]]
-"""Finite values by the names of fields of MaskQuality: lower_bound, predicted_iou, alignment_iou, stability and
-area_share, above 0."""
+"""Finite values by the names of fields of MaskQuality: lower_bound, predicted_iou, alignment_iou, stability, soft_iou
+and area_share, above 0."""
 
 _DIGITS = 7
 _KNOT_GAP = 1e-3
 _RIDGE = 1e-4
+_FREE = "log_area"
 
 
 @dataclass(frozen=True)
@@ -70,19 +71,20 @@ class BoundCurve:
 class MonotoneModel:
     """Least squares on ramps between knots, with weights of at least 0 wherever more must not mean worse.
 
-    An estimate is the sum of a constant; ramps of predicted IoU, alignment and stability; products of the ramps of
-    predicted IoU with those of alignment; and ramps of log-area, whose weights may have any sign. A ramp rises
-    from 0 to 1 between two knots, which lie at the quantiles of the scores that the model was fitted on.
+    An estimate is the sum of a constant; ramps of each of :attr:`RISING`; products of the ramps of each of
+    :attr:`PRODUCTS`; and ramps of log-area, whose weights may have any sign. A ramp rises from 0 to 1 between two
+    knots, which lie at the quantiles of the scores that the model was fitted on.
 
     Attributes:
-        knots: For each of :attr:`FEATURES`, ascending.
+        knots: For each of :attr:`RISING` and ``log_area``, ascending.
         weights: In the order above.
     """
 
     knots: Mapping[str, tuple[float, ...]]
     weights: tuple[float, ...]
     name: ClassVar[str] = "monotone"
-    FEATURES: ClassVar[tuple[str, ...]] = ("predicted_iou", "alignment_iou", "stability", "log_area")
+    RISING: ClassVar[tuple[str, ...]] = ("predicted_iou", "alignment_iou", "stability", "soft_iou")
+    PRODUCTS: ClassVar[tuple[tuple[str, str], ...]] = (("predicted_iou", "alignment_iou"),)
 
     @classmethod
     def fit(cls, scores: Scores, actual: Float64[ndarray, " n"], *, num_ramps: int = 5) -> MonotoneModel:
@@ -96,7 +98,7 @@ class MonotoneModel:
         stacked = np.column_stack([np.vstack([design, ridge]), np.append(actual, np.zeros(count - 1))])
         triangle = np.asarray(np.linalg.qr(stacked, mode="r"))
         free = np.zeros(count, dtype=bool)
-        free[[0, *range(count - _num_ramps(knots["log_area"]), count)]] = True
+        free[[0, *range(count - _num_ramps(knots[_FREE]), count)]] = True
         least = np.where(free, -np.inf, 0.0)
         solution = lsq_linear(triangle[:, :-1], triangle[:, -1], bounds=(least, np.inf), method="bvls")
         return cls(knots, _numbers(np.maximum(solution.x, least)))
@@ -113,24 +115,24 @@ class MonotoneModel:
     @classmethod
     def of_json(cls, record: Mapping[str, Any]) -> MonotoneModel:
         """The model of :meth:`as_json`."""
-        knots = {name: _numbers(record["knots"][name]) for name in cls.FEATURES}
+        knots = {name: _numbers(record["knots"][name]) for name in (*cls.RISING, _FREE)}
         weights = _numbers(record["weights"])
-        ramps = [_num_ramps(knots[name]) for name in cls.FEATURES]
-        count = 1 + sum(ramps) + ramps[0] * ramps[1]
-        if len(weights) != count or min(weights[1 : count - ramps[3]], default=0.0) < 0:
+        ramps = {name: _num_ramps(at) for name, at in knots.items()}
+        count = 1 + sum(ramps.values()) + sum(ramps[one] * ramps[other] for one, other in cls.PRODUCTS)
+        if len(weights) != count or min(weights[1 : count - ramps[_FREE]], default=0.0) < 0:
             raise DataError(explain("a calibration whose weights do not fit its knots", f"{count} monotone weights"))
         return cls(knots, weights)
 
     @classmethod
     def _features(cls, scores: Scores) -> dict[str, ndarray]:
-        values = {name: scores[name] for name in cls.FEATURES[:3]}
-        return values | {"log_area": np.log(scores["area_share"])}
+        return {name: scores[name] for name in cls.RISING} | {_FREE: np.log(scores["area_share"])}
 
     @classmethod
     def _design(cls, features: Mapping[str, ndarray], knots: Mapping[str, tuple[float, ...]]) -> ndarray:
-        predicted, alignment, stability, area = (_ramps(features[name], knots[name]) for name in cls.FEATURES)
-        both = (predicted[:, :, None] * alignment[:, None, :]).reshape(len(predicted), -1)
-        return np.column_stack([np.ones(len(predicted)), predicted, alignment, stability, both, area])
+        ramps = {name: _ramps(values, knots[name]) for name, values in features.items()}
+        count = len(features[_FREE])
+        products = [(ramps[one][:, :, None] * ramps[other][:, None]).reshape(count, -1) for one, other in cls.PRODUCTS]
+        return np.column_stack([np.ones(count), *(ramps[name] for name in cls.RISING), *products, ramps[_FREE]])
 
 
 Curve: TypeAlias = BoundCurve | MonotoneModel

@@ -58,8 +58,8 @@ def fit_calibration(
     Args:
         samples: Of :func:`~arrcoc_sam.quality.calibration_samples.calibration_samples`; empty masks are left out.
         estimator: Whose scores they are.
-        method: "isotonic" on the lower bound alone, or "monotone" in predicted IoU, alignment and stability with
-            log-area free.
+        method: "isotonic" on the lower bound alone, or "monotone" in predicted IoU, alignment, stability and soft IoU
+            with log-area free.
         confidence: Of the intervals.
         min_masks: The least number of masks of each set.
         seed: Of the split.

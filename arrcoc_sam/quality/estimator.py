@@ -129,9 +129,9 @@ class MaskQualityEstimator:
             image_index: (K,) the image of each mask; one number for all; may be left out with one image.
 
         Returns:
-            The scores in the order of the masks. An empty mask overlaps no object, so its quality, alignment and both
-            bounds are 0, without asking the segmenter; its predicted IoU and stability are NaN, its token -1. A mask
-            that covers the whole image is scored like any other.
+            The scores in the order of the masks. An empty mask overlaps no object, so its quality, alignment, soft IoU
+            and both bounds are 0, without asking the segmenter; its predicted IoU and stability are NaN, its token -1.
+            A mask that covers the whole image is scored like any other.
 
         Raises:
             ShapeError: No masks, other axes, or a mask of another size than its image.
@@ -156,14 +156,14 @@ class MaskQualityEstimator:
     def _score(self, embedding: ImageEmbedding, external: ExternalMasks) -> MaskQuality:
         count = len(external)
         asking = Asking(self.segmenter, self.protocol, self.multimask, self._keep_masks)
-        alignment, predicted, stability, area, score = (torch.full((count,), torch.nan) for _ in range(5))
+        alignment, predicted, stability, soft, area, score = (torch.full((count,), torch.nan) for _ in range(6))
         token, components = torch.full((count,), -1), torch.ones(count, dtype=torch.int64)
         closest: list[RLE] = [{}] * count
         for rows, stack in external.chunks(self._chunk_pixels(), _CHUNK_MASKS):
             masks = stack.to(self.segmenter.device)
             counts = areas(masks).cpu()
             area[rows] = (counts.double() / masks[0].numel()).float()
-            alignment[rows] = 0.0
+            alignment[rows] = soft[rows] = 0.0
             if self._keep_masks:
                 for row in rows[counts == 0].tolist():
                     closest[row] = encode_rle(torch.zeros(masks.shape[1:], dtype=torch.bool))
@@ -176,8 +176,8 @@ class MaskQualityEstimator:
             else:
                 found = asking.closest(embedding, some, images)
             alignment[at], predicted[at] = found.alignment_iou.cpu(), found.predicted_iou.cpu()
-            stability[at], token[at] = found.stability.cpu(), found.token_index.cpu()
-            components[at] = found.num_components.cpu()
+            stability[at], soft[at] = found.stability.cpu(), found.soft_iou.cpu()
+            token[at], components[at] = found.token_index.cpu(), found.num_components.cpu()
             if found.object_score is not None:
                 score[at] = found.object_score.float().cpu()
             for row, rle in zip(at.tolist(), found.rles, strict=False):
@@ -194,6 +194,7 @@ class MaskQualityEstimator:
             predicted_iou=predicted.to(device),
             alignment_iou=alignment.to(device),
             stability=stability.to(device),
+            soft_iou=soft.to(device),
             token_index=token.to(device),
             area_share=area.to(device),
             num_components=components.to(device),

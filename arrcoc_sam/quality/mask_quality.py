@@ -66,6 +66,8 @@ class MaskQuality:
         predicted_iou: (K,) the head's IoU of the closest candidate, clamped to [0, 1]; NaN for an empty mask.
         alignment_iou: (K,) IoU of the mask with the closest candidate.
         stability: (K,) of that candidate; NaN where it has no pixels.
+        soft_iou: (K,) in [0, 1], IoU of the mask with the decoder's probabilities, the largest over all candidates; 0
+            for an empty mask. It knows how sure the decoder is of each pixel, and is no bound.
         token_index: (K,) int64, the decoder's token behind that candidate; -1 for an empty mask.
         area_share: (K,) of the image that the mask covers, in [0, 1].
         num_components: (K,) int64, the components that were scored apart; 1 where the mask was scored whole.
@@ -82,6 +84,7 @@ class MaskQuality:
     predicted_iou: Float[Tensor, " K"]
     alignment_iou: Float[Tensor, " K"]
     stability: Float[Tensor, " K"]
+    soft_iou: Float[Tensor, " K"]
     token_index: Int[Tensor, " K"]
     area_share: Float[Tensor, " K"]
     num_components: Int[Tensor, " K"]

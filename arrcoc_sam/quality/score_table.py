@@ -29,6 +29,7 @@ WRITTEN_FIELDS = (
     "predicted_iou",
     "alignment_iou",
     "stability",
+    "soft_iou",
 )
 """What is written beside a mask, each name after ``sam_``."""
 
@@ -63,6 +64,8 @@ def read_scores(path: str | os.PathLike[str], columns: Sequence[str] | None = No
 class ScoredChanges:
     """A data set as it is, with scores beside its masks; or the masks among them that stay.
 
+    A table of an earlier version of this package may lack some scores; they are not written then.
+
     Args:
         scores: The table of scores.
         kept: Ids of masks that stay; None for all.
@@ -79,8 +82,8 @@ class ScoredChanges:
         with_scores: bool = True,
     ) -> None:
         self._kept, self._lost_images = kept, lost_images
-        fields = list(WRITTEN_FIELDS) if with_scores else []
         types = pq.read_schema(Path(scores))
+        fields = [name for name in WRITTEN_FIELDS if with_scores and name in types.names]
         self.field_types = pa.schema([(f"sam_{name}", types.field(name).type) for name in fields])
         frame = read_scores(scores, ["id", *fields]) if with_scores else None
         self._rows = None if frame is None else pd.Index(frame["id"])

@@ -33,6 +33,7 @@ SCORE_FIELDS = pa.schema(
         "predicted_iou": pa.float32(),
         "alignment_iou": pa.float32(),
         "stability": pa.float32(),
+        "soft_iou": pa.float32(),
         "token_index": pa.int32(),
         "area_share": pa.float32(),
         "num_components": pa.int32(),

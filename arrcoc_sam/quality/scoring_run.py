@@ -27,7 +27,7 @@ from arrcoc_sam.datasets.mask_index import MaskIndex
 from arrcoc_sam.datasets.mask_sets import MaskSet
 from arrcoc_sam.errors import DataError, InputError, OutputError, explain
 from arrcoc_sam.quality.estimator import MaskQualityEstimator
-from arrcoc_sam.quality.scoring import score_schema
+from arrcoc_sam.quality.scoring import SCORE_FIELDS, score_schema
 from arrcoc_sam.report.writing import replacing, write_text
 
 __all__ = ["PLAN_KEY", "Progress", "ScoringRun", "read_part", "scoring_plan", "write_part"]
@@ -59,6 +59,7 @@ def scoring_plan(dataset: MaskSet, estimator: MaskQualityEstimator, *, part_mask
         "calibration": None if calibration is None else str(getattr(calibration, "digest", type(calibration).__name__)),
         "quality_kind": "bound" if calibration is None else "calibrated",
         "part_masks": part_masks,
+        "columns": SCORE_FIELDS.names,
     }
 
 

@@ -29,6 +29,7 @@ class ScoredMask:
         predicted_iou: The head's IoU of the closest candidate.
         alignment_iou: IoU with that candidate.
         stability: Of that candidate.
+        soft_iou: With the decoder's probabilities.
         true_iou: With the mask that it should be.
     """
 
@@ -40,6 +41,7 @@ class ScoredMask:
     predicted_iou: float
     alignment_iou: float
     stability: float
+    soft_iou: float
     true_iou: float
 
 
@@ -73,7 +75,7 @@ def score_section(
 
 
 def _table(masks: Sequence[ScoredMask]) -> Html:
-    columns = ["mask", "true IoU", "quality", "interval", "bounds", "alignment", "predicted IoU", "stability"]
+    scores = ["quality", "interval", "bounds", "alignment", "predicted IoU", "stability", "soft IoU"]
     rows = [
         [
             text(scored.name),
@@ -84,10 +86,11 @@ def _table(masks: Sequence[ScoredMask]) -> Html:
             number(scored.alignment_iou),
             number(scored.predicted_iou),
             number(scored.stability),
+            number(scored.soft_iou),
         ]
         for scored in masks
     ]
-    return table("What quality is made of; a dash where it is not defined", columns, rows)
+    return table("What quality is made of; a dash where it is not defined", ["mask", "true IoU", *scores], rows)
 
 
 def _ends(ends: tuple[float, float]) -> Html:

@@ -78,6 +78,7 @@ def test_score_writes_a_table_and_scores_beside_masks(command: Command, weights:
         assert {key: new[key] for key in old} == old
         assert new["sam_quality"] == pytest.approx(table.loc[new["id"], "quality"], abs=1e-6)
         assert new["sam_quality_kind"] == "bound"
+        assert new["sam_soft_iou"] == pytest.approx(table.loc[new["id"], "soft_iou"], abs=1e-6)
         assert new["sam_interval_low"] is None
     again = command(*words)
     assert json.loads(again.out) == record

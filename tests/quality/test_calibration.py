@@ -31,9 +31,9 @@ from arrcoc_sam.segmenters.sam import SamSegmenter
 def made_up(count: int = 6000, images: int = 300, seed: int = 0) -> pd.DataFrame:
     """Scores whose truth is a known monotone function of them, with noise that grows towards the middle."""
     rng = np.random.default_rng(seed)
-    alignment, predicted, stability = rng.uniform(0, 1, (3, count))
+    alignment, predicted, stability, soft = rng.uniform(0, 1, (4, count))
     area = np.exp(rng.uniform(np.log(0.001), np.log(0.5), count))
-    mean = 0.1 + 0.6 * alignment * predicted + 0.1 * stability + 0.1 * np.abs(np.log(area) + 3) / 4
+    mean = 0.1 + 0.5 * alignment * predicted + 0.1 * stability + 0.1 * soft**2 + 0.1 * np.abs(np.log(area) + 3) / 4
     actual = np.clip(mean + rng.normal(0, 0.02 + 0.2 * mean * (1 - mean)), 0, 1)
     lower, upper = jaccard_bounds(alignment, predicted)
     return pd.DataFrame(
@@ -46,6 +46,7 @@ def made_up(count: int = 6000, images: int = 300, seed: int = 0) -> pd.DataFrame
             "alignment_iou": alignment,
             "predicted_iou": predicted,
             "stability": stability,
+            "soft_iou": soft,
             "area_share": area,
         }
     )
@@ -76,13 +77,13 @@ def test_calibrated_and_covering_on_new_samples(estimator: MaskQualityEstimator,
     assert fit.reports["monotone"].mae < fit.reports["isotonic"].mae
 
 
-def test_the_model_never_falls_in_predicted_iou_alignment_and_stability() -> None:
+def test_the_model_never_falls_in_what_must_not_mean_worse() -> None:
     samples = made_up()
     hostile = samples.assign(actual_iou=1 - samples["actual_iou"])  # what it would love to fit is the other way round
     scores = {name: samples[name].to_numpy() for name in samples.columns[3:]}
     for truth in (samples["actual_iou"], hostile["actual_iou"]):
         model = MonotoneModel.fit(scores, truth.to_numpy())
-        for name in ("predicted_iou", "alignment_iou", "stability"):
+        for name in ("predicted_iou", "alignment_iou", "stability", "soft_iou"):
             more = dict(scores) | {name: scores[name] + np.random.default_rng(0).uniform(0, 0.5, len(samples))}
             assert (model.predict(more) >= model.predict(scores) - 1e-9).all()
     areas = dict(scores) | {"area_share": np.full(len(samples), np.exp(-3.0))}
@@ -96,8 +97,9 @@ def test_model_learns_the_function_that_made_the_samples() -> None:
     predicted = MonotoneModel.fit(scores, samples["actual_iou"].to_numpy()).predict(scores)
     mean = (
         0.1
-        + 0.6 * scores["alignment_iou"] * scores["predicted_iou"]
+        + 0.5 * scores["alignment_iou"] * scores["predicted_iou"]
         + 0.1 * scores["stability"]
+        + 0.1 * scores["soft_iou"] ** 2
         + 0.1 * np.abs(np.log(scores["area_share"]) + 3) / 4
     )
     assert np.abs(predicted - mean).mean() < 0.01
@@ -163,10 +165,14 @@ def test_of_another_checkpoint_or_protocol_is_refused(
 
 def test_bad_files(fitted: FittedCalibration, tmp_path: Path) -> None:
     good, path = fitted.as_json(), tmp_path / "c.json"
+    assert good["version"] == 2
+    knots = {name: at for name, at in good["curve"]["knots"].items() if name != "soft_iou"}
     cases = [
         ("", "not JSON"),
         ("[]", "is no calibration"),
         (json.dumps(good | {"version": 9}), "format version 9"),
+        (json.dumps(good | {"version": 1}), r"format version 1; expected version 2\. Mend: calibrate anew"),
+        (json.dumps(good | {"curve": good["curve"] | {"knots": knots}}), "no 'soft_iou'"),
         (json.dumps({key: value for key, value in good.items() if key != "curve"}), "no 'curve'"),
         (json.dumps(good | {"method": "magic"}), "method='magic'"),
         (json.dumps(good | {"curve": good["curve"] | {"weights": [1.0]}}), "do not fit its knots"),

@@ -19,7 +19,16 @@ from arrcoc_sam.quality import CalibratedQuality, MaskQuality, MaskQualityEstima
 from arrcoc_sam.scenes import generate_scene
 from arrcoc_sam.segmenters.sam import SamSegmenter
 
-FIELDS = ("quality", "lower_bound", "upper_bound", "predicted_iou", "alignment_iou", "stability", "area_share")
+FIELDS = (
+    "quality",
+    "lower_bound",
+    "upper_bound",
+    "predicted_iou",
+    "alignment_iou",
+    "stability",
+    "soft_iou",
+    "area_share",
+)
 
 
 def blob(height: int, width: int, top: int, left: int, side: int) -> np.ndarray:

@@ -20,10 +20,21 @@ from arrcoc_sam.cli.main import run
 from arrcoc_sam.errors import DataError, InputError, OutputError
 from arrcoc_sam.masks import encode_rle
 from arrcoc_sam.quality import MaskQualityEstimator
+from arrcoc_sam.quality.score_table import WRITTEN_FIELDS, ScoredChanges
 from arrcoc_sam.quality.scoring_local import ScoringSummary, score_masks
+from arrcoc_sam.quality.scoring_run import PLAN_KEY
 from arrcoc_sam.segmenters.sam import SamSegmenter
 
-FLOATS = ("quality", "lower_bound", "upper_bound", "predicted_iou", "alignment_iou", "stability", "area_share")
+FLOATS = (
+    "quality",
+    "lower_bound",
+    "upper_bound",
+    "predicted_iou",
+    "alignment_iou",
+    "stability",
+    "soft_iou",
+    "area_share",
+)
 
 
 @pytest.fixture
@@ -80,8 +91,10 @@ def test_crowds_classes_and_empty_masks(score: Any, tmp_path: Path) -> None:
     assert {row["category"] for row in rows.values()} == {"a", "b"}
     empty, full = rows[101], rows[111]
     assert (empty["quality"], empty["area"], empty["predicted_iou"], empty["token_index"]) == (0, 0, None, -1)
+    assert empty["soft_iou"] == 0.0
     assert full["area_share"] == 1.0
     assert full["predicted_iou"] is not None
+    assert 0 < full["soft_iou"] <= 1
 
 
 def test_images_are_encoded_once(score: Any, toy_segmenter: SamSegmenter, tmp_path: Path, monkeypatch: Any) -> None:
@@ -179,6 +192,22 @@ def test_a_table_that_is_there_is_left_alone(score: Any, estimator: MaskQualityE
         score_masks(path, again.scores, other, part_masks=3)
     again.scores.write_bytes(b"mine")
     with pytest.raises(OutputError, match="is no table of scores"):
+        score(path)
+
+
+def test_a_table_from_before_a_score_was_added(score: Any, tmp_path: Path) -> None:
+    path = write_coco(tmp_path / "set")
+    scores = score(path).scores
+    before = pq.read_table(scores).drop_columns("soft_iou")
+    plan = json.loads(before.schema.metadata[PLAN_KEY])
+    plan["columns"].remove("soft_iou")
+    pq.write_table(before.replace_schema_metadata({PLAN_KEY: json.dumps(plan).encode()}), scores)
+    changes = ScoredChanges(scores)
+    assert "sam_soft_iou" not in changes.field_types.names
+    fields = changes.fields(before["id"][0].as_py())
+    assert list(fields) == changes.field_types.names == [f"sam_{name}" for name in WRITTEN_FIELDS if name != "soft_iou"]
+    assert fields["sam_lower_bound"] == pytest.approx(before["lower_bound"][0].as_py(), abs=1e-6)
+    with pytest.raises(OutputError, match="holds scores of other columns"):
         score(path)
 
 

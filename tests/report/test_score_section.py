@@ -26,6 +26,7 @@ def scored(name: str = "<b>frayed</b>", **changes: object) -> ScoredMask:
         "predicted_iou": 0.6,
         "alignment_iou": 0.5,
         "stability": NAN,
+        "soft_iou": 0.337,
         "true_iou": 0.4,
     }
     return ScoredMask(**{**values, **changes})  # type: ignore[arg-type]
@@ -40,6 +41,7 @@ def test_masks_share_their_picture_and_names_are_only_text() -> None:
     assert "&lt;b&gt;frayed&lt;/b&gt;: quality 0.75, true IoU 0.40" in section
     assert "<span>0.50 to 0.90</span>" in section
     assert section.count('class="nan"') == 2  # the stability of each
+    assert section.count("0.337") == 2
 
 
 def test_a_bound_has_no_interval() -> None:

@@ -182,6 +182,7 @@ def test_levels_and_quality(name, picture):
     quality = MaskQualityEstimator(segmenter).estimate(image, masks)
     assert quality.quality.shape == (2,)
     assert (quality.lower_bound <= quality.upper_bound).all()
+    assert ((quality.soft_iou > 0) & (quality.soft_iou <= 1)).all()
 
 
 # --- preprocessing ----------------------------------------------------------------------------------------------------
