@@ -141,7 +141,7 @@ class SegmenterTraining:
         """Check what can be checked without model and data.
 
         Raises:
-            InputError: No stage, or a number out of its range.
+            InputError: No stage, a number out of its range, or validation without the decoder's transformer.
             UnknownNameError: An unknown schedule.
         """
         if not self.stages:
@@ -158,6 +158,9 @@ class SegmenterTraining:
             raise InputError(explain(f"seed={self.seed}", "a whole number of at least 0"))
         if self.accumulation < 1:
             raise InputError(explain(f"accumulation={self.accumulation}", "at least 1"))
+        if self.validation.every and not self.recipe.transformer:
+            came = f"validation.every={self.validation.every} with transformer=False"
+            raise InputError(explain(came, "0: validation asks the whole decoder, of which half is not trained then"))
         self.curve  # noqa: B018 (its own checks)
 
     @property

@@ -18,6 +18,7 @@ from arrcoc_sam.training.interactive import InteractiveModel, interactive_loss
 from arrcoc_sam.training.meaning import what_is_meant
 from arrcoc_sam.training.recipe import ClickRecipe
 from arrcoc_sam.training.segmenter import SegmenterTraining, Stage, train_segmenter
+from arrcoc_sam.training.settings import Validation
 from arrcoc_sam.training.sources import SceneSource
 
 GROUPING = ClickRecipe(num_rounds=1, box_probability=0.0, supervise_meant=True, transformer=False)
@@ -129,6 +130,11 @@ def test_batches_that_do_not_tell(batch: PromptBatch) -> None:
 def test_nothing_but_one_click(options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="nothing but a click"):
         ClickRecipe(**{"transformer": False, "box_probability": 0.0, **options})
+
+
+def test_no_validation_of_half_a_decoder() -> None:
+    with pytest.raises(InputError, match="whole decoder"):
+        SegmenterTraining(stages=(Stage(64, 1),), recipe=GROUPING, validation=Validation(every=10))
 
 
 def test_it_learns(tmp_path: Any) -> None:
