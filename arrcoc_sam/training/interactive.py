@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from arrcoc_sam.losses import functional as LF
 from arrcoc_sam.masks import mask_iou
@@ -29,6 +28,7 @@ from arrcoc_sam.training.batches import PromptBatch
 from arrcoc_sam.training.grouping import grouping_loss
 from arrcoc_sam.training.meaning import expected_iou, matched_loss, what_is_meant
 from arrcoc_sam.training.recipe import SAM1_RECIPE, SAM2_RECIPE, ClickRecipe
+from arrcoc_sam.training.reduced_decoder import ReducedDecoder
 
 __all__ = ["SAM1_RECIPE", "SAM2_RECIPE", "ClickRecipe", "Decode", "InteractiveModel", "interactive_loss"]
 
@@ -76,7 +76,7 @@ class InteractiveModel(nn.Module):
         grouping = partial(grouping_loss, model, embeddings, batch, recipe, normalizer=normalizer, reduced=reduced)
         if not recipe.transformer:
             return grouping()
-        decoder = _ReducedDecoder(model) if self.autocast else _Decoder(model)
+        decoder = ReducedDecoder(model) if self.autocast else _Decoder(model)
         loss, figures = interactive_loss(model, embeddings, batch, recipe, decode=decoder, normalizer=normalizer)
         if recipe.grouping_weight > 0:
             grouped, seen = grouping()
@@ -94,24 +94,6 @@ class _Decoder(nn.Module):
 
     def forward(self, embeddings: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
         return stock_decoder(self.decoder, embeddings, self.image_pe, sparse, dense, _ALL_TOKENS, reduced=nullcontext)
-
-
-class _ReducedDecoder:
-    """The same in bfloat16 throughout, its weights rounded once a step.
-
-    Under autocast the transformer's normalisation answers in float32, and every projection of the image's tokens rounds
-    them anew: two fifths of the time of a step on a CPU.
-    """
-
-    def __init__(self, model: Sam) -> None:
-        self._decoder = _Decoder(model)
-        self._decoder.image_pe = self._decoder.image_pe.bfloat16()
-        self._weights = {name: value.bfloat16() for name, value in self._decoder.named_parameters()}
-
-    def __call__(self, embeddings: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
-        given = (embeddings.bfloat16(), sparse.bfloat16(), dense.bfloat16())
-        answer: tuple[Tensor, Tensor] = functional_call(self._decoder, self._weights, given)
-        return answer
 
 
 def interactive_loss(
