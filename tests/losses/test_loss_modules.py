@@ -23,6 +23,7 @@ def test_public_names():
         "hierarchical_focal_dice_loss",
         "iou_prediction_loss",
         "level_weights",
+        "matched_masks_loss",
         "min_over_masks_loss",
         "multimask_loss",
         "sigmoid_focal_loss",
