@@ -49,6 +49,8 @@ def prompts_of_file(path: Path) -> list[VideoPrompt]:
     """
     try:
         records = json.loads(path.expanduser().read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(explain(f"{path} does not exist", _FORM, "check the path")) from error
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise InputError(explain(f"{path} can't be read as JSON ({error})", _FORM)) from error
     if not isinstance(records, list) or not records or not all(isinstance(record, dict) for record in records):

@@ -102,6 +102,9 @@ class PointPrompts:
         """
         try:
             record = json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            expected = 'a JSON file {"image.jpg": [[x, y], …]}'
+            raise DataError(explain(f"{path} does not exist", expected, "check the path")) from error
         except (OSError, ValueError) as error:
             raise DataError(explain(f"{path} can't be read as JSON: {error}", '{"image.jpg": [[x, y], …]}')) from error
         if not isinstance(record, dict):

@@ -117,7 +117,7 @@ def test_prompts_of_a_file(command: Command, frames: Path, model: str, tmp_path:
         (("-p", "99,20"), "lies outside image 0 of width 61 and height 45"),
         (("-p", "99,20", "--frame", "3"), "object 1 on frame 3: the point (x, y) = (99, 20)"),
         (("-p", "15"), "the point '15'"),
-        (("--prompts", "none.json"), "none.json can't be read as JSON"),
+        (("--prompts", "none.json"), "none.json does not exist"),
         (("-p", "15,20", "-s", "sam_vit_b"), "'sam_vit_b' does not track"),
         (("-p", "15,20", "-s", "hf:./nowhere"), "there is no folder './nowhere'"),
     ],
