@@ -10,7 +10,7 @@ appendix D.2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -35,15 +35,17 @@ __all__ = ["SAM1_RECIPE", "SAM2_RECIPE", "ClickRecipe", "Decode", "InteractiveMo
 FIGURES = ("mask_loss", "iou_loss", "oracle_iou", "final_iou")
 """What :func:`interactive_loss` tells beside the loss."""
 
-_ALL_TOKENS = (0, 1, 2, 3)
+_SINGLE, _SEVERAL = (0,), (1, 2, 3)  # tokens that answer a clear prompt and an ambiguous one
 _PADDING_LOGIT = -10.0  # what mask prompts hold on padding
 
 
 @runtime_checkable
 class Decode(Protocol):
-    """Logits (K, 4, g, g) and predicted IoU (K, 4) of all four mask tokens."""
+    """Logits (K, M, g, g) and predicted IoU (K, M) of M mask tokens: 0, 1 to 3, or all four."""
 
-    def __call__(self, embeddings: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, embeddings: Tensor, sparse: Tensor, dense: Tensor, tokens: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
         """Decode K prompts, given for each the embedding of its image."""
         ...
 
@@ -92,8 +94,10 @@ class _Decoder(nn.Module):
         self.decoder = model.mask_decoder
         self.image_pe = model.prompt_encoder.get_dense_pe()
 
-    def forward(self, embeddings: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
-        return stock_decoder(self.decoder, embeddings, self.image_pe, sparse, dense, _ALL_TOKENS, reduced=nullcontext)
+    def forward(
+        self, embeddings: Tensor, sparse: Tensor, dense: Tensor, tokens: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        return stock_decoder(self.decoder, embeddings, self.image_pe, sparse, dense, tokens, reduced=nullcontext)
 
 
 def interactive_loss(
@@ -139,11 +143,15 @@ def interactive_loss(
             point, label = _next_clicks(logits > 0, truth, batch.click_chance[:, turn - 1], recipe, frame)
             points, labels = torch.cat([points, point[:, None]], dim=1), torch.cat([labels, label[:, None]], dim=1)
         sparse = _embed_prompts(model, points, labels, boxes, boxed)
-        all_logits, all_iou = decode(per_prompt, sparse, _embed_previous(model, logits, len(targets)))
+        shown_to = list(_shown_tokens(single if turn == 0 else torch.ones_like(single)))
+        tokens = [token for _, those in reversed(shown_to) for token in those]
+        all_logits, all_iou = decode(per_prompt, sparse, _embed_previous(model, logits, len(targets)), tokens)
         all_logits = all_logits.float().masked_fill(padding, _PADDING_LOGIT)
         logits = torch.empty_like(targets)
-        for rows, tokens in _shown_tokens(single if turn == 0 else torch.ones_like(single)):
-            shown, predicted = all_logits[rows][:, tokens], all_iou[rows][:, tokens].float()
+        for rows, those in shown_to:
+            first = tokens.index(those[0])
+            columns = slice(first, first + len(those))
+            shown, predicted = all_logits[rows][:, columns], all_iou[rows][:, columns].float()
             expected, mask_loss = None, None
             if turn == 0 and recipe.needs_meant:
                 meant = what_is_meant(batch, rows, boxed)
@@ -215,9 +223,9 @@ def _judge(
     return _Answer(mask_loss.sum(), per_prompt.sum(), best_iou.sum(), fed_back)
 
 
-def _shown_tokens(single: Bool[Tensor, " K"]) -> Iterator[tuple[Int64[Tensor, " k"], slice]]:
-    """Prompts that are answered with token 0 alone, and those with tokens 1 to 3."""
-    for chosen, tokens in ((~single, slice(1, None)), (single, slice(0, 1))):
+def _shown_tokens(single: Bool[Tensor, " K"]) -> Iterator[tuple[Int64[Tensor, " k"], tuple[int, ...]]]:
+    """Prompts that are answered with tokens 1 to 3, and those with token 0 alone."""
+    for chosen, tokens in ((~single, _SEVERAL), (single, _SINGLE)):
         rows = chosen.nonzero()[:, 0]
         if len(rows):
             yield rows, tokens

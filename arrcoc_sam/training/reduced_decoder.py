@@ -26,8 +26,6 @@ from arrcoc_sam.segmenters.sam import stock_decoder
 
 __all__ = ["ReducedDecoder", "lean_decoder"]
 
-_ALL_TOKENS = (0, 1, 2, 3)
-
 
 class ReducedDecoder:
     """Decodes prompts in bfloat16 with the model's weights as they are now; gradients reach the weights.
@@ -41,9 +39,11 @@ class ReducedDecoder:
         self._image_pe = model.prompt_encoder.get_dense_pe().bfloat16()
         self._weights = {name: value.bfloat16() for name, value in self._module.named_parameters()}
 
-    def __call__(self, embeddings: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (K, 4, g, g) and predicted IoU (K, 4) of all four mask tokens, float32."""
-        given = (embeddings.bfloat16(), self._image_pe, sparse.bfloat16(), dense.bfloat16())
+    def __call__(
+        self, embeddings: Tensor, sparse: Tensor, dense: Tensor, tokens: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (K, M, g, g) and predicted IoU (K, M) of M mask tokens, float32."""
+        given = (embeddings.bfloat16(), self._image_pe, sparse.bfloat16(), dense.bfloat16(), tuple(tokens))
         answer: tuple[Tensor, Tensor] = functional_call(self._module, self._weights, given)
         return answer
 
@@ -54,10 +54,12 @@ class _Decoding(nn.Module):
         self.decoder = decoder
         self.lean = _is_lean(decoder)
 
-    def forward(self, embeddings: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, embeddings: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, tokens: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
         if self.lean:
-            return lean_decoder(self.decoder, embeddings, image_pe, sparse, dense, _ALL_TOKENS)
-        return stock_decoder(self.decoder, embeddings, image_pe, sparse, dense, _ALL_TOKENS, reduced=nullcontext)
+            return lean_decoder(self.decoder, embeddings, image_pe, sparse, dense, tokens)
+        return stock_decoder(self.decoder, embeddings, image_pe, sparse, dense, tokens, reduced=nullcontext)
 
 
 def _is_lean(decoder: MaskDecoder) -> bool:
@@ -97,11 +99,16 @@ def _upscaled_products(
     """``weights @ upscaling(keys)``, each position's 4 × 4 pixels side by side until the end."""
     first, norm, _, second, _ = upscaling
     count, positions, _ = keys.shape
-    # the weight of a transposed convolution of stride 2 by rows: input channel; two pixels down, two across, output
-    pixels = (keys @ first.weight.permute(0, 2, 3, 1).flatten(1)).reshape(count, 4 * positions, -1) + first.bias
+    pixels = _four_pixels(first, keys).reshape(count, 4 * positions, -1)
     pixels = F.gelu(F.layer_norm(pixels, pixels.shape[-1:], norm.weight, norm.bias, norm.eps))
-    pixels = (pixels @ second.weight.permute(0, 2, 3, 1).flatten(1)).reshape(count, 16 * positions, -1) + second.bias
+    pixels = _four_pixels(second, pixels).reshape(count, 16 * positions, -1)
     products = F.gelu(pixels) @ weights.transpose(1, 2)  # (k, 16 n, m)
     height, width = grid_hw
     placed = products.reshape(count, height, width, 2, 2, 2, 2, -1).permute(0, 7, 1, 3, 5, 2, 4, 6)
     return placed.reshape(count, -1, 4 * height, 4 * width)
+
+
+def _four_pixels(upscaling: Any, positions: Float[Tensor, "k n c"]) -> Float[Tensor, "k n o"]:
+    """A transposed 2 × 2 convolution of stride 2: two pixels down, two across, output channels, side by side."""
+    weight = upscaling.weight.permute(2, 3, 1, 0).flatten(0, 2)
+    return F.linear(positions, weight, upscaling.bias.repeat(4))

@@ -107,8 +107,8 @@ def test_every_meant_mask_is_learned_at_the_first_click(batch: PromptBatch) -> N
     def learned(**options: Any) -> torch.Tensor:
         logits = torch.randn(count, 4, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
 
-        def decode(*_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return logits, torch.zeros(count, 4)
+        def decode(*given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            return logits[:, given[-1]], torch.zeros(count, len(given[-1]))
 
         recipe = ClickRecipe(num_rounds=1, box_probability=0.0, **options)
         interactive_loss(build_tiny(64), torch.zeros(3, 128, 8, 8), batch, recipe, decode=decode)[0].backward()

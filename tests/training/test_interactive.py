@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,10 +46,14 @@ class Recorder:
     def __init__(self, logits: Tensor, predicted: Tensor) -> None:
         self.logits, self.predicted = logits.requires_grad_(), predicted.requires_grad_()
         self.calls: list[tuple[Tensor, Tensor]] = []
+        self.tokens: list[tuple[int, ...]] = []
 
-    def __call__(self, embeddings: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, embeddings: Tensor, sparse: Tensor, dense: Tensor, tokens: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
         self.calls.append((sparse, dense))
-        return self.logits, self.predicted
+        self.tokens.append(tuple(tokens))
+        return self.logits[:, list(tokens)], self.predicted[:, list(tokens)]
 
 
 def run(batch: PromptBatch, decode: Recorder, **options: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -130,6 +135,7 @@ def test_later_rounds_use_token_0_and_feed_back_detached_logits(batch: PromptBat
     torch.testing.assert_close(decode.calls[1][1], encoder(None, None, logits[:, 3:].detach())[1])
     assert decode.calls[0][0].shape[1] == 2  # a click and the padding point
     assert decode.calls[1][0].shape[1] == 3
+    assert decode.tokens == [(1, 2, 3), (0,)]  # nothing is decoded that nobody looks at
 
 
 def test_a_box_takes_the_place_of_the_click(batch: PromptBatch) -> None:
@@ -148,6 +154,7 @@ def test_a_box_may_be_answered_with_one_mask(batch: PromptBatch) -> None:
     assert decode.logits.grad is not None
     moved = (decode.logits.grad.abs().sum(dim=(2, 3)) > 0).tolist()
     assert moved == [[True, False, False, False], [False, False, True, False]]
+    assert decode.tokens == [(0, 1, 2, 3)]
 
 
 def test_rounds_without_a_new_prompt(batch: PromptBatch) -> None:

@@ -61,4 +61,4 @@ def test_the_curve_is_that_of_a_plain_loss(backend: str, tmp_path: Path, monkeyp
     # Rounding differs, and each step starts where the last one ended.
     pd.testing.assert_frame_equal(ours, plain, rtol=2e-3)
     other = curve("other seed", replace(CONFIG, seed=1))
-    assert (other["loss"] - plain["loss"]).abs().min() > 0.01  # that the curves agree says something
+    assert (other["loss"] - plain["loss"]).abs().max() > 0.01  # that the curves agree says something

@@ -60,7 +60,7 @@ def test_same_numbers_and_gradients(model: Sam, num: int) -> None:
 
 def test_in_bfloat16_with_gradients_on_the_weights_themselves(model: Sam) -> None:
     embeddings, sparse, dense = prompts()
-    logits, iou = ReducedDecoder(model)(embeddings, sparse, dense)
+    logits, iou = ReducedDecoder(model)(embeddings, sparse, dense, TOKENS)
     exact = stock_decoder(
         model.mask_decoder, embeddings, model.prompt_encoder.get_dense_pe(), sparse, dense, TOKENS, reduced=nullcontext
     )
@@ -77,7 +77,7 @@ def test_in_bfloat16_with_gradients_on_the_weights_themselves(model: Sam) -> Non
 def test_another_upscaling_runs_as_it_is(model: Sam) -> None:
     """A decoder of other layers is not taken apart."""
     model.mask_decoder.output_upscaling[2] = nn.ReLU()
-    logits, _ = ReducedDecoder(model)(*prompts())
+    logits, _ = ReducedDecoder(model)(*prompts(), TOKENS)
     given = prompts()
     exact, _ = stock_decoder(
         model.mask_decoder, given[0], model.prompt_encoder.get_dense_pe(), *given[1:], TOKENS, reduced=nullcontext
