@@ -15,7 +15,8 @@ from torch import Tensor
 from arrcoc_sam.errors import InputError, OutputError, explain
 from arrcoc_sam.scenes.scene import Scene
 from arrcoc_sam.segmenters.checkpoints import load_weights
-from arrcoc_sam.segmenters.tiny import TinyEncoder, build_tiny
+from arrcoc_sam.segmenters.tiny import build_tiny
+from arrcoc_sam.segmenters.tiny_encoder import TinyEncoder
 from arrcoc_sam.training.batches import BatchPlan
 from arrcoc_sam.training.distributed import Devices, open_devices
 from arrcoc_sam.training.feed import StepBatches, feed

@@ -15,7 +15,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from arrcoc_sam.errors import InputError, TrainingError, explain
 from arrcoc_sam.report.writing import replacing
-from arrcoc_sam.segmenters.tiny import TinyEncoder, set_image_size
+from arrcoc_sam.segmenters.tiny import set_image_size
+from arrcoc_sam.segmenters.tiny_encoder import TinyEncoder
 from arrcoc_sam.training.batches import PromptBatch
 from arrcoc_sam.training.checkpoint import load_state, save_state
 from arrcoc_sam.training.distributed import Devices

@@ -1,6 +1,6 @@
 """Trains, judges and describes the embedded model; see README.md.
 
-uv run python experiments/embedded_model/run.py all        # everything, in order
+uv run python experiments/embedded_model/run.py all        # everything, in order; the shipped weights are replaced
 uv run python experiments/embedded_model/run.py evaluate   # only the figures of the shipped weights
 """
 
@@ -10,9 +10,8 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -22,10 +21,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import safetensors.torch
 import torch
 from matplotlib.figure import Figure
 from rich.progress import Progress
 from safetensors.torch import save_file
+from segment_anything.modeling import Sam
 
 import arrcoc_sam as aa
 from arrcoc_sam.masks import pairwise_iou
@@ -33,10 +34,13 @@ from arrcoc_sam.masks.rle import decode_rle
 from arrcoc_sam.quality import AnnotatedImage, click_image, summarize_clicks
 from arrcoc_sam.report.panels import mark_point, outline_masks, show_image
 from arrcoc_sam.scenes import LEVEL_NAMES, TEST_V1, TEST_V2, SceneSplit, draw_bank, generate_scene
-from arrcoc_sam.segmenters.tiny import tiny_weights_path
+from arrcoc_sam.segmenters.checkpoints import load_weights
+from arrcoc_sam.segmenters.tiny import build_tiny, tiny_weights_path
 from arrcoc_sam.training.batches import Augmentation
 from arrcoc_sam.training.interactive import ClickRecipe
 from arrcoc_sam.training.segmenter import SegmenterTraining, Stage, train_segmenter
+from arrcoc_sam.training.settings import Validation
+from arrcoc_sam.training.sources import MixedSource, SceneSource
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -46,10 +50,8 @@ SPLITS = (TEST_V1, TEST_V2)
 
 @dataclass(frozen=True)
 class Phase:
-    """A training run on scenes of its own; it goes on from the weights that the phase before it shipped."""
+    """A training run that goes on from the weights of the one before."""
 
-    first_seed: int
-    num_scenes: int
     training: SegmenterTraining
     stop_after: int | None = None
 
@@ -59,58 +61,42 @@ class Phase:
         return self.training.total_steps if self.stop_after is None else self.stop_after
 
 
-SCORING = ("mask_decoder.mask_scoring.*", "mask_decoder.iou_prediction_head.*")
-WITHOUT_SCORING = (
-    "image_encoder.*",
-    "prompt_encoder.*",
-    "mask_decoder.transformer.*",
-    "mask_decoder.*token*.*",
-    "mask_decoder.output_*",
-    "mask_decoder.iou_prediction_head.*",
-)
+BEFORE = "1a0e12c"
+"""The commit whose weights the phases begin with; its run.py made them from nothing, in the phases 0 to 3."""
 
-PHASES = (
-    Phase(
-        0,
-        10_000,
+PLAIN, RICH, RICH_SHARE = range(16_000), range(1_000_000, 1_008_000), 0.3
+"""Seeds of the scenes of training, and the share of images that are rich."""
+
+SCORING = ("mask_decoder.mask_scoring.*", "mask_decoder.iou_prediction_head.*")
+
+PHASES = {
+    4: Phase(
         SegmenterTraining(
-            stages=(Stage(128, 2700), Stage(192, 400)), trainable=WITHOUT_SCORING, ema_decay=0.995, seed=0
+            stages=(Stage(160, 2600), Stage(192, 2600)),
+            recipe=ClickRecipe(iou_weight=5.0, expected_iou=True, supervise_meant=True, grouping_weight=0.5),
+            learning_rate=6e-4,
+            warmup_steps=200,
+            decay_share=0.7,
+            floor=0.2,
+            ema_decay=0.998,
+            seed=10,
+            validation=Validation(every=1000, scenes=40, rich_share=0.3, clicks=CLICKS),
         ),
     ),
-    Phase(
-        10_000,
-        8_000,
+    5: Phase(
         SegmenterTraining(
-            stages=(Stage(192, 2300),),
-            recipe=ClickRecipe(iou_weight=5.0),
-            trainable=WITHOUT_SCORING,
-            learning_rate=5e-4,
-            warmup_steps=100,
-            decay_share=0.6,
-            ema_decay=0.995,
-            seed=1,
-        ),
-        stop_after=1500,
-    ),
-    Phase(
-        18_000,
-        6_000,
-        SegmenterTraining(
-            stages=(Stage(192, 830),),
-            recipe=ClickRecipe(iou_weight=10.0, expected_iou=True),
-            trainable=WITHOUT_SCORING,
-            learning_rate=3e-4,
-            warmup_steps=30,
+            stages=(Stage(192, 700, num_targets=3),),
+            recipe=ClickRecipe(num_rounds=5, iou_weight=5.0, expected_iou=True, supervise_meant=True),
+            learning_rate=2e-4,
+            warmup_steps=20,
             decay_share=1.0,
             ema_decay=0.99,
-            seed=2,
+            seed=11,
         ),
     ),
-    Phase(
-        24_000,
-        6_000,
+    6: Phase(
         SegmenterTraining(
-            stages=(Stage(192, 600, num_targets=8),),
+            stages=(Stage(192, 400, num_targets=8),),
             recipe=ClickRecipe(expected_iou=True),
             augmentation=Augmentation(crop_probability=0.25),
             trainable=SCORING,
@@ -119,50 +105,84 @@ PHASES = (
             decay_share=1.0,
             ema_decay=0.98,
             freeze_batch_norm=True,
-            seed=3,
+            seed=12,
         ),
     ),
-)
+}
 
 
-def train(out: Path, phases: Sequence[int] = range(len(PHASES))) -> None:
-    """Runs the phases in order, each from the weights that the last one put into the package."""
-    for number in phases:
-        train_phase(number, out / f"phase{number}")
-
-
-def train_phase(number: int, out: Path) -> None:
-    """Draws the phase's bank, trains, and puts the moving average into the package in half precision."""
-    phase = PHASES[number]
-    initial = out / "initial.safetensors"
-    if number > 0 and not initial.is_file():
-        out.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(tiny_weights_path(), initial)
+def train(out: Path, phases: Sequence[int]) -> None:
+    """Runs phases in order, each from the weights of the one before; the last one's go into the package."""
+    out.mkdir(parents=True, exist_ok=True)
     with Progress() as progress:
-        drawing = progress.add_task(f"phase {number}: scenes", total=1.0)
+        scenes = draw_scenes(out, progress)
+        for number in phases:
+            phase, initial = PHASES[number], out / f"phase{number - 1}.safetensors"
+            if number == min(PHASES) and not initial.is_file():
+                save_model(grown(), initial)
+            task = progress.add_task(f"phase {number}: steps", total=phase.steps)
+            model = train_segmenter(
+                phase.training,
+                scenes,
+                out / f"phase{number}",
+                initial=initial,
+                stop_after=phase.stop_after,
+                device="cpu",
+                num_workers=1,
+                progress=lambda step, _, task=task: progress.update(task, completed=step),
+            )
+            save_model(model, out / f"phase{number}.safetensors")
+            (HERE / f"training_phase{number}.csv").write_bytes((out / f"phase{number}" / "log.csv").read_bytes())
+
+
+def draw_scenes(out: Path, progress: Progress) -> MixedSource:
+    """The scenes of training, drawn beforehand."""
+    sources = []
+    for style, seeds in (("plain", PLAIN), ("rich", RICH)):
+        task = progress.add_task(f"{style} scenes", total=1.0)
         bank = draw_bank(
-            out / "scenes",
-            first_seed=phase.first_seed,
-            num_scenes=phase.num_scenes,
-            progress=lambda done, total: progress.update(drawing, completed=done / total),
+            out / style,
+            first_seed=seeds.start,
+            num_scenes=len(seeds),
+            style=style,
+            progress=lambda done, total, task=task: progress.update(task, completed=done / total),
         )
-        training = progress.add_task(f"phase {number}: steps", total=phase.steps)
-        model = train_segmenter(
-            phase.training,
-            bank,
-            out / "training",
-            initial=initial if number > 0 else None,
-            stop_after=phase.stop_after,
-            device="cpu",
-            progress=lambda step, _: progress.update(training, completed=step),
-        )
-    weights = {name: half(value).contiguous() for name, value in model.state_dict().items()}
-    target = Path(tiny_weights_path())
-    target.parent.mkdir(exist_ok=True)
-    temporary = target.with_suffix(".tmp")
+        progress.update(task, completed=1.0)
+        sources.append(SceneSource(bank))
+    return MixedSource(sources, [1 - RICH_SHARE, RICH_SHARE])
+
+
+def grown() -> Sam:
+    """The model with the weights of :data:`BEFORE`; layers that it did not have begin as such that change nothing.
+
+    Its two residual blocks at stride 32 are gone: there was no room for them beside attention.
+    """
+    torch.manual_seed(0)
+    model = build_tiny()
+    weights = model.state_dict()
+    before = safetensors.torch.load(in_git(f"{BEFORE}:arrcoc_sam/weights/tiny.safetensors"))
+    model.load_state_dict(weights | {name: value for name, value in before.items() if name in weights})
+    return model
+
+
+def in_git(name: str) -> bytes:
+    """A file of another commit."""
+    return subprocess.run(["git", "show", name], cwd=ROOT, capture_output=True, check=True).stdout
+
+
+def ship(out: Path) -> None:
+    """Puts the weights of the last phase into the package, in half precision."""
+    model = build_tiny()
+    load_weights(model, out / f"phase{max(PHASES)}.safetensors", name="the embedded model")
+    save_model(model, Path(tiny_weights_path()), shorten=half)
+
+
+def save_model(model: Sam, path: Path, shorten: Callable[[torch.Tensor], torch.Tensor] = torch.clone) -> None:
+    """Weights and the size of the frame."""
+    weights = {name: shorten(value).contiguous() for name, value in model.state_dict().items()}
+    temporary = path.with_suffix(".tmp")
     save_file(weights, temporary, metadata={"format": "pt", "image_size": str(model.image_encoder.img_size)})
-    temporary.replace(target)
-    (HERE / f"training_phase{number}.csv").write_bytes((out / "training" / "log.csv").read_bytes())
+    temporary.replace(path)
 
 
 def half(value: torch.Tensor) -> torch.Tensor:
@@ -186,7 +206,9 @@ def evaluate() -> dict[str, Any]:
         "parameters": sum(p.numel() for p in segmenter.model.parameters()),
         "bytes": Path(tiny_weights_path()).stat().st_size,
         "checkpoint_hash": segmenter.checkpoint_hash,
-        "phases": [asdict(phase) for phase in PHASES],
+        "scenes": {"plain": [PLAIN.start, PLAIN.stop], "rich": [RICH.start, RICH.stop], "rich_share": RICH_SHARE},
+        "before": BEFORE,
+        "phases": {str(number): asdict(phase) for number, phase in PHASES.items()},
         "versions": {"arrcoc_sam": aa.__version__, "torch": torch.__version__, "numpy": np.__version__},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU",
         "commit": commit(),
@@ -275,8 +297,8 @@ def timing(segmenter: aa.Segmenter) -> dict[str, float]:
 def figures() -> None:
     """The training curve, and what the model answers on scenes it never saw."""
     (HERE / "figures").mkdir(exist_ok=True)
-    logs = [pd.read_csv(HERE / f"training_phase{number}.csv") for number in range(len(PHASES))]
-    starts = np.cumsum([0, *(phase.steps for phase in PHASES[:-1])])
+    logs = [pd.read_csv(HERE / f"training_phase{number}.csv") for number in range(1 + max(PHASES))]
+    starts = np.cumsum([0, *(log["step"].iloc[-1] for log in logs[:-1])])
     log = pd.concat([part.assign(step=part["step"] + start) for part, start in zip(logs, starts, strict=True)])
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -284,7 +306,7 @@ def figures() -> None:
         for name, color in zip(names, ("#00204d", "#c8a300"), strict=True):
             axes.plot(log["step"], log[name], color=color, alpha=0.15, linewidth=0.8)
             axes.plot(log["step"], log[name].rolling(15, min_periods=1).mean(), color=color, label=LABELS[name])
-        for boundary in (*starts[1:], PHASES[0].training.stages[0].steps):
+        for boundary in starts[1:]:
             axes.axvline(boundary, color="0.6", linestyle=":", linewidth=1)
         axes.set_xlabel("step (16 images × 4 prompts × 3 rounds)")
         axes.legend(frameon=False)
@@ -357,12 +379,14 @@ def commit() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["all", "train", "evaluate", "figures", "card"])
+    parser.add_argument("what", choices=["all", "train", "ship", "evaluate", "figures", "card"])
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "embedded_model", help="scenes and checkpoints")
-    parser.add_argument("--phase", type=int, help="only this phase of the training, from the shipped weights")
+    parser.add_argument("--phase", type=int, choices=PHASES, help="only this phase of the training")
     arguments = parser.parse_args()
     if arguments.what in ("all", "train"):
-        train(arguments.out, range(len(PHASES)) if arguments.phase is None else [arguments.phase])
+        train(arguments.out, list(PHASES) if arguments.phase is None else [arguments.phase])
+    if arguments.what in ("all", "ship"):
+        ship(arguments.out)
     if arguments.what in ("all", "evaluate"):
         print(json.dumps(evaluate(), indent=1))
     if arguments.what in ("all", "figures"):
