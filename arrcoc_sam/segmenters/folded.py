@@ -21,7 +21,8 @@ from segment_anything.modeling.transformer import Attention, TwoWayAttentionBloc
 from torch import Tensor, nn
 
 from arrcoc_sam.errors import InputError, explain
-from arrcoc_sam.segmenters.mask_scoring import MaskScoringDecoder, scored_iou
+from arrcoc_sam.segmenters.mask_scoring import looks_at_masks, scored_iou
+from arrcoc_sam.segmenters.prompt_content import with_content
 
 __all__ = ["FoldedDecoder", "can_fold", "folded_transformer", "image_to_token", "token_to_image"]
 
@@ -34,7 +35,7 @@ class FoldedDecoder:
 
     Attributes:
         masks: False gives no masks: the logits are (k, m, 0, 0), predicted IoU is as ever. Upscaling and hypernetworks
-            are skipped, unless predicted IoU depends on the masks (:class:`MaskScoringDecoder`).
+            are skipped, unless predicted IoU depends on the masks, as the embedded model's does.
         max_tokens: Fold up to so many tokens (five of the decoder's own and those of the prompt); by default while the
             products get smaller, which is below the width of a head: 15 tokens in SAM 1.
 
@@ -65,10 +66,11 @@ class FoldedDecoder:
         """Logits and predicted IoU of some of the mask tokens; see :func:`arrcoc_sam.segmenters.sam.stock_decoder`."""
         count = len(sparse)
         learned = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        sparse = with_content(decoder, image_embeddings, image_pe, sparse)
         queries = torch.cat([learned.expand(count, -1, -1), sparse], dim=1)
         source = image_embeddings + dense
         transformer: Any = decoder.transformer
-        with_masks = self.masks or isinstance(decoder, MaskScoringDecoder)  # which looks at them
+        with_masks = self.masks or looks_at_masks(decoder)  # which looks at them
         answers = [0, *(1 + token for token in tokens)] if with_masks else [0]
         with reduced():
             if self._pays(decoder, queries.shape[1]):

@@ -1,4 +1,4 @@
-"""A mask decoder whose predicted IoU also looks at the masks it is about.
+"""Predicted IoU that also looks at the masks it is about.
 
 SAM's head reads one token and never sees the masks. How they lie to each other says much about the IoU that an
 ambiguous click can expect: three masks that agree leave little to choose, a small one in a large one leaves much; and a
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from arrcoc_sam.errors import InputError, explain
 
-__all__ = ["MaskScoring", "MaskScoringDecoder", "mask_geometry", "scored_iou"]
+__all__ = ["MaskScoring", "looks_at_masks", "mask_geometry", "scored_iou"]
 
 _LEAST_AREA = 1e-4  # share of the frame; smaller masks have the same logarithm
 _MARGIN = 1.0  # logits around the threshold, for the stability
@@ -59,30 +59,9 @@ class MaskScoring(nn.Module):
         return corrected
 
 
-class MaskScoringDecoder(MaskDecoder):
-    """segment-anything's mask decoder, its predicted IoU corrected by :class:`MaskScoring`.
-
-    ``SamPredictor`` and all that is written for ``MaskDecoder`` work with it. Arguments are those of ``MaskDecoder``.
-    """
-
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.mask_scoring = nn.ModuleDict(
-            {"single": MaskScoring(1), "several": MaskScoring(self.num_multimask_outputs)}
-        )
-
-    def predict_masks(
-        self,
-        image_embeddings: Tensor,
-        image_pe: Tensor,
-        sparse_prompt_embeddings: Tensor,
-        dense_prompt_embeddings: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Logits and corrected predicted IoU of all mask tokens, as ``MaskDecoder.predict_masks`` gives them."""
-        logits, predicted_iou = super().predict_masks(
-            image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings
-        )
-        return logits, scored_iou(self, logits, predicted_iou, range(self.num_mask_tokens))
+def looks_at_masks(decoder: MaskDecoder) -> bool:
+    """Whether a decoder's predicted IoU depends on its masks."""
+    return hasattr(decoder, "mask_scoring")
 
 
 def scored_iou(
@@ -102,12 +81,12 @@ def scored_iou(
     Raises:
         InputError: Only some of the masks of an ambiguous prompt, which are judged together.
     """
-    if not isinstance(decoder, MaskScoringDecoder):
+    if not looks_at_masks(decoder):
         return predicted_iou
     single, several = int(0 in tokens), decoder.num_multimask_outputs
     if list(tokens)[single:] not in ([], list(range(1, several + 1))) or list(tokens)[:single] not in ([], [0]):
         raise InputError(explain(f"tokens {tuple(tokens)}", f"0, all of 1 to {several} in order, or both"))
-    scoring = decoder.mask_scoring
+    scoring: Any = decoder.mask_scoring
     parts = []
     with torch.autocast(logits.device.type, enabled=False):  # pixels are counted: reduced floats can't
         if single:

@@ -22,6 +22,7 @@ from arrcoc_sam.segmenters.base import DecoderOutput, ModelPrompts, Segmenter
 from arrcoc_sam.segmenters.folded import FoldedDecoder
 from arrcoc_sam.segmenters.lean_encoder import can_run_lean, lean_encoder
 from arrcoc_sam.segmenters.mask_scoring import scored_iou
+from arrcoc_sam.segmenters.prompt_content import with_content
 
 __all__ = ["DecoderPath", "SamSegmenter", "published_decoder", "stock_decoder"]
 
@@ -75,6 +76,7 @@ def stock_decoder(
     """
     count = len(sparse)
     learned = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    sparse = with_content(decoder, image_embeddings, image_pe, sparse)
     queries = torch.cat([learned.expand(count, -1, -1), sparse], dim=1)
     source = image_embeddings + dense
     with reduced():

@@ -1,6 +1,6 @@
 """The embedded model: segment-anything's prompt encoder and mask decoder on a small convolutional encoder.
 
-Its predicted IoU is corrected by what the masks look like (:mod:`arrcoc_sam.segmenters.mask_scoring`).
+What of it is our own: :mod:`arrcoc_sam.segmenters.tiny_encoder` and :mod:`arrcoc_sam.segmenters.tiny_decoder`.
 
 A demonstration model, trained from scratch by this package on its own procedural scenes; its weights ship inside the
 package. It makes the demo, the tests and the tutorials run offline in seconds. Real work names a real checkpoint.
@@ -16,7 +16,7 @@ from safetensors import safe_open
 from segment_anything.modeling import ImageEncoderViT, PromptEncoder, Sam, TwoWayTransformer
 
 from arrcoc_sam.errors import CheckpointError, explain
-from arrcoc_sam.segmenters.mask_scoring import MaskScoringDecoder
+from arrcoc_sam.segmenters.tiny_decoder import TinyDecoder
 from arrcoc_sam.segmenters.tiny_encoder import TinyEncoder
 
 __all__ = ["build_tiny", "set_image_size", "tiny_weights_path", "trained_image_size"]
@@ -47,7 +47,7 @@ def build_tiny(image_size: int = IMAGE_SIZE) -> Sam:
             input_image_size=(image_size, image_size),
             mask_in_chans=16,
         ),
-        mask_decoder=MaskScoringDecoder(
+        mask_decoder=TinyDecoder(
             num_multimask_outputs=3,
             transformer=TwoWayTransformer(depth=2, embedding_dim=EMBED_DIM, mlp_dim=512, num_heads=8),
             transformer_dim=EMBED_DIM,

@@ -68,6 +68,14 @@ class PromptBatch:
         """The number of targets, K."""
         return len(self.targets)
 
+    def first_of_each(self, count: int) -> PromptBatch:
+        """The batch with the first ``count`` targets of each image; each was drawn alike."""
+        starts = torch.searchsorted(self.image_index, self.image_index)
+        rows = torch.arange(len(self), device=self.image_index.device) - starts < count
+        shared = ("images", "valid", "pause_chance")
+        kept = {n: v[rows] if n not in shared and v is not None else v for n, v in self.state().items()}
+        return PromptBatch(**kept)
+
     def to(self, device: torch.device | str) -> PromptBatch:
         """The batch on another device."""
         moved: dict[str, Any] = {

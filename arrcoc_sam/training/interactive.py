@@ -30,7 +30,7 @@ from arrcoc_sam.training.meaning import expected_iou, matched_loss, what_is_mean
 from arrcoc_sam.training.recipe import SAM1_RECIPE, SAM2_RECIPE, ClickRecipe
 from arrcoc_sam.training.reduced_decoder import ReducedDecoder
 
-__all__ = ["SAM1_RECIPE", "SAM2_RECIPE", "ClickRecipe", "Decode", "InteractiveModel", "interactive_loss"]
+__all__ = ["SAM1_RECIPE", "SAM2_RECIPE", "ClickRecipe", "Decode", "InteractiveModel", "interactive_loss", "num_targets"]
 
 FIGURES = ("mask_loss", "iou_loss", "oracle_iou", "final_iou")
 """What :func:`interactive_loss` tells beside the loss."""
@@ -66,24 +66,38 @@ class InteractiveModel(nn.Module):
         self.autocast = autocast
 
     def forward(
-        self, batch: PromptBatch, normalizer: Float[Tensor, ""]
+        self, batch: PromptBatch, normalizers: Float[Tensor, " 2"]
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-        """The loss of a batch; see :func:`interactive_loss`."""
+        """The loss of a batch; see :func:`interactive_loss`.
+
+        Args:
+            batch: Of this process.
+            normalizers: The two numbers of :func:`num_targets`, of the whole step.
+        """
         model, recipe = self.model, self.recipe
+        every, those_decoded = normalizers
         reduced = partial(torch.autocast, batch.images.device.type, torch.bfloat16, enabled=self.autocast)
         frozen = not any(parameter.requires_grad for parameter in model.image_encoder.parameters())
         with torch.no_grad() if frozen else nullcontext(), reduced():
             embeddings = model.image_encoder(model.preprocess(batch.images))
         embeddings = embeddings.float()
-        grouping = partial(grouping_loss, model, embeddings, batch, recipe, normalizer=normalizer, reduced=reduced)
+        grouping = partial(grouping_loss, model, embeddings, batch, recipe, normalizer=every, reduced=reduced)
         if not recipe.transformer:
             return grouping()
         decoder = ReducedDecoder(model) if self.autocast else _Decoder(model)
-        loss, figures = interactive_loss(model, embeddings, batch, recipe, decode=decoder, normalizer=normalizer)
+        decoded = batch if recipe.decoded_targets is None else batch.first_of_each(recipe.decoded_targets)
+        loss, figures = interactive_loss(model, embeddings, decoded, recipe, decode=decoder, normalizer=those_decoded)
         if recipe.grouping_weight > 0:
             grouped, seen = grouping()
             loss, figures["grouping_loss"] = loss + recipe.grouping_weight * grouped, seen["mask_loss"]
         return loss, figures
+
+
+def num_targets(batch: PromptBatch, recipe: ClickRecipe) -> tuple[int, int]:
+    """How many targets a batch has, and how many of them go through the decoder."""
+    if recipe.decoded_targets is None:
+        return len(batch), len(batch)
+    return len(batch), int(torch.bincount(batch.image_index).clamp(max=recipe.decoded_targets).sum())
 
 
 class _Decoder(nn.Module):

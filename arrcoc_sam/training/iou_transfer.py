@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from arrcoc_sam.errors import DataError, InputError, TrainingError, UnsupportedModelError, explain
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.segmenters.base import ImageEmbedding, Segmenter
-from arrcoc_sam.segmenters.mask_scoring import MaskScoringDecoder
+from arrcoc_sam.segmenters.mask_scoring import looks_at_masks
 from arrcoc_sam.segmenters.sam import SamSegmenter
 from arrcoc_sam.training.iou_transfer_report import TransferReport, compare_heads
 from arrcoc_sam.training.schedule import Schedule
@@ -176,7 +176,7 @@ class _TaughtOutput:
         self.head: nn.Module = decoder.iou_prediction_head
         self.scoring: nn.Module | None = None
         self.columns, self.column = slice(None), token
-        if isinstance(decoder, MaskScoringDecoder):
+        if looks_at_masks(decoder):
             self.scoring = decoder.mask_scoring["single" if token == 0 else "several"]
             self.columns, self.column = (slice(0, 1), 0) if token == 0 else (slice(1, None), token - 1)
 

@@ -44,6 +44,7 @@ class ClickRecipe:
         transformer: Whether the decoder's transformer works between embedding and masks; without it mask tokens are
             read off the embedding under the click (:mod:`arrcoc_sam.training.grouping`), for one round of clicks.
         grouping_weight: Weight of that dense loss beside the decoder's own; of no meaning without the transformer.
+        decoded_targets: How many of an image's targets go through the decoder; the dense loss has all. None: all.
         round_reduction: Whether the loss is the "mean" over the rounds or their "sum".
     """
 
@@ -64,6 +65,7 @@ class ClickRecipe:
     supervise_meant: bool = False
     transformer: bool = True
     grouping_weight: float = 0.0
+    decoded_targets: int | None = None
     round_reduction: RoundReduction = "mean"
 
     def __post_init__(self) -> None:
@@ -85,6 +87,9 @@ class ClickRecipe:
         for name in ("box_noise", "box_noise_limit", "focal_weight", "dice_weight", "iou_weight", "grouping_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(explain(f"{name}={getattr(self, name)}", "a finite number of at least 0"))
+        if self.decoded_targets is not None and not (self.transformer and self.decoded_targets >= 1):
+            came = f"decoded_targets={self.decoded_targets} with transformer={self.transformer}"
+            raise InputError(explain(came, "at least 1, and a transformer that decodes them; or None"))
         if not self.transformer and (self.total_rounds > 1 or self.box_probability > 0):
             came = f"transformer=False with {self.total_rounds} rounds and box_probability={self.box_probability}"
             raise InputError(explain(came, "num_rounds=1, mask_only_rounds=0, box_probability=0: nothing but a click"))

@@ -22,6 +22,7 @@ from torch.func import functional_call
 
 from arrcoc_sam.segmenters.folded import can_fold, folded_transformer
 from arrcoc_sam.segmenters.mask_scoring import scored_iou
+from arrcoc_sam.segmenters.prompt_content import with_content
 from arrcoc_sam.segmenters.sam import stock_decoder
 
 __all__ = ["ReducedDecoder", "lean_decoder"]
@@ -82,6 +83,7 @@ def lean_decoder(
     The key biases of folded attentions, whose gradient is 0, get none.
     """
     learned = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    sparse = with_content(decoder, image_embeddings, image_pe, sparse)
     queries = torch.cat([learned.expand(len(sparse), -1, -1), sparse], dim=1)
     transformer: Any = decoder.transformer
     answers = [0, *(1 + token for token in tokens)]

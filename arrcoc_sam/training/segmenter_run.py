@@ -20,7 +20,7 @@ from arrcoc_sam.segmenters.tiny_encoder import TinyEncoder
 from arrcoc_sam.training.batches import PromptBatch
 from arrcoc_sam.training.checkpoint import load_state, save_state
 from arrcoc_sam.training.distributed import Devices
-from arrcoc_sam.training.interactive import InteractiveModel
+from arrcoc_sam.training.interactive import InteractiveModel, num_targets
 from arrcoc_sam.training.settings import SegmenterTraining
 from arrcoc_sam.training.trainable import has_live_batch_norm, parameter_groups, set_trainable, set_training_mode
 
@@ -115,7 +115,8 @@ class SegmenterRun:
             group["lr"] = group["peak"] * factor
         torch.manual_seed(self.config.seed + self.step)  # of layers that draw chance of their own, same after a kill
         self._optimizer.zero_grad(set_to_none=True)
-        figures = _backward(self._module, [batch.to(self.devices.device) for batch in given], self.devices)
+        counts = [num_targets(batch, self.config.recipe) for batch in given]
+        figures = _backward(self._module, [batch.to(self.devices.device) for batch in given], counts, self.devices)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm or float("inf"))
         if not (torch.isfinite(figures["loss"]) and torch.isfinite(norm)):
             path = self.folder / f"bad_batch_{self.devices.rank}.pt"
@@ -165,19 +166,20 @@ def _average(model: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
 
 
-def _backward(module: nn.Module, batches: Sequence[PromptBatch], devices: Devices) -> dict[str, Tensor]:
+def _backward(
+    module: nn.Module, batches: Sequence[PromptBatch], counts: Sequence[tuple[int, int]], devices: Devices
+) -> dict[str, Tensor]:
     """Gradients of one step's loss, and its figures over all devices."""
-    count = torch.tensor(float(sum(len(batch) for batch in batches)), device=devices.device)
     # Gradients are averaged over the processes, and the loss is a mean over the targets of them all.
-    normalizer = devices.sum(count)
+    normalizers = devices.sum(torch.tensor(counts, dtype=torch.float32, device=devices.device).sum(dim=0))
     sums: dict[str, Tensor] = {}
     for number, batch in enumerate(batches):
         if number + 1 < len(batches):
             with devices.unsynced(module):
-                loss, figures = module(batch, normalizer)
+                loss, figures = module(batch, normalizers)
                 (loss * devices.world_size).backward()
         else:
-            loss, figures = module(batch, normalizer)
+            loss, figures = module(batch, normalizers)
             (loss * devices.world_size).backward()
         for name, value in (figures | {"loss": loss.detach()}).items():
             sums[name] = sums[name] + value if name in sums else value

@@ -14,7 +14,7 @@ from arrcoc_sam.scenes import generate_scene
 from arrcoc_sam.segmenters.tiny import build_tiny
 from arrcoc_sam.training.batches import BatchPlan, PromptBatch, draw_batch
 from arrcoc_sam.training.grouping import read_masks
-from arrcoc_sam.training.interactive import InteractiveModel, interactive_loss
+from arrcoc_sam.training.interactive import InteractiveModel, interactive_loss, num_targets
 from arrcoc_sam.training.meaning import what_is_meant
 from arrcoc_sam.training.recipe import ClickRecipe
 from arrcoc_sam.training.segmenter import SegmenterTraining, Stage, train_segmenter
@@ -57,7 +57,7 @@ def test_clicks_find_their_own_image() -> None:
 
 def test_only_encoder_upscaling_and_hypernetworks_learn(batch: PromptBatch) -> None:
     model = build_tiny(64).train()
-    loss, figures = InteractiveModel(model, GROUPING, autocast=False)(batch, torch.tensor(float(len(batch))))
+    loss, figures = InteractiveModel(model, GROUPING, autocast=False)(batch, torch.full((2,), float(len(batch))))
     loss.backward()
     learned = {name for name, value in model.named_parameters() if value.grad is not None}
     assert any(name.startswith("image_encoder") for name in learned)
@@ -70,7 +70,7 @@ def test_without_the_meant_masks_it_is_the_minimum_over_masks(batch: PromptBatch
     torch.manual_seed(0)
     model = build_tiny(64)
     recipe = replace(GROUPING, supervise_meant=False)
-    loss, _ = InteractiveModel(model, recipe, autocast=False)(batch, torch.tensor(float(len(batch))))
+    loss, _ = InteractiveModel(model, recipe, autocast=False)(batch, torch.full((2,), float(len(batch))))
     embeddings = model.image_encoder(model.preprocess(batch.images))
     logits = read_masks(model.mask_decoder, embeddings, batch.image_index, batch.points_xy, 64.0)
     expected, _ = LF.min_over_masks_loss(
@@ -151,10 +151,35 @@ def test_it_learns(tmp_path: Any) -> None:
 def test_beside_the_decoder(batch: PromptBatch) -> None:
     """The dense loss is added by its weight."""
     torch.manual_seed(0)
-    model, count = build_tiny(64), torch.tensor(float(len(batch)))
+    model, count = build_tiny(64), torch.full((2,), float(len(batch)))
     recipe = ClickRecipe(num_rounds=2, supervise_meant=True)
     alone, _ = InteractiveModel(model, recipe, autocast=False)(batch, count)
     dense, _ = InteractiveModel(model, GROUPING, autocast=False)(batch, count)
     both, figures = InteractiveModel(model, replace(recipe, grouping_weight=0.5), autocast=False)(batch, count)
     torch.testing.assert_close(both, alone + 0.5 * dense)
     torch.testing.assert_close(figures["grouping_loss"], dense.detach())
+
+
+def test_the_decoder_sees_some_of_the_targets(batch: PromptBatch) -> None:
+    """The first one of each image goes through the decoder, and its loss is a mean over those."""
+    torch.manual_seed(0)
+    model, recipe = build_tiny(64), ClickRecipe(num_rounds=2, grouping_weight=0.5, supervise_meant=True)
+    some = replace(recipe, decoded_targets=1)
+    assert len(batch) > 3
+    assert num_targets(batch, recipe) == (len(batch), len(batch))
+    assert num_targets(batch, some) == (len(batch), 3)
+    first = batch.first_of_each(1)
+    assert first.image_index.tolist() == [0, 1, 2]
+    torch.testing.assert_close(first.points_xy[1], batch.points_xy[batch.image_index == 1][0])
+
+    def loss_of(asked: ClickRecipe, given: PromptBatch) -> torch.Tensor:
+        normalizers = torch.tensor(num_targets(given, asked), dtype=torch.float32)
+        found, _ = InteractiveModel(model, asked, autocast=False)(given, normalizers)
+        return found.detach()
+
+    dense, decoded = loss_of(GROUPING, batch), loss_of(replace(recipe, grouping_weight=0.0), first)
+    torch.testing.assert_close(loss_of(some, batch), decoded + 0.5 * dense)
+    with pytest.raises(InputError, match="decoded_targets"):
+        replace(GROUPING, decoded_targets=1)
+    with pytest.raises(InputError, match="decoded_targets"):
+        replace(recipe, decoded_targets=0)
