@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ LEVELS = ("whole", "part", "subpart")
 
 def write_card(results: dict[str, Any], path: Path) -> None:
     """The card as Markdown; every number comes from ``results``."""
-    last = results["phases"][-1]["training"]
+    last = list(results["phases"].values())[-1]["training"]
+    earlier = json.loads(Path(__file__).with_name("earlier_phases.json").read_text())
+    plain, rich = results["scenes"]["plain"], results["scenes"]["rich"]
+    scenes = f"plain ({plain[0]:,} to {plain[1] - 1:,}), {results['scenes']['rich_share']:.0%} rich ({rich[0]:,} to {rich[1] - 1:,})"
     lines = [
         "# tiny: the embedded demonstration model",
         "",
@@ -19,10 +23,11 @@ def write_card(results: dict[str, Any], path: Path) -> None:
         "photograph. It makes the demo, the tests and the tutorials run offline in seconds. Real work names a real",
         "checkpoint (`arrcoc-sam checkpoints list`).",
         "",
-        "segment-anything's own prompt encoder and mask decoder (width 128, two layers) on a small convolutional encoder",
-        f"of stride 8: {results['parameters'] / 1e6:.2f} M parameters, {results['bytes'] / 1e6:.2f} MB as safetensors in half",
-        f"precision, frame {last['stages'][-1]['image_size']} × {last['stages'][-1]['image_size']} px. What the IoU head predicts is corrected by two small networks",
-        "that see the masks (`arrcoc_sam/segmenters/mask_scoring.py`), in every predictor alike. Apache-2.0, as the package.",
+        "segment-anything's own prompt encoder and mask decoder (width 128, two layers) on a small encoder of stride 8,",
+        f"convolutions with attention at stride 16: {results['parameters'] / 1e6:.2f} M parameters, {results['bytes'] / 1e6:.2f} MB as safetensors in half",
+        f"precision, frame {last['stages'][-1]['image_size']} × {last['stages'][-1]['image_size']} px. Prompt tokens are told what the image shows at their places",
+        "(`segmenters/prompt_content.py`), and what the IoU head predicts is corrected by two small networks that see the masks",
+        "(`segmenters/mask_scoring.py`), in every predictor alike. Apache-2.0, as the package.",
         "",
     ]
     for split in results["splits"]:
@@ -35,40 +40,53 @@ def write_card(results: dict[str, Any], path: Path) -> None:
     lines += [
         "## How it was made",
         "",
-        "Minimum-over-masks 20 focal + Dice and the IoU head's squared error; AdamW, moving average, bfloat16 autocast, CPU.",
-        "Each phase goes on from the weights of the one before, on scenes of generator version 1:",
+        "20 focal + Dice and the IoU head's squared error; AdamW, moving average, bfloat16, CPU. Each phase goes on from the",
+        "weights of the one before. Phases 0 to 3 made the weights of this package's first versions, by SAM's minimum over",
+        f"masks, from plain scenes and with an encoder without attention (commit `{results['before']}`, whose `run.py all` makes them from",
+        "nothing). In phase 4 layers were added that at first change nothing, and two blocks of stride 32 were left out; prompt",
+        "tokens are told their content since phase 5. From phase 4 on everything that a click may mean is learned, and a dense",
+        "loss stands beside the decoder's (docs/training.md).",
         "",
-        "| phase | scenes (seeds) | steps | a step | trained | learning rate | weight of the IoU loss | moving average | seed |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        *(phase_row(number, phase) for number, phase in enumerate(results["phases"])),
+        "| phase | scenes (seeds) | steps | a step | trained | learning rate | weight of the dense loss | weight of the IoU loss | moving average | seed |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        *(phase_row(number, phase, scenes_of(phase)) for number, phase in enumerate(earlier)),
+        *(phase_row(int(number), phase, scenes) for number, phase in results["phases"].items()),
         "",
-        f"Evaluated at commit `{results['commit'][:12]}` with torch {results['versions']['torch']}. To make it again:",
+        f"Evaluated at commit `{results['commit'][:12]}` with torch {results['versions']['torch']}. To make it again, two hours of two cores:",
         "",
         "```bash",
         "uv run python experiments/embedded_model/run.py all",
         "```",
         "",
-        "The shipped run was made in sittings on one core of a shared machine: the first 1,750 steps ran the mask upscaling in",
-        "bfloat16 and a plain PyTorch version of the same losses, and all phases drew their batches by an earlier version of",
-        "the loop (one crop a batch); schedule, data, losses and seeds are those of the command. Weights that the command",
-        "makes are therefore not the same bit for bit.",
+        "Weights that the command makes are not the same bit for bit: threads add in any order, and the shipped run was made in",
+        "sittings. Phase 5 began with the weights of phase 4 themselves, not with their moving average; the first 1,750 steps of",
+        "phase 0 ran a plain PyTorch version of the same losses.",
         "",
     ]
     path.write_text("\n".join(lines))
 
 
-def phase_row(number: int, phase: dict[str, Any]) -> str:
+def scenes_of(phase: dict[str, Any]) -> str:
+    """The scenes of one of the first phases."""
+    first = phase["first_seed"]
+    return f"plain ({first:,} to {first + phase['num_scenes'] - 1:,})"
+
+
+def phase_row(number: int, phase: dict[str, Any], scenes: str) -> str:
     """One phase of the training as a row."""
     training = phase["training"]
     first, recipe = training["stages"][0], training["recipe"]
+    decoded = recipe.get("decoded_targets")
     cells = [
-        str(number + 1),
-        f"{phase['num_scenes']:,} ({phase['first_seed']:,} to {phase['first_seed'] + phase['num_scenes'] - 1:,})",
+        str(number),
+        scenes,
         ", then ".join(f"{stage['steps']:,} at {stage['image_size']} px" for stage in training["stages"])
         + (f", stopped after {phase['stop_after']:,}" if phase["stop_after"] else ""),
-        f"{first['num_images']} images × {first['num_targets']} prompts × {recipe['num_rounds']} rounds",
+        f"{first['num_images']} images × {decoded or first['num_targets']} prompts × {recipe['num_rounds']} rounds"
+        + (f", {first['num_targets']} in the dense loss" if decoded else ""),
         trained_parts(training["trainable"]),
         f"{training['learning_rate']:g}",
+        f"{recipe.get('grouping_weight', 0.0):g}",
         f"{recipe['iou_weight']:g}" + (", expected IoU" if recipe["expected_iou"] else ""),
         f"{training['ema_decay']:g}",
         str(training["seed"]),
@@ -78,7 +96,7 @@ def phase_row(number: int, phase: dict[str, Any]) -> str:
 
 SPLITS = {
     "scenes-test-v1": "plain scenes, as in training",
-    "scenes-test-v2": "rich scenes, which it never saw the like of",
+    "scenes-test-v2": "rich scenes",
 }
 
 
@@ -127,7 +145,11 @@ def trained_parts(patterns: list[str]) -> str:
         "prompt_encoder.*": "prompt encoder",
         "mask_decoder.transformer.*": "decoder",
     }
-    names |= {"mask_decoder.iou_prediction_head.*": "IoU head", "mask_decoder.mask_scoring.*": "mask scoring"}
+    names |= {
+        "mask_decoder.iou_prediction_head.*": "IoU head",
+        "mask_decoder.mask_scoring.*": "mask scoring",
+        "*": "all",
+    }
     return ", ".join(name for pattern, name in names.items() if pattern in patterns)
 
 

@@ -13,7 +13,7 @@ import platform
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -67,45 +67,63 @@ BEFORE = "1a0e12c"
 PLAIN, RICH, RICH_SHARE = range(16_000), range(1_000_000, 1_008_000), 0.3
 """Seeds of the scenes of training, and the share of images that are rich."""
 
-SCORING = ("mask_decoder.mask_scoring.*", "mask_decoder.iou_prediction_head.*")
+MEANT = ClickRecipe(iou_weight=5.0, expected_iou=True, supervise_meant=True)
+"""Everything that a click may mean is learned, and the head learns the expected IoU."""
 
 PHASES = {
+    # everything through the decoder, half of the loss dense; broken off, since the dense loss fell too slowly
     4: Phase(
         SegmenterTraining(
             stages=(Stage(160, 2600), Stage(192, 2600)),
-            recipe=ClickRecipe(iou_weight=5.0, expected_iou=True, supervise_meant=True, grouping_weight=0.5),
+            recipe=replace(MEANT, grouping_weight=0.5),
             learning_rate=6e-4,
             warmup_steps=200,
             decay_share=0.7,
             floor=0.2,
             ema_decay=0.998,
             seed=10,
-            validation=Validation(every=1000, scenes=40, rich_share=0.3, clicks=CLICKS),
         ),
+        stop_after=2500,
     ),
+    # mostly dense: twelve targets an image, two of them through the decoder as well
     5: Phase(
         SegmenterTraining(
-            stages=(Stage(192, 700, num_targets=3),),
-            recipe=ClickRecipe(num_rounds=5, iou_weight=5.0, expected_iou=True, supervise_meant=True),
-            learning_rate=2e-4,
-            warmup_steps=20,
-            decay_share=1.0,
-            ema_decay=0.99,
-            seed=11,
+            stages=(Stage(160, 2400, num_targets=12),),
+            recipe=replace(MEANT, grouping_weight=1.5, decoded_targets=2),
+            learning_rate=8e-4,
+            warmup_steps=100,
+            decay_share=0.5,
+            floor=0.4,
+            ema_decay=0.995,
+            seed=20,
         ),
     ),
+    # more of the decoder, more clicks
     6: Phase(
         SegmenterTraining(
-            stages=(Stage(192, 400, num_targets=8),),
+            stages=(Stage(192, 1600, num_targets=8),),
+            recipe=replace(MEANT, num_rounds=4, grouping_weight=1.0, decoded_targets=3),
+            learning_rate=5e-4,
+            warmup_steps=50,
+            decay_share=1.0,
+            ema_decay=0.995,
+            seed=21,
+            validation=Validation(every=800, scenes=40, rich_share=0.3, clicks=CLICKS),
+        ),
+    ),
+    # the IoU head and what corrects it
+    7: Phase(
+        SegmenterTraining(
+            stages=(Stage(192, 350, num_targets=8),),
             recipe=ClickRecipe(expected_iou=True),
             augmentation=Augmentation(crop_probability=0.25),
-            trainable=SCORING,
+            trainable=("mask_decoder.mask_scoring.*", "mask_decoder.iou_prediction_head.*"),
             learning_rate=2e-3,
             warmup_steps=30,
             decay_share=1.0,
             ema_decay=0.98,
             freeze_batch_norm=True,
-            seed=12,
+            seed=22,
         ),
     ),
 }
@@ -128,7 +146,6 @@ def train(out: Path, phases: Sequence[int]) -> None:
                 initial=initial,
                 stop_after=phase.stop_after,
                 device="cpu",
-                num_workers=1,
                 progress=lambda step, _, task=task: progress.update(task, completed=step),
             )
             save_model(model, out / f"phase{number}.safetensors")
