@@ -325,7 +325,7 @@ def figures() -> None:
             axes.plot(log["step"], log[name].rolling(15, min_periods=1).mean(), color=color, label=LABELS[name])
         for boundary in starts[1:]:
             axes.axvline(boundary, color="0.6", linestyle=":", linewidth=1)
-        axes.set_xlabel("step (16 images × 4 prompts × 3 rounds)")
+        axes.set_xlabel("step (16 images); dotted: a new phase")
         axes.legend(frameon=False)
     left.set_yscale("log")
     left.set_ylabel("training loss")
@@ -339,7 +339,7 @@ LABELS = {
     "mask_loss": "20 focal + Dice",
     "iou_loss": "IoU head, squared error",
     "oracle_iou": "first prompt, best of three",
-    "final_iou": "third prompt, token 0",
+    "final_iou": "last prompt, token 0",
 }
 
 
