@@ -22,15 +22,16 @@ class _Residual(nn.Module):
     def __init__(self, width: int, *, last: bool = False) -> None:
         super().__init__()
         self.last = last
+        ending = nn.BatchNorm2d(width)
+        if last:
+            nn.init.zeros_(ending.weight)
         self.body = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),
             nn.GELU(),
             nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
+            ending,
         )
-        if last:
-            nn.init.zeros_(self.body[-1].weight)
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = x + self.body(x)
@@ -56,10 +57,11 @@ class _Attention(nn.Module):
         self.place = nn.Conv2d(width, width, 3, padding=1, groups=width)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))
-        for last in (self.place, self.out, self.mlp[-1]):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        narrow = nn.Linear(expansion * width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), narrow)
+        for last in (self.place, self.out, narrow):
+            for weights in last.parameters():
+                nn.init.zeros_(weights)
 
     def forward(self, x: Tensor) -> Tensor:
         cells = (x + self.place(x)).flatten(2).transpose(1, 2)
@@ -70,7 +72,8 @@ class _Attention(nn.Module):
         attended = (scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(cells.shape)
         cells = cells + self.out(attended)
         cells = cells + self.mlp(self.norm2(cells))
-        return cells.transpose(1, 2).reshape(x.shape)
+        placed: Tensor = cells.transpose(1, 2).reshape(x.shape)
+        return placed
 
 
 class TinyEncoder(nn.Module):

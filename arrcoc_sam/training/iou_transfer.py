@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -171,7 +171,7 @@ class _TaughtOutput:
     """One column of the predicted IoU as a function of what the head reads and, where it is looked at, of the masks."""
 
     def __init__(self, segmenter: SamSegmenter, token: int) -> None:
-        decoder = segmenter.model.mask_decoder
+        decoder: Any = segmenter.model.mask_decoder
         self.segmenter = segmenter
         self.head: nn.Module = decoder.iou_prediction_head
         self.scoring: nn.Module | None = None
