@@ -109,10 +109,10 @@ def test_the_embedded_model(picture: Picture, num_crop_layers: int) -> None:
     tiny = load_segmenter("tiny", device="cpu")
     image = picture(100, 130, 3)
     options: dict[str, Any] = {
-        "points_per_side": 8,
-        "min_predicted_iou": 0.1,
-        "min_stability": 0.25,
-        "box_nms_iou": 0.92,
+        "points_per_side": 12,
+        "min_predicted_iou": 0.0,
+        "min_stability": 0.1,
+        "box_nms_iou": 0.97,
         "num_crop_layers": num_crop_layers,
         "crop_points_downscale": 4,
         "min_region_area": 20,
