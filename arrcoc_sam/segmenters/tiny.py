@@ -38,9 +38,8 @@ def build_tiny(image_size: int = IMAGE_SIZE) -> Sam:
     """
     grid = image_size // STRIDE
     sam = Sam(
-        image_encoder=cast(
-            ImageEncoderViT, TinyEncoder(image_size, EMBED_DIM)
-        ),  # Sam uses img_size and forward of it, no more
+        # Sam uses img_size and forward of it, no more
+        image_encoder=cast(ImageEncoderViT, TinyEncoder(image_size, EMBED_DIM)),
         prompt_encoder=PromptEncoder(
             embed_dim=EMBED_DIM,
             image_embedding_size=(grid, grid),
