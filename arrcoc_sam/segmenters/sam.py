@@ -117,7 +117,7 @@ class SamSegmenter(Segmenter):
         >>> segmenter = SamSegmenter(build_tiny(), name="untrained")
         >>> embedding = segmenter.encode(np.zeros((60, 80, 3), dtype=np.uint8))
         >>> len(embedding), segmenter.transform_for((60, 80)).resized_hw
-        (1, (144, 192))
+        (1, (192, 256))
     """
 
     model: Sam

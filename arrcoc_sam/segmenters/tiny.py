@@ -23,7 +23,7 @@ __all__ = ["build_tiny", "set_image_size", "tiny_weights_path", "trained_image_s
 
 EMBED_DIM = 128
 STRIDE = 8
-IMAGE_SIZE = 192
+IMAGE_SIZE = 256
 """Side in pixels of the square frame that the shipped weights were trained at."""
 
 
@@ -81,7 +81,7 @@ def tiny_weights_path() -> str:
 
 
 def trained_image_size(path: str | Path) -> int:
-    """The side of the frame, in pixels, that a file of weights names in its header; 192 where it names none.
+    """The side of the frame, in pixels, that a file of weights names in its header; 256 where it names none.
 
     Args:
         path: A file of weights that can be read.

@@ -7,7 +7,7 @@ however it is split among devices, workers and accumulation steps, and a killed 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor
 from arrcoc_sam.errors import DataError, InputError, explain
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.masks import mask_boxes
+from arrcoc_sam.training.given_masks import draw_given_masks
 from arrcoc_sam.training.sources import MaskedImage, MaskSource
 
 __all__ = ["Augmentation", "BatchPlan", "PromptBatch", "draw_batch"]
@@ -28,6 +29,8 @@ __all__ = ["Augmentation", "BatchPlan", "PromptBatch", "draw_batch"]
 _LEAST_CELLS = 4
 # Images that may turn out to hold no target that is large enough before a place of the batch is given up.
 _ATTEMPTS = 50
+# Masks of another image that may be pasted.
+_DONORS = 3
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,9 @@ class PromptBatch:
         meant: (K, A, g, g) bool, the masks of the image that hold each click, padded with empty ones; None where the
             recipe does not ask for them.
         meant_chance: (K, A), how probable it is that the click means each: they sum to 1.
+        given: (K,) whether the first prompt is a mask of somebody else's making; None where the recipe has none.
+        given_logits: (K, g, g), that mask as a prompt; 0 where there is none.
+        given_xy: (K, 2) float32, the point that is asked with it, in the model's frame.
     """
 
     images: Float[Tensor, "B 3 S S"]
@@ -63,6 +69,9 @@ class PromptBatch:
     pause_chance: float
     meant: Bool[Tensor, "K A g g"] | None = None
     meant_chance: Float[Tensor, "K A"] | None = None
+    given: Bool[Tensor, " K"] | None = None
+    given_logits: Float[Tensor, "K g g"] | None = None
+    given_xy: Float[Tensor, "K 2"] | None = None
 
     def __len__(self) -> int:
         """The number of targets, K."""
@@ -128,6 +137,8 @@ class BatchPlan:
         num_clicks: R, rounds after the first.
         largest_target: Targets that cover more of their image than this are not drawn.
         with_meant: Tell for each click which masks it may have meant.
+        given_share: Share of targets whose first prompt is a mask of somebody else's making.
+        given_targets: Draw such masks for the first so many targets of an image alone; None: for all.
         augmentation: How images are changed.
         padding: RGB in [0, 255]: the model's mean colour, which it normalises to zero.
     """
@@ -138,6 +149,8 @@ class BatchPlan:
     num_clicks: int = 2
     largest_target: float = 1.0
     with_meant: bool = False
+    given_share: float = 0.0
+    given_targets: int | None = None
     augmentation: Augmentation = Augmentation()
     padding: tuple[float, float, float] = (123.675, 116.28, 103.53)
 
@@ -173,7 +186,16 @@ def draw_batch(source: MaskSource, plan: BatchPlan, *, seed: int, step: int, pla
         pause_chance=float(np.random.default_rng([seed, step]).random()),
         meant=_padded([one.meant for one in drawn if one.meant is not None]),
         meant_chance=_padded([one.meant_chance for one in drawn if one.meant_chance is not None]),
+        given=_joined([one.given for one in drawn]),
+        given_logits=_joined([one.given_logits for one in drawn]),
+        given_xy=_joined([one.given_xy for one in drawn]),
     )
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Rows of all parts; None where none was drawn."""
+    drawn = [part for part in parts if part is not None]
+    return torch.cat(drawn) if drawn else None
 
 
 def _padded(parts: Sequence[Tensor]) -> Tensor | None:
@@ -189,7 +211,7 @@ def _draw_image(source: MaskSource, plan: BatchPlan, rng: np.random.Generator) -
     """One image with its targets, as a batch of its own."""
     for _ in range(_ATTEMPTS):
         masked = source[int(rng.integers(len(source)))]
-        found = _prompted(masked, plan, rng)
+        found = _prompted(masked, plan, rng, source)
         if found is not None:
             return found
     expected = f"masks of at least {_LEAST_CELLS} cells of the {plan.mask_size} x {plan.mask_size} logits"
@@ -197,7 +219,7 @@ def _draw_image(source: MaskSource, plan: BatchPlan, rng: np.random.Generator) -
     raise DataError(explain(f"{_ATTEMPTS} images drawn, none with a target of a usable size", expected, mend))
 
 
-def _prompted(masked: MaskedImage, plan: BatchPlan, rng: np.random.Generator) -> PromptBatch | None:
+def _prompted(masked: MaskedImage, plan: BatchPlan, rng: np.random.Generator, others: MaskSource) -> PromptBatch | None:
     """The image augmented, with up to ``num_targets`` of its masks; None where none of those drawn can be used."""
     window = _crop_window(masked.image.shape[:2], plan.augmentation, rng)
     turns = int(rng.integers(4)) if plan.augmentation.rotate else 0
@@ -225,7 +247,7 @@ def _prompted(masked: MaskedImage, plan: BatchPlan, rng: np.random.Generator) ->
     points = np.stack([_uniform_pixel(region, rng) for region in regions[kept]])
     meant, meant_chance = _meant(coverage > 0.5, usable, regions, points) if plan.with_meant else (None, None)
     boxes = mask_boxes(torch.from_numpy(masks[kept]))
-    return PromptBatch(
+    batch = PromptBatch(
         images=_framed(_turned(masked.image[None, *window], turns, mirrored)[0], transform, plan, rng)[None],
         valid=(transform.grid_valid((plan.mask_size, plan.mask_size)) >= 0.5)[None],
         image_index=torch.zeros(count, dtype=torch.int64),
@@ -239,6 +261,19 @@ def _prompted(masked: MaskedImage, plan: BatchPlan, rng: np.random.Generator) ->
         meant=meant,
         meant_chance=meant_chance,
     )
+    if plan.given_share > 0:  # after all other chance, which stays as it is without
+        donors, grid = _donors(others, rng), plan.mask_size
+        asked = draw_given_masks(
+            masks, kept, donors, transform, grid, rng, share=plan.given_share, most=plan.given_targets
+        )
+        batch = replace(batch, given=asked.given, given_logits=asked.logits, given_xy=asked.points_xy)
+    return batch
+
+
+def _donors(source: MaskSource, rng: np.random.Generator) -> Bool[ndarray, "D h w"]:
+    """Masks of another image."""
+    other = source[int(rng.integers(len(source)))]
+    return other.read_masks(rng.permutation(other.num_masks)[:_DONORS])
 
 
 def _meant(

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int64
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
+from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.losses import functional as LF
 from arrcoc_sam.masks import mask_iou
 from arrcoc_sam.prompts.clicks import sample_error_clicks
@@ -144,10 +145,13 @@ def interactive_loss(
     targets, truth = batch.targets, batch.targets > 0.5
     per_prompt = embeddings[batch.image_index]
     padding = ~batch.valid[batch.image_index][:, None]
-    boxed = batch.box_chance < recipe.box_probability
+    given = _given(batch, recipe)
+    boxed = (batch.box_chance < recipe.box_probability) & ~given
     boxes = _noisy_boxes(batch.boxes_xyxy, batch.box_shift, recipe, frame)
     points, labels = batch.points_xy[:, None], torch.ones_like(batch.box_chance)[:, None]
-    single = torch.zeros_like(boxed) if recipe.multimask_boxes else boxed
+    if batch.given_xy is not None:
+        points = torch.where(given[:, None, None], batch.given_xy[:, None], points)
+    single = given if recipe.multimask_boxes else given | boxed
 
     sums = {name: targets.new_zeros(()) for name in FIGURES}
     logits: Tensor | None = None
@@ -159,7 +163,11 @@ def interactive_loss(
         sparse = _embed_prompts(model, points, labels, boxes, boxed)
         shown_to = list(_shown_tokens(single if turn == 0 else torch.ones_like(single)))
         tokens = [token for _, those in reversed(shown_to) for token in those]
-        all_logits, all_iou = decode(per_prompt, sparse, _embed_previous(model, logits, len(targets)), tokens)
+        dense = _embed_previous(model, logits, len(targets))
+        if turn == 0 and batch.given_logits is not None and given.any():
+            dense = dense.clone()
+            dense[given] = _embed_previous(model, batch.given_logits[given], int(given.sum()))
+        all_logits, all_iou = decode(per_prompt, sparse, dense, tokens)
         all_logits = all_logits.float().masked_fill(padding, _PADDING_LOGIT)
         logits = torch.empty_like(targets)
         for rows, those in shown_to:
@@ -168,7 +176,7 @@ def interactive_loss(
             shown, predicted = all_logits[rows][:, columns], all_iou[rows][:, columns].float()
             expected, mask_loss = None, None
             if turn == 0 and recipe.needs_meant:
-                meant = what_is_meant(batch, rows, boxed)
+                meant = what_is_meant(batch, rows, boxed | given)
                 if recipe.expected_iou:
                     expected = expected_iou(shown.detach() > 0, meant)
                 if recipe.supervise_meant and shown.shape[1] > 1:
@@ -189,6 +197,16 @@ def interactive_loss(
     means = {name: value / normalizer for name, value in sums.items()}
     loss = means["mask_loss"] + recipe.iou_weight * means["iou_loss"]
     return loss, {name: value.detach() for name, value in means.items()}
+
+
+def _given(batch: PromptBatch, recipe: ClickRecipe) -> Bool[Tensor, " K"]:
+    """Whether the first prompt of each target is a mask."""
+    if batch.given is not None:
+        return batch.given
+    if recipe.given_mask_probability > 0:
+        came = f"a batch without given masks, with given_mask_probability={recipe.given_mask_probability}"
+        raise InputError(explain(came, mend="draw it by a plan with given_share"))
+    return torch.zeros_like(batch.box_chance, dtype=torch.bool)
 
 
 class _Answer(NamedTuple):

@@ -29,6 +29,9 @@ class ClickRecipe:
         box_noise: Standard deviation of a box corner, as a share of the box's side.
         box_noise_limit: The largest shift of a corner, as a share of the model's frame (SAM: 20 of 1024 pixels).
         multimask_boxes: Whether a first box is answered with three masks as a click is, or with one.
+        given_mask_probability: Share of targets whose first prompt is somebody else's mask of them, wrong in some way,
+            with a point in its middle, in place of click or box; token 0 answers
+            (:mod:`arrcoc_sam.training.given_masks`). No published recipe has it.
         truth_click_probability: Chance that a later click falls anywhere in the target in place of the error region.
         largest_target: Targets that cover more of their image than this are not drawn.
         focal_weight: Weight of the focal loss.
@@ -54,6 +57,7 @@ class ClickRecipe:
     box_noise: float = 0.1
     box_noise_limit: float = 20 / 1024
     multimask_boxes: bool = True
+    given_mask_probability: float = 0.0
     truth_click_probability: float = 0.0
     largest_target: float = 1.0
     focal_weight: float = 20.0
@@ -79,7 +83,7 @@ class ClickRecipe:
             raise InputError(explain(f"num_rounds={self.num_rounds}", "at least 1"))
         if self.mask_only_rounds not in (0, 1, 2):
             raise InputError(explain(f"mask_only_rounds={self.mask_only_rounds}", "0, 1 or 2"))
-        for name in ("box_probability", "truth_click_probability"):
+        for name in ("box_probability", "given_mask_probability", "truth_click_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(explain(f"{name}={getattr(self, name)}", "a share in [0, 1]"))
         if not 0 < self.largest_target <= 1:
@@ -90,9 +94,11 @@ class ClickRecipe:
         if self.decoded_targets is not None and not (self.transformer and self.decoded_targets >= 1):
             came = f"decoded_targets={self.decoded_targets} with transformer={self.transformer}"
             raise InputError(explain(came, "at least 1, and a transformer that decodes them; or None"))
-        if not self.transformer and (self.total_rounds > 1 or self.box_probability > 0):
-            came = f"transformer=False with {self.total_rounds} rounds and box_probability={self.box_probability}"
-            raise InputError(explain(came, "num_rounds=1, mask_only_rounds=0, box_probability=0: nothing but a click"))
+        others = self.box_probability + self.given_mask_probability
+        if not self.transformer and (self.total_rounds > 1 or others > 0):
+            came = f"transformer=False with {self.total_rounds} rounds, {others} of the first prompts no click"
+            mend = "set num_rounds=1, and mask_only_rounds, box_probability and given_mask_probability to 0"
+            raise InputError(explain(came, "nothing but one click", mend))
         for name, known in (
             ("iou_kind", IOU_LOSSES),
             ("iou_supervise", SUPERVISIONS),

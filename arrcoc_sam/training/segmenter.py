@@ -214,6 +214,8 @@ def _batch_plan(
         num_clicks=num_clicks,
         largest_target=config.recipe.largest_target,
         with_meant=config.recipe.needs_meant,
+        given_share=config.recipe.given_mask_probability,
+        given_targets=config.recipe.decoded_targets,
         augmentation=config.augmentation,
         padding=padding,
     )

@@ -126,6 +126,46 @@ PHASES = {
             seed=22,
         ),
     ),
+    # as phase 5, at a higher resolution
+    8: Phase(
+        SegmenterTraining(
+            stages=(Stage(224, 2400, num_targets=12),),
+            recipe=replace(MEANT, grouping_weight=1.5, decoded_targets=2),
+            learning_rate=7e-4,
+            warmup_steps=100,
+            decay_share=0.6,
+            floor=0.35,
+            ema_decay=0.995,
+            seed=30,
+        ),
+    ),
+    # as phase 6, and a fifth of the decoder's prompts are masks of somebody else's making
+    9: Phase(
+        SegmenterTraining(
+            stages=(Stage(224, 2100, num_targets=8),),
+            recipe=replace(MEANT, num_rounds=4, given_mask_probability=0.2, grouping_weight=1.0, decoded_targets=3),
+            learning_rate=5e-4,
+            warmup_steps=50,
+            decay_share=1.0,
+            ema_decay=0.995,
+            seed=31,
+        ),
+    ),
+    # as phase 7
+    10: Phase(
+        SegmenterTraining(
+            stages=(Stage(256, 350, num_targets=8),),
+            recipe=ClickRecipe(expected_iou=True),
+            augmentation=Augmentation(crop_probability=0.25),
+            trainable=("mask_decoder.mask_scoring.*", "mask_decoder.iou_prediction_head.*"),
+            learning_rate=2e-3,
+            warmup_steps=30,
+            decay_share=1.0,
+            ema_decay=0.98,
+            freeze_batch_norm=True,
+            seed=32,
+        ),
+    ),
 }
 
 

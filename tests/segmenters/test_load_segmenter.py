@@ -42,7 +42,7 @@ def test_weights_come_from_the_file(weights, name):
 
 def test_the_embedded_model_has_the_size_that_the_file_names(weights, tmp_path):
     model, folder = weights
-    assert load_segmenter("tiny", checkpoint=folder / "tiny.safetensors", device="cpu").image_size == 192
+    assert load_segmenter("tiny", checkpoint=folder / "tiny.safetensors", device="cpu").image_size == 256
     path = tmp_path / "small.safetensors"
     save_file(model.state_dict(), path, metadata={"image_size": "96"})
     segmenter = load_segmenter("tiny", checkpoint=path, device="cpu")

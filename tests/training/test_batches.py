@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from arrcoc_sam.errors import DataError, InputError
+from arrcoc_sam.masks import mask_iou
 from arrcoc_sam.scenes import Scene, generate_scene
 from arrcoc_sam.training.batches import Augmentation, BatchPlan, PromptBatch, draw_batch
 from arrcoc_sam.training.sources import MaskedImage, MixedSource, SceneSource
@@ -64,6 +65,34 @@ def test_clicks_fall_into_their_targets(scenes: list[Scene]) -> None:
         rows, columns = torch.nonzero(target > 0, as_tuple=True)
         edges = torch.tensor([columns.min(), rows.min(), columns.max(), rows.max()])
         assert (edges - box).abs().max() < 2
+
+
+def test_given_masks(scenes: list[Scene]) -> None:
+    """Masks of the targets, some of them wrong; all other chance stays what it is without."""
+    source, plan = SceneSource(scenes), replace(PLAN, given_share=0.5, given_targets=2)
+    places = range(40)
+    batch, without = (draw_batch(source, each, seed=1, step=0, places=places) for each in (plan, PLAN))
+    for name, value in without.state().items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(getattr(batch, name), value, rtol=0.0, atol=0.0, msg=name)
+    assert without.given is None
+    assert batch.given is not None
+    assert batch.given_logits is not None
+    assert batch.given_xy is not None
+    first = torch.arange(len(batch)) - torch.searchsorted(batch.image_index, batch.image_index) < 2
+    assert not batch.given[~first].any()
+    assert 0.35 < batch.given[first].float().mean() < 0.65
+    shown, targets = batch.given_logits[batch.given] > 0, batch.targets[batch.given] > 0.5
+    iou = mask_iou(shown, targets)
+    assert (iou > 0.9).float().mean() > 0.05
+    assert (iou < 0.5).float().mean() > 0.2
+    for mask, (x, y) in zip(shown, batch.given_xy[batch.given], strict=True):
+        row, column = int((y + 0.5) / 2), int((x + 0.5) / 2)
+        assert not mask.any() or mask[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].any()
+    assert batch.given_logits[~batch.given].abs().max() == 0
+    again = draw_batch(source, plan, seed=1, step=0, places=places)
+    assert again.given_logits is not None
+    assert torch.equal(again.given_logits, batch.given_logits)
 
 
 def test_padding(tmp_path: Path) -> None:

@@ -157,6 +157,31 @@ def test_a_box_may_be_answered_with_one_mask(batch: PromptBatch) -> None:
     assert decode.tokens == [(0, 1, 2, 3)]
 
 
+def test_a_given_mask_takes_the_place_of_the_click(batch: PromptBatch) -> None:
+    """The first target is asked for by a mask and a point in it, and answered with token 0; the second by its click."""
+    shown = torch.zeros(2, 32, 32)
+    shown[0] = torch.rand(32, 32, generator=torch.Generator().manual_seed(1)) * 20 - 10
+    middle = torch.tensor([[20.0, 40.0], [0.0, 0.0]])
+    asked = replace(batch, given=torch.tensor([True, False]), given_logits=shown, given_xy=middle)
+    decode = Recorder(*answers(batch))
+    # a box for the first target by its chance, but that it is given a mask
+    loss, _ = run(asked, decode, given_mask_probability=0.5, box_probability=0.5, num_rounds=2)
+    loss.backward()
+    assert decode.tokens == [(0, 1, 2, 3), (0,)]
+    torch.manual_seed(0)
+    encoder = build_tiny(64).prompt_encoder
+    sparse, dense = decode.calls[0]
+    torch.testing.assert_close(dense[:1], encoder(None, None, shown[:1, None])[1])
+    torch.testing.assert_close(dense[1:], encoder(None, None, None)[1].expand(1, -1, 8, 8))
+    points = torch.stack([middle[0], batch.points_xy[1]])[:, None]
+    torch.testing.assert_close(sparse, encoder((points, torch.ones(2, 1)), None, None)[0])
+    assert decode.logits.grad is not None
+    moved = (decode.logits.grad.abs().sum(dim=(2, 3)) > 0).tolist()
+    assert moved == [[True, False, False, False], [True, False, True, False]]  # token 0 of the second: its next round
+    with pytest.raises(InputError, match="given_share"):
+        run(batch, decode, given_mask_probability=0.5)
+
+
 def test_rounds_without_a_new_prompt(batch: PromptBatch) -> None:
     decode = Recorder(*answers(batch))
     run(batch, decode, num_rounds=4, mask_only_rounds=2)
@@ -279,6 +304,7 @@ def test_recipes_by_name() -> None:
         {"num_rounds": 0},
         {"mask_only_rounds": 3},
         {"box_probability": 1.5},
+        {"given_mask_probability": -0.1},
         {"focal_weight": float("nan")},
         {"largest_target": 0.0},
     ],
