@@ -45,14 +45,15 @@ def write_card(results: dict[str, Any], path: Path) -> None:
         f"masks, from plain scenes and with an encoder without attention (commit `{results['before']}`, whose `run.py all` makes them from",
         "nothing). In phase 4 layers were added that at first change nothing, and two blocks of stride 32 were left out; prompt",
         "tokens are told their content since phase 5. From phase 4 on everything that a click may mean is learned, and a dense",
-        "loss stands beside the decoder's (docs/training.md).",
+        "loss stands beside the decoder's; in phase 9 some first prompts are masks that are wrong (docs/training.md). Half of",
+        "the images of phases 8 and 9 are crops, so that the frame of 256 px shows objects at the size that was trained.",
         "",
         "| phase | scenes (seeds) | steps | a step | trained | learning rate | weight of the dense loss | weight of the IoU loss | moving average | seed |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         *(phase_row(number, phase, scenes_of(phase)) for number, phase in enumerate(earlier)),
         *(phase_row(int(number), phase, scenes) for number, phase in results["phases"].items()),
         "",
-        f"Evaluated at commit `{results['commit'][:12]}` with torch {results['versions']['torch']}. To make it again, two hours of two cores:",
+        f"Evaluated at commit `{results['commit'][:12]}` with torch {results['versions']['torch']}. To make it again, four hours of two cores:",
         "",
         "```bash",
         "uv run python experiments/embedded_model/run.py all",
@@ -83,7 +84,8 @@ def phase_row(number: int, phase: dict[str, Any], scenes: str) -> str:
         ", then ".join(f"{stage['steps']:,} at {stage['image_size']} px" for stage in training["stages"])
         + (f", stopped after {phase['stop_after']:,}" if phase["stop_after"] else ""),
         f"{first['num_images']} images × {decoded or first['num_targets']} prompts × {recipe['num_rounds']} rounds"
-        + (f", {first['num_targets']} in the dense loss" if decoded else ""),
+        + (f", {first['num_targets']} in the dense loss" if decoded else "")
+        + (f", {share:.0%} with a foreign mask" if (share := recipe.get("given_mask_probability", 0.0)) else ""),
         trained_parts(training["trainable"]),
         f"{training['learning_rate']:g}",
         f"{recipe.get('grouping_weight', 0.0):g}",

@@ -142,7 +142,7 @@ PHASES = {
     # as phase 6, and a fifth of the decoder's prompts are masks of somebody else's making
     9: Phase(
         SegmenterTraining(
-            stages=(Stage(224, 2100, num_targets=8),),
+            stages=(Stage(224, 2500, num_targets=8),),
             recipe=replace(MEANT, num_rounds=4, given_mask_probability=0.2, grouping_weight=1.0, decoded_targets=3),
             learning_rate=5e-4,
             warmup_steps=50,
