@@ -6,8 +6,9 @@ however it is split among devices, workers and accumulation steps, and a killed 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -210,8 +211,8 @@ def _padded(parts: Sequence[Tensor]) -> Tensor | None:
 def _draw_image(source: MaskSource, plan: BatchPlan, rng: np.random.Generator) -> PromptBatch:
     """One image with its targets, as a batch of its own."""
     for _ in range(_ATTEMPTS):
-        masked = source[int(rng.integers(len(source)))]
-        found = _prompted(masked, plan, rng, source)
+        index = int(rng.integers(len(source)))
+        found = _prompted(source[index], plan, rng, partial(_donors, source, index, rng))
         if found is not None:
             return found
     expected = f"masks of at least {_LEAST_CELLS} cells of the {plan.mask_size} x {plan.mask_size} logits"
@@ -219,7 +220,9 @@ def _draw_image(source: MaskSource, plan: BatchPlan, rng: np.random.Generator) -
     raise DataError(explain(f"{_ATTEMPTS} images drawn, none with a target of a usable size", expected, mend))
 
 
-def _prompted(masked: MaskedImage, plan: BatchPlan, rng: np.random.Generator, others: MaskSource) -> PromptBatch | None:
+def _prompted(
+    masked: MaskedImage, plan: BatchPlan, rng: np.random.Generator, donors: Callable[[], list[Bool[ndarray, "h w"]]]
+) -> PromptBatch | None:
     """The image augmented, with up to ``num_targets`` of its masks; None where none of those drawn can be used."""
     window = _crop_window(masked.image.shape[:2], plan.augmentation, rng)
     turns = int(rng.integers(4)) if plan.augmentation.rotate else 0
@@ -227,7 +230,7 @@ def _prompted(masked: MaskedImage, plan: BatchPlan, rng: np.random.Generator, ot
     order = rng.permutation(masked.num_masks)
     # Twice as many as wanted: crops cut masks off.
     count = min(2 * plan.num_targets, len(order))
-    if not plan.with_meant:
+    if not plan.with_meant and plan.given_share == 0:
         order = order[:count]
     masks = regions = _turned(masked.read_masks(order)[:, *window], turns, mirrored)
     if masked.read_click_regions is not None:
@@ -262,18 +265,25 @@ def _prompted(masked: MaskedImage, plan: BatchPlan, rng: np.random.Generator, ot
         meant_chance=meant_chance,
     )
     if plan.given_share > 0:  # after all other chance, which stays as it is without
-        donors, grid = _donors(others, rng), plan.mask_size
         asked = draw_given_masks(
-            masks, kept, donors, transform, grid, rng, share=plan.given_share, most=plan.given_targets
+            masks,
+            kept,
+            donors,
+            (plan.image_size, plan.mask_size),
+            rng,
+            share=plan.given_share,
+            most=plan.given_targets,
         )
         batch = replace(batch, given=asked.given, given_logits=asked.logits, given_xy=asked.points_xy)
     return batch
 
 
-def _donors(source: MaskSource, rng: np.random.Generator) -> Bool[ndarray, "D h w"]:
-    """Masks of another image."""
-    other = source[int(rng.integers(len(source)))]
-    return other.read_masks(rng.permutation(other.num_masks)[:_DONORS])
+def _donors(source: MaskSource, index: int, rng: np.random.Generator) -> list[Bool[ndarray, "h w"]]:
+    """Masks of another image than that one; none where there is no other."""
+    if len(source) == 1:
+        return []
+    other = source[(index + 1 + int(rng.integers(len(source) - 1))) % len(source)]
+    return [mask for mask in other.read_masks(rng.permutation(other.num_masks)[:_DONORS]) if mask.any()]
 
 
 def _meant(

@@ -6,11 +6,12 @@ merged with a neighbour. Here a segmenter learns what was meant by them, and its
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
 from torch import Tensor
 
@@ -38,10 +39,9 @@ class GivenMasks(NamedTuple):
 
 def draw_given_masks(
     masks: Bool[ndarray, "N H W"],
-    targets: Bool[ndarray, " K"] | ndarray,
-    donors: Bool[ndarray, "D _h _w"],
-    transform: ImageTransform,
-    grid: int,
+    targets: Int64[ndarray, " K"],
+    donors: Callable[[], Sequence[Bool[ndarray, "_h _w"]]],
+    sides: tuple[int, int],
     rng: np.random.Generator,
     *,
     share: float,
@@ -50,31 +50,39 @@ def draw_given_masks(
     """Draws for some targets of an image a mask that means them.
 
     It is the target as it is, or made wrong in one of the ways that its surroundings allow, each with equal chance and
-    a severity uniform in (0, 1], as calibrations of external masks are made.
+    a severity uniform in (0, 1], as calibrations of external masks are made. Images that are much larger than the
+    model's frame are worked at about its size.
 
     Args:
         masks: Of the image, as it is shown; none that is a target is empty.
-        targets: (K,) which of them are targets.
-        donors: Masks of another image.
-        transform: Of the image into the model's frame.
-        grid: g, side of a mask prompt.
+        targets: (K,) numbers of those that are targets.
+        donors: Gives masks of another image, none empty; asked only where they may be needed.
+        sides: Of the model's frame in pixels, and g, that of a mask prompt.
         rng: The chance.
         share: Chance of each target to be stood for by a mask.
         most: Only the first so many targets; None: all.
     """
     given = rng.random(len(targets)) < share
     given[most if most is not None else len(targets) :] = False
+    frame, grid = sides
+    step = max(1, max(masks.shape[1:]) // frame)
+    reduced = masks[:, step // 2 :: step, step // 2 :: step]
+    given &= reduced[targets].any(axis=(1, 2))
     logits, points = torch.zeros(len(targets), grid, grid), torch.zeros(len(targets), 2)
     if given.any():
-        made = torch.from_numpy(np.stack([_made_wrong(masks, int(target), donors, rng) for target in targets[given]]))
+        others = donors()
+        made = torch.from_numpy(np.stack([_made_wrong(reduced, int(target), others, rng) for target in targets[given]]))
+        transform = ImageTransform.letterbox((reduced.shape[1], reduced.shape[2]), frame)
         rows = torch.from_numpy(given)
         logits[rows] = mask_prompt_logits(made, transform, (grid, grid))
         points[rows] = (largest_interior_point(made) * torch.tensor(transform.scale_xy)).float()
     return GivenMasks(torch.from_numpy(given), logits, points)
 
 
-def _made_wrong(masks: ndarray, target: int, donors: ndarray, rng: np.random.Generator) -> Bool[ndarray, "H W"]:
-    context = mask_context(masks, target, [donor for donor in donors if donor.any()])
+def _made_wrong(
+    masks: ndarray, target: int, donors: Sequence[ndarray], rng: np.random.Generator
+) -> Bool[ndarray, "H W"]:
+    context = mask_context(masks, target, donors)
     kinds = [None, *(kind for kind in DEGRADATIONS if kind in context.kinds)]
     kind = kinds[int(rng.integers(len(kinds)))]
     if kind is None:

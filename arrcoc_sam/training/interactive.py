@@ -57,7 +57,7 @@ class InteractiveModel(nn.Module):
     Args:
         model: What is trained.
         recipe: Rounds and weights.
-        autocast: bfloat16 for encoder and transformer; prompts, logits and losses stay float32.
+        autocast: bfloat16 for encoder and mask decoder; prompt encoder and losses stay float32.
     """
 
     def __init__(self, model: Sam, recipe: ClickRecipe, *, autocast: bool) -> None:
@@ -160,6 +160,10 @@ def interactive_loss(
         if brings_click and logits is not None:
             point, label = _next_clicks(logits > 0, truth, batch.click_chance[:, turn - 1], recipe, frame)
             points, labels = torch.cat([points, point[:, None]], dim=1), torch.cat([labels, label[:, None]], dim=1)
+        if (
+            turn == 1
+        ):  # a point that was asked with a foreign mask may be wrong as well: nobody would keep clicking on it
+            points = torch.cat([batch.points_xy[:, None], points[:, 1:]], dim=1)
         sparse = _embed_prompts(model, points, labels, boxes, boxed)
         shown_to = list(_shown_tokens(single if turn == 0 else torch.ones_like(single)))
         tokens = [token for _, those in reversed(shown_to) for token in those]

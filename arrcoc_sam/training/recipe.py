@@ -31,7 +31,7 @@ class ClickRecipe:
         multimask_boxes: Whether a first box is answered with three masks as a click is, or with one.
         given_mask_probability: Share of targets whose first prompt is somebody else's mask of them, wrong in some way,
             with a point in its middle, in place of click or box; token 0 answers
-            (:mod:`arrcoc_sam.training.given_masks`). No published recipe has it.
+            (:mod:`arrcoc_sam.training.given_masks`). Published recipes have masks without error at most.
         truth_click_probability: Chance that a later click falls anywhere in the target in place of the error region.
         largest_target: Targets that cover more of their image than this are not drawn.
         focal_weight: Weight of the focal loss.
@@ -45,7 +45,8 @@ class ClickRecipe:
             click may have meant, each by a mask of its own and weighted by its chance
             (:func:`arrcoc_sam.losses.functional.matched_masks_loss`). The mean is the same, the gradient less noisy.
         transformer: Whether the decoder's transformer works between embedding and masks; without it mask tokens are
-            read off the embedding under the click (:mod:`arrcoc_sam.training.grouping`), for one round of clicks.
+            read off the embedding under the click (:mod:`arrcoc_sam.training.grouping`), for one round of clicks, and
+            the IoU head learns nothing.
         grouping_weight: Weight of that dense loss beside the decoder's own; of no meaning without the transformer.
         decoded_targets: How many of an image's targets go through the decoder; the dense loss has all. None: all.
         round_reduction: Whether the loss is the "mean" over the rounds or their "sum".
@@ -94,6 +95,11 @@ class ClickRecipe:
         if self.decoded_targets is not None and not (self.transformer and self.decoded_targets >= 1):
             came = f"decoded_targets={self.decoded_targets} with transformer={self.transformer}"
             raise InputError(explain(came, "at least 1, and a transformer that decodes them; or None"))
+        if self.decoded_targets is not None and self.grouping_weight == 0:
+            came = (
+                f"decoded_targets={self.decoded_targets} with grouping_weight=0: the other targets would teach nothing"
+            )
+            raise InputError(explain(came, "a weight of the dense loss above 0, or fewer num_targets"))
         others = self.box_probability + self.given_mask_probability
         if not self.transformer and (self.total_rounds > 1 or others > 0):
             came = f"transformer=False with {self.total_rounds} rounds, {others} of the first prompts no click"

@@ -112,7 +112,7 @@ class SegmenterTraining:
         accumulation: Parts that a step's images are worked through in, for less memory.
         freeze_batch_norm: Keep batch normalisation at its running statistics. What a part of a batch gives then does
             not depend on the rest of it: needed for accumulation and for several CPU processes.
-        autocast: bfloat16 for encoder and transformer.
+        autocast: bfloat16 for encoder and mask decoder.
         seed: Of weights, batches and clicks.
         validation: How the moving average is judged meanwhile; it does not change the course of the run.
     """

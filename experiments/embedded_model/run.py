@@ -155,7 +155,7 @@ PHASES = {
     10: Phase(
         SegmenterTraining(
             stages=(Stage(256, 350, num_targets=8),),
-            recipe=ClickRecipe(expected_iou=True),
+            recipe=ClickRecipe(expected_iou=True, given_mask_probability=0.2),
             augmentation=Augmentation(crop_probability=0.25),
             trainable=("mask_decoder.mask_scoring.*", "mask_decoder.iou_prediction_head.*"),
             learning_rate=2e-3,

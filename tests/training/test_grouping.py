@@ -126,9 +126,16 @@ def test_batches_that_do_not_tell(batch: PromptBatch) -> None:
         what_is_meant(replace(batch, meant=None), torch.tensor([0]), torch.zeros(1, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("options", [{"num_rounds": 3}, {"box_probability": 0.2, "num_rounds": 1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_rounds": 3},
+        {"box_probability": 0.2, "num_rounds": 1},
+        {"given_mask_probability": 0.2, "num_rounds": 1},
+    ],
+)
 def test_nothing_but_one_click(options: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="nothing but a click"):
+    with pytest.raises(InputError, match="nothing but one click"):
         ClickRecipe(**{"transformer": False, "box_probability": 0.0, **options})
 
 

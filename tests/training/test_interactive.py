@@ -175,6 +175,8 @@ def test_a_given_mask_takes_the_place_of_the_click(batch: PromptBatch) -> None:
     torch.testing.assert_close(dense[1:], encoder(None, None, None)[1].expand(1, -1, 8, 8))
     points = torch.stack([middle[0], batch.points_xy[1]])[:, None]
     torch.testing.assert_close(sparse, encoder((points, torch.ones(2, 1)), None, None)[0])
+    clicked, _ = encoder((batch.points_xy[:, None], torch.ones(2, 1)), None, None)
+    torch.testing.assert_close(decode.calls[1][0][:, 0], clicked[:, 0])  # then a click that is right
     assert decode.logits.grad is not None
     moved = (decode.logits.grad.abs().sum(dim=(2, 3)) > 0).tolist()
     assert moved == [[True, False, False, False], [True, False, True, False]]  # token 0 of the second: its next round
