@@ -15,14 +15,15 @@ from segment_anything.modeling import Sam
 
 from arrcoc_sam.cli.console import err, out, print_json, print_table
 from arrcoc_sam.cli.stage_progress import stage_progress
+from arrcoc_sam.errors import CheckpointError, explain
 from arrcoc_sam.report import Provenance
 from arrcoc_sam.report.writing import write_text
 from arrcoc_sam.segmenters import load_segmenter
 from arrcoc_sam.segmenters.checkpoints import weights_hash
 from arrcoc_sam.segmenters.tiny import build_tiny
 from arrcoc_sam.training.checkpoint import save_weights
-from arrcoc_sam.training.distributed import open_devices
-from arrcoc_sam.training.segmenter import train_segmenter
+from arrcoc_sam.training.distributed import Devices, open_devices
+from arrcoc_sam.training.segmenter import check_training, train_segmenter
 from arrcoc_sam.training.segmenter_config import ModelSettings, SegmenterConfig, default_segmenter_config
 from arrcoc_sam.training.validation import BEST, read_best
 
@@ -57,6 +58,7 @@ class TrainSegmenterJob:
             return
         config = SegmenterConfig.read(self.config)
         devices = open_devices(self.device)
+        check_settings(config, devices)
         with stage_progress() as report:
             if devices.rank > 0:
                 devices.wait()  # the main process draws the scenes
@@ -124,6 +126,20 @@ class TrainSegmenterJob:
             out().print(words, soft_wrap=True, markup=False)
 
 
+def check_settings(config: SegmenterConfig, devices: Devices) -> None:
+    """Refuse what would be refused after scenes were drawn and weights fetched.
+
+    Raises:
+        InputError: Sizes, numbers or names of parameters that the model can't take.
+        CheckpointError: The file of weights is missing.
+    """
+    with torch.device("meta"):  # the architecture alone: nothing is made or read
+        check_training(config.training, new_model(config.model), devices)
+    given = weights_file(config.model, config.root)
+    if given is not None and not given.is_file():
+        raise CheckpointError(explain(f"{given} does not exist or is no file", "a file of weights"))
+
+
 def build_model(settings: ModelSettings, root: Path, seed: int) -> Sam:
     """The model with its first weights.
 
@@ -132,13 +148,21 @@ def build_model(settings: ModelSettings, root: Path, seed: int) -> Sam:
     """
     if settings.weights == "random":
         torch.manual_seed(seed)
-        builder = (
-            build_tiny if settings.segmenter == "tiny" else getattr(segment_anything, f"build_{settings.segmenter}")
-        )
-        model: Sam = builder()
-        return model
-    given = None if settings.weights == "published" else root / Path(settings.weights).expanduser()
+        return new_model(settings)
+    given = weights_file(settings, root)
     return cast(Sam, load_segmenter(settings.segmenter, checkpoint=given, device="cpu").model)
+
+
+def new_model(settings: ModelSettings) -> Sam:
+    """The model with weights drawn anew."""
+    builder = build_tiny if settings.segmenter == "tiny" else getattr(segment_anything, f"build_{settings.segmenter}")
+    model: Sam = builder()
+    return model
+
+
+def weights_file(settings: ModelSettings, root: Path) -> Path | None:
+    """The file that ``weights`` names; None where it names none."""
+    return None if settings.weights in ("published", "random") else root / Path(settings.weights).expanduser()
 
 
 class _Show(Protocol):

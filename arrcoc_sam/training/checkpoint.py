@@ -33,12 +33,15 @@ def save_state(path: Path, *, settings: Mapping[str, Any], step: int, parts: Map
         torch.save({"settings": json.dumps(settings), "step": step, **parts}, temporary)
 
 
-def load_state(path: Path, *, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+def load_state(
+    path: Path, *, settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
     """Reads a checkpoint, on the CPU; None where there is none.
 
     Args:
         path: The file.
         settings: What this run was started with.
+        defaults: What settings are taken to be that the checkpoint does not name.
 
     Returns:
         ``step`` and the parts.
@@ -56,6 +59,7 @@ def load_state(path: Path, *, settings: Mapping[str, Any]) -> dict[str, Any] | N
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise TrainingError(explain(f"{path} can't be read ({reason})", "a checkpoint of this run", mend)) from error
     ours = json.loads(json.dumps(settings))
+    theirs = _completed(theirs, json.loads(json.dumps(defaults or {})))
     if theirs != ours:
         came = f"{path} belongs to a run of another configuration ({_difference(theirs, ours)})"
         raise TrainingError(explain(came, "the configuration it was started with", mend))
@@ -76,6 +80,14 @@ def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, str]) -> N
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt", **metadata})
+
+
+def _completed(given: Any, defaults: Any) -> Any:
+    """Settings with those of the defaults that they lack, in every table that they have."""
+    if not (isinstance(given, dict) and isinstance(defaults, dict)):
+        return given
+    named = {name: _completed(value, defaults.get(name)) for name, value in given.items()}
+    return {name: value for name, value in defaults.items() if name not in given} | named
 
 
 def _difference(theirs: Any, ours: Any, place: str = "") -> str:

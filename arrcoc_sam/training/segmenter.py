@@ -21,12 +21,12 @@ from arrcoc_sam.training.batches import BatchPlan
 from arrcoc_sam.training.distributed import Devices, open_devices
 from arrcoc_sam.training.feed import StepBatches, feed
 from arrcoc_sam.training.logs import TrainingLog
-from arrcoc_sam.training.segmenter_run import SegmenterRun
+from arrcoc_sam.training.segmenter_run import SegmenterRun, ready_to_train
 from arrcoc_sam.training.settings import SegmenterTraining, Stage
 from arrcoc_sam.training.sources import MaskSource, SceneCollection, SceneSource
 from arrcoc_sam.training.validation import SegmenterValidator
 
-__all__ = ["SegmenterTraining", "Stage", "train_segmenter"]
+__all__ = ["SegmenterTraining", "Stage", "check_training", "train_segmenter"]
 
 Progress = Callable[[int, dict[str, float]], None]
 
@@ -153,6 +153,17 @@ def _check_counts(stop_after: int | None, checkpoint_every: int, log_every: int,
     ):
         if value < least:
             raise InputError(explain(f"{name}={value}", f"at least {least}"))
+
+
+def check_training(config: SegmenterTraining, model: Sam, devices: Devices) -> None:
+    """Refuses what :func:`train_segmenter` would refuse of model and devices, which may be asked before there is data.
+
+    Raises:
+        InputError: Image sizes that the model can't take, images that can't be shared evenly, parameters that there
+            are not, or parts of a batch that depend on one another.
+    """
+    _check(config, model, devices)
+    ready_to_train(model, config, devices)
 
 
 def _check(config: SegmenterTraining, model: Sam, devices: Devices) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,10 +21,10 @@ from arrcoc_sam.training.batches import PromptBatch
 from arrcoc_sam.training.checkpoint import load_state, save_state
 from arrcoc_sam.training.distributed import Devices
 from arrcoc_sam.training.interactive import InteractiveModel, num_targets
-from arrcoc_sam.training.settings import SegmenterTraining
+from arrcoc_sam.training.settings import SegmenterTraining, Stage, Validation
 from arrcoc_sam.training.trainable import has_live_batch_norm, parameter_groups, set_trainable, set_training_mode
 
-__all__ = ["SegmenterRun"]
+__all__ = ["SegmenterRun", "ready_to_train"]
 
 
 class SegmenterRun:
@@ -51,9 +51,7 @@ class SegmenterRun:
     def __init__(
         self, config: SegmenterTraining, model: Sam, devices: Devices, folder: Path, *, origin: Mapping[str, Any]
     ) -> None:
-        set_trainable(model, config.trainable)
-        set_training_mode(model, freeze_batch_norm=config.freeze_batch_norm)
-        _check_parts(config, model, devices)
+        ready_to_train(model, config, devices)
         if isinstance(model.image_encoder, TinyEncoder):
             model.image_encoder.to(memory_format=torch.channels_last)
         self.config, self.model, self.devices, self.folder = config, model, devices, folder
@@ -77,7 +75,7 @@ class SegmenterRun:
 
     def _resume(self) -> int:
         """Loads the last checkpoint and answers how many steps were done."""
-        state = load_state(self.folder / "last.pt", settings=self._settings)
+        state = load_state(self.folder / "last.pt", settings=self._settings, defaults=_DEFAULTS)
         if state is None:
             return 0
         for name, part in self._parts.items():
@@ -154,12 +152,24 @@ class SegmenterRun:
         return model.eval()
 
 
+def ready_to_train(model: Sam, config: SegmenterTraining, devices: Devices) -> None:
+    """Freezes what is not trained and sets the mode of every module.
+
+    Raises:
+        InputError: Parameters that there are not, or parts of a batch that depend on one another.
+    """
+    set_trainable(model, config.trainable)
+    set_training_mode(model, freeze_batch_norm=config.freeze_batch_norm)
+    _check_parts(config, model, devices)
+
+
 def _recorded(config: SegmenterTraining) -> dict[str, Any]:
-    """The settings that a run is known by; without validation, those of before there was any."""
-    record = asdict(config)
-    if not config.validation.every:
-        del record["validation"]
-    return record
+    """The settings that a run is known by: how often it is judged is none."""
+    return asdict(config if config.validation.every else replace(config, validation=Validation()))
+
+
+_DEFAULTS = {"training": asdict(SegmenterTraining(stages=(Stage(32, 1),)))}
+"""What an older version's checkpoint did not record: an option that came later, with the value that changes nothing."""
 
 
 def _average(model: nn.Module, decay: float) -> AveragedModel:

@@ -208,13 +208,17 @@ def test_bad_data(command: Command, pictures: Path, change: dict[str, Any], mess
         (f"{SMALL}[training.validation]\nfirst_seed = 7\n", "first_seed=7"),
         (f'[model]\nsegmenter = "sam3"\n{SMALL}', "'sam_vit_b'"),
         (f'[model]\nweights = "none.safetensors"\n{SMALL}', "none.safetensors does not exist"),
+        (f'[model]\nsegmenter = "sam_vit_b"\n{SMALL}', "image_size=64; expected 1024"),
+        (f"[training]\naccumulation = 2\n{STAGE}", "freeze_batch_norm"),
+        (f'[training]\ntrainable = ["decoder.*"]\n{STAGE}', "mask_decoder"),
+        (SMALL.replace("image_size = 64", "image_size = 100"), "a multiple of 32"),
+        (f"[training.recipe]\ndecoded_targets = 2\n{STAGE}", "decoded_targets=2 with grouping_weight=0"),
     ],
 )
 def test_bad_files_of_settings(
     command: Command, tmp_path: Path, text: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scene = generate_scene(0, size=64)
-    monkeypatch.setattr("arrcoc_sam.training.segmenter_config.draw_bank", lambda *_, **__: [scene])
+    monkeypatch.setattr("arrcoc_sam.training.segmenter_config.draw_bank", lambda *_, **__: pytest.fail("scenes drawn"))
     (tmp_path / "run.toml").write_text(text)
     answer = command("train", "segmenter", "--config", "run.toml", "--out", "run")
     assert answer.code == 2

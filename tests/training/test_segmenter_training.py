@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -294,6 +295,18 @@ def test_a_run_of_another_configuration(scenes: list[Scene], tmp_path: Path) -> 
     (tmp_path / "last.pt").write_bytes(b"torn")
     with pytest.raises(TrainingError, match="can't be read"):
         train_segmenter(ONE, scenes, tmp_path)
+
+
+def test_a_checkpoint_from_before_an_option_was_there(scenes: list[Scene], tmp_path: Path) -> None:
+    train_segmenter(ONE, scenes, tmp_path)
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    settings = json.loads(state["settings"])
+    del settings["training"]["recipe"]["given_mask_probability"], settings["training"]["validation"]
+    torch.save(state | {"settings": json.dumps(settings)}, tmp_path / "last.pt")
+    train_segmenter(ONE, scenes, tmp_path)  # it has been done
+    other = replace(ONE, recipe=replace(ONE.recipe, given_mask_probability=0.5))
+    with pytest.raises(TrainingError, match=r"given_mask_probability was 0.0, and is 0.5"):
+        train_segmenter(other, scenes, tmp_path)
 
 
 def test_weights_of_another_architecture(scenes: list[Scene], tmp_path: Path) -> None:
