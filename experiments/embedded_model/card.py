@@ -61,7 +61,8 @@ def write_card(results: dict[str, Any], path: Path) -> None:
         "",
         "Weights that the command makes are not the same bit for bit: threads add in any order, and the shipped run was made in",
         "sittings. Phase 5 began with the weights of phase 4 themselves, not with their moving average; the first 1,750 steps of",
-        "phase 0 ran a plain PyTorch version of the same losses.",
+        "phase 0 ran a plain PyTorch version of the same losses; and in phase 9 the point that was asked with a foreign mask",
+        "stayed a click of all later rounds, where the command now puts one that is right.",
         "",
     ]
     path.write_text("\n".join(lines))

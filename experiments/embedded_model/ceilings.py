@@ -92,8 +92,9 @@ def perfect(scenes: list[Scene]) -> dict[str, Any]:
     for scene in scenes:
         nodes, chance, _ = clicks(scene)
         between = torch.cat([pairwise_iou(nodes, nodes), torch.zeros(1, len(nodes))])  # the last: an empty mask
-        order, empty = chance.argsort(dim=1, descending=True)[:, :NUM_MASKS], len(nodes)
-        spare = chance.gather(1, order) == 0
+        known = torch.nn.functional.pad(chance, (0, NUM_MASKS))  # a scene may have fewer nodes than there are masks
+        order, empty = known.argsort(dim=1, descending=True, stable=True)[:, :NUM_MASKS], len(nodes)
+        spare = known.gather(1, order) == 0
         nodes_under.append((~spare).sum(dim=1).numpy())
         for kind, instead in (("left out", empty), ("the likeliest again", order[:, :1]), ("empty", empty)):
             chosen = torch.where(spare, torch.as_tensor(instead), order)
