@@ -147,6 +147,7 @@ class Wholes:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # 400 steps: minutes on a busy machine
 def test_a_handful_of_scenes_is_learned_by_heart(tmp_path: Path) -> None:
     """IoU above .95 in 400 steps."""
     figures: list[dict[str, float]] = []
