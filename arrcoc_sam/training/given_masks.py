@@ -18,7 +18,7 @@ from torch import Tensor
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.masks.components import largest_interior_point
 from arrcoc_sam.prompts.mask_prompts import mask_prompt_logits
-from arrcoc_sam.quality.degradations import DEGRADATIONS, degrade, mask_context
+from arrcoc_sam.quality.degradations import degrade, mask_context
 
 __all__ = ["GivenMasks", "draw_given_masks"]
 
@@ -83,7 +83,7 @@ def _made_wrong(
     masks: ndarray, target: int, donors: Sequence[ndarray], rng: np.random.Generator
 ) -> Bool[ndarray, "H W"]:
     context = mask_context(masks, target, donors)
-    kinds = [None, *(kind for kind in DEGRADATIONS if kind in context.kinds)]
+    kinds = (None, *context.kinds)
     kind = kinds[int(rng.integers(len(kinds)))]
     if kind is None:
         clean: ndarray = masks[target]

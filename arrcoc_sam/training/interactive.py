@@ -160,9 +160,7 @@ def interactive_loss(
         if brings_click and logits is not None:
             point, label = _next_clicks(logits > 0, truth, batch.click_chance[:, turn - 1], recipe, frame)
             points, labels = torch.cat([points, point[:, None]], dim=1), torch.cat([labels, label[:, None]], dim=1)
-        if (
-            turn == 1
-        ):  # a point that was asked with a foreign mask may be wrong as well: nobody would keep clicking on it
+        if turn == 1:  # the point of a foreign mask may be wrong as the mask is: a right click goes on
             points = torch.cat([batch.points_xy[:, None], points[:, 1:]], dim=1)
         sparse = _embed_prompts(model, points, labels, boxes, boxed)
         shown_to = list(_shown_tokens(single if turn == 0 else torch.ones_like(single)))
