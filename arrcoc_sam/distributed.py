@@ -148,7 +148,7 @@ class ActorPool:
     def _size(self, ray: Any) -> tuple[int, float]:
         """Number of actors, and GPUs for each."""
         resources = ray.cluster_resources()
-        available = resources.get("GPU", 0.0) if self.device in ("auto", "cuda") else 0.0
+        available = resources.get("GPU", 0.0) if self.device == "auto" or self.device.startswith("cuda") else 0.0
         gpus = self.gpus_per_actor
         if gpus is None:
             gpus = 1.0 if available else 0.0

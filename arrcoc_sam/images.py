@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import threading
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from arrcoc_sam.errors import ImageReadError, ImageTooLargeError, InputError, ShapeError, describe, explain
 
-__all__ = ["IMAGE_SUFFIXES", "ImageInput", "find_images", "load_image"]
+__all__ = ["IMAGE_SUFFIXES", "ImageInput", "find_images", "header_size", "load_image"]
 
 ImageInput: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 """What :func:`load_image` takes: a path, a PIL image, or an H×W×3 uint8 array."""
@@ -77,6 +78,21 @@ def load_image(image: ImageInput, *, max_pixels: int = 100_000_000) -> UInt8[np.
         return _from_file(Path(given).expanduser(), max_pixels)
     mend = "for a C×H×W tensor: image.permute(1, 2, 0).cpu().numpy()" if hasattr(image, "permute") else None
     raise InputError(explain(f"image is {describe(image)}", "a path, a PIL image or an H×W×3 uint8 array", mend))
+
+
+def header_size(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Height and width of an image file, upright, without decoding it; None where the header can't be read.
+
+    Args:
+        path: The file.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as file:
+            # The method of PngImageFile would decode the picture.
+            turned = Image.Image.getexif(file).get(_ORIENTATION_TAG, 1) in (5, 6, 7, 8)
+            return (file.width, file.height) if turned else (file.height, file.width)
+    except Exception:  # decoders raise a dozen kinds; whoever loads the picture says which
+        return None
 
 
 def find_images(

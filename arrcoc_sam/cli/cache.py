@@ -13,6 +13,7 @@ from arrcoc_sam.cli.options import (
     CheckpointOption,
     DeviceOption,
     EngineOption,
+    GpusPerActorOption,
     JsonOption,
     SegmenterOption,
 )
@@ -48,6 +49,7 @@ def cache(
     engine: EngineOption = "local",
     address: AddressOption = None,
     actors: ActorsOption = None,
+    gpus_per_actor: GpusPerActorOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Whole, part and subpart of many clicks, computed once and read back while training.
@@ -73,5 +75,6 @@ def cache(
         engine=engine,
         address=address,
         actors=actors,
+        gpus_per_actor=gpus_per_actor,
         as_json=as_json,
     ).run()

@@ -10,11 +10,12 @@ from pathlib import Path
 import typer
 
 from arrcoc_sam.cli.console import err, out, print_json, print_table
-from arrcoc_sam.cli.options import check_segmenter, open_segmenter
+from arrcoc_sam.cli.options import check_segmenter, open_segmenter, refuse_ray_options
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.images import find_images
+from arrcoc_sam.report.provenance import DEMONSTRATION_MODEL
 from arrcoc_sam.training.cache import CacheEngine, CacheReport, build_cache
 from arrcoc_sam.training.cache_prompts import GridPrompts, PointPrompts, PromptPlan, TruthPrompts
 from arrcoc_sam.training.cache_sources import LevelSource, SegmenterLevels, TruthLevels
@@ -44,6 +45,7 @@ class CacheJob:
     engine: str
     address: str | None
     actors: int | None
+    gpus_per_actor: float | None
     as_json: bool
 
     def run(self) -> None:
@@ -58,8 +60,9 @@ class CacheJob:
             raise InputError(explain(f"--{' and --'.join(given)}", "one kind of clicks"))
         if self.human and (self.truth is None or self.quality):
             raise InputError(explain("--human", "--truth with it, and no --quality"))
-        if self.engine == "local" and (self.address is not None or self.actors is not None):
-            raise InputError(explain("--address or --actors with --engine local", "--engine ray"))
+        if self.human and (self.segmenter != DEMONSTRATION_MODEL or self.checkpoint is not None):
+            raise InputError(explain("--human with --segmenter or --checkpoint", "neither: no segmenter is asked"))
+        refuse_ray_options(self.engine, self.address, self.actors, self.gpus_per_actor)
         check_segmenter(self.segmenter)
         paths = find_images(self.images, recursive=self.recursive)
         make = self._maker(paths)
@@ -98,7 +101,13 @@ class CacheJob:
         from arrcoc_sam.distributed import RayCacheEngine
 
         device = "cpu" if self.human else self.device
-        return RayCacheEngine(partial(make, device), device=device, address=self.address, actors=self.actors)
+        return RayCacheEngine(
+            partial(make, device),
+            device=device,
+            address=self.address,
+            actors=self.actors,
+            gpus_per_actor=self.gpus_per_actor,
+        )
 
     def _print(self, report: CacheReport) -> None:
         if self.as_json:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from arrcoc_sam.cli.console import err, out, print_json, print_table
 from arrcoc_sam.datasets.mask_forms import open_masks
@@ -88,6 +90,10 @@ class FilterJob:
             raise OutputError(explain(f"--out {target} in the folder of the data set", "a file outside"))
         if target.suffix == ".parquet" and target.exists() and target.samefile(self.scored):
             raise OutputError(explain(f"--out {target} is the table of scores", "a new name"))
+        manifests = [_beside(target, "manifest.json"), _beside(self.scored, "manifest.json")]
+        if manifests[0].resolve() == manifests[1].resolve():
+            expected = f"another name than that of the scores: {manifests[1].name} is theirs"
+            raise OutputError(explain(f"--out {target} beside {self.scored.name}", expected))
         if self.with_scores and dataset.format == "folder":
             raise InputError(explain("--with-scores with a folder of pictures, which have no fields", "no such option"))
         return dataset
@@ -218,11 +224,16 @@ def _picture(dataset: MaskSet, index: MaskIndex, row: pd.Series) -> MaskPicture 
 
 
 def _unscored(scored: Path) -> pd.DataFrame:
-    """The masks that could not be scored."""
+    """The masks that could not be scored; ids have the types that they have in the table of scores."""
     path = scored.with_name(f"{scored.stem}.errors.csv")
     if not path.exists():
         return pd.DataFrame({"id": [], "image_id": [], "image": [], "error": []})
-    return pd.read_csv(path)
+    found = pd.read_csv(path, dtype=str, keep_default_na=False)  # "000139" and "NA" are names
+    schema = pq.read_schema(scored)
+    for name in ("id", "image_id"):
+        known = found[name].where(found[name] != "")
+        found[name] = known.astype("Int64") if pa.types.is_integer(schema.field(name).type) else known
+    return found
 
 
 def _beside(target: Path, ending: str) -> Path:

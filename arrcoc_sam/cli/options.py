@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from arrcoc_sam.errors import UnknownNameError, explain
+from arrcoc_sam.errors import InputError, UnknownNameError, explain
 
 if TYPE_CHECKING:
     from arrcoc_sam.segmenters.base import Segmenter
@@ -19,11 +19,13 @@ __all__ = [
     "CheckpointOption",
     "DeviceOption",
     "EngineOption",
+    "GpusPerActorOption",
     "JsonOption",
     "PointOption",
     "SegmenterOption",
     "check_segmenter",
     "open_segmenter",
+    "refuse_ray_options",
 ]
 
 SegmenterOption = Annotated[
@@ -63,6 +65,15 @@ ActorsOption = Annotated[
     int | None,
     typer.Option("--actors", min=1, help="Ray actors; by default one a GPU, or one a core.", show_default=False),
 ]
+GpusPerActorOption = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus-per-actor",
+        min=0.0,
+        help="Of a GPU: .5 lets two actors share one, so that images are read while others are encoded; by default 1.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print machine-readable results on stdout.")]
 
 
@@ -77,6 +88,18 @@ def check_segmenter(name: str) -> None:
     if name not in list_segmenters() and not name.startswith("hf:"):
         expected = f"one of {', '.join(list_segmenters())}, or hf:<repository or folder>"
         raise UnknownNameError(explain(f"no segmenter is called {name!r}", expected))
+
+
+def refuse_ray_options(engine: str, address: str | None, actors: int | None, gpus_per_actor: float | None) -> None:
+    """Refuse options of Ray for the local engine.
+
+    Raises:
+        InputError: One was given.
+    """
+    given = {"--address": address, "--actors": actors, "--gpus-per-actor": gpus_per_actor}
+    misplaced = [option for option, value in given.items() if value is not None]
+    if engine == "local" and misplaced:
+        raise InputError(explain(f"{misplaced[0]} with --engine local", "--engine ray"))
 
 
 def open_segmenter(name: str, checkpoint: Path | None, device: str) -> Segmenter:

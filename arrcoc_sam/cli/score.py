@@ -13,6 +13,7 @@ from arrcoc_sam.cli.options import (
     CheckpointOption,
     DeviceOption,
     EngineOption,
+    GpusPerActorOption,
     JsonOption,
     SegmenterOption,
 )
@@ -59,6 +60,7 @@ def score(
     engine: EngineOption = "local",
     address: AddressOption = None,
     actors: ActorsOption = None,
+    gpus_per_actor: GpusPerActorOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score every mask of a data set: how good is it, by the masks that the segmenter makes of it?
@@ -84,6 +86,7 @@ def score(
         engine=engine,
         address=address,
         actors=actors,
+        gpus_per_actor=gpus_per_actor,
         as_json=as_json,
         command=current_command(),
     ).run()

@@ -11,7 +11,7 @@ import typer
 
 from arrcoc_sam.cli.analysis_job import BAD_FILES
 from arrcoc_sam.cli.console import err, noted, out, print_json
-from arrcoc_sam.cli.options import check_segmenter
+from arrcoc_sam.cli.options import check_segmenter, refuse_ray_options
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.datasets.mask_sets import MaskSet
@@ -47,6 +47,7 @@ class ScoreJob:
     engine: str
     address: str | None
     actors: int | None
+    gpus_per_actor: float | None
     as_json: bool
     command: str
 
@@ -58,8 +59,7 @@ class ScoreJob:
             typer.Exit: With code 3, where some masks could not be scored.
         """
         check_segmenter(self.segmenter)
-        if self.engine == "local" and (self.address is not None or self.actors is not None):
-            raise InputError(explain("--address or --actors with --engine local", "--engine ray"))
+        refuse_ray_options(self.engine, self.address, self.actors, self.gpus_per_actor)
         dataset = open_masks(self.dataset, images=self.images)
         self._check_annotated(dataset)
         spec = EstimatorSpec(
@@ -100,7 +100,12 @@ class ScoreJob:
 
         from arrcoc_sam.distributed import RayEngine
 
-        return RayEngine(replace(spec, device=self.device), address=self.address, actors=self.actors)
+        return RayEngine(
+            replace(spec, device=self.device),
+            address=self.address,
+            actors=self.actors,
+            gpus_per_actor=self.gpus_per_actor,
+        )
 
     def _check_annotated(self, dataset: MaskSet) -> None:
         if self.annotated is None:
@@ -113,6 +118,12 @@ class ScoreJob:
         if self.annotated.exists() and self.annotated.samefile(dataset.path):
             mend = "name another file: scores belong to the data set as it is"
             raise OutputError(explain(f"--annotated {self.annotated} is the data set itself", "a new file", mend))
+        target = self.annotated.resolve()
+        if target == self.out.resolve():
+            raise OutputError(explain(f"--annotated {self.annotated} is the table of scores", "a file of its own"))
+        if dataset.path.is_dir() and target.parent == dataset.path.resolve():
+            expected = "a file outside, or it would be taken for a part of it"
+            raise OutputError(explain(f"--annotated {self.annotated} in the folder of the data set", expected))
 
     def _tell(self, summary: ScoringSummary) -> None:
         if self.as_json:

@@ -25,10 +25,10 @@ from arrcoc_sam.datasets.coco_records import (
     read_images,
 )
 from arrcoc_sam.datasets.faults import CocoId, Fault, FaultLog
-from arrcoc_sam.errors import DataError, explain
+from arrcoc_sam.errors import DataError, ImageReadError, explain
 from arrcoc_sam.hierarchy import MaskHierarchy
 from arrcoc_sam.hierarchy.levels import LEVELS, clip_levels
-from arrcoc_sam.images import load_image
+from arrcoc_sam.images import header_size, load_image
 from arrcoc_sam.masks.components import largest_interior_point
 
 __all__ = ["CocoDataset", "human_hierarchies"]
@@ -158,6 +158,19 @@ class CocoDataset:
         pixels = load_image(self.folder / image.file_name)
         _check_size(self.path, image, (pixels.shape[0], pixels.shape[1]))
         return pixels
+
+    def check_header(self, image: CocoImage) -> None:
+        """Compare the picture's size with the file's, without decoding the picture.
+
+        Raises:
+            ImageReadError: The picture's header can't be read.
+            DataError: It has another size than the file says.
+        """
+        found = header_size(self.folder / image.file_name)
+        if found is None:
+            came = f"{self.folder / image.file_name} can't be read"
+            raise ImageReadError(explain(came, "a whole image file", "copy it again"))
+        _check_size(self.path, image, found)
 
     def annotations_of(self, image: CocoImage) -> tuple[CocoAnnotation, ...]:
         """The annotations of an image, crowds included, in the order of the file."""

@@ -146,8 +146,14 @@ def read_mask_file(path: Path, *, max_pixels: int = 100_000_000) -> Bool[Tensor,
 
 
 def _files(root: Path, suffixes: frozenset[str]) -> Iterator[Path]:
-    """Files below a folder with these endings, none hidden, in the order of their names."""
-    for path in sorted(root.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if not hidden and path.suffix.lower() in suffixes and path.is_file():
-            yield path
+    """Files below a folder with these endings, none hidden, in the order of their names; links are followed."""
+    found, places = [], dict[Path, Path]()
+    for folder, below, names in os.walk(root, followlinks=True):
+        here = Path(folder)
+        places[here] = here.resolve()
+        if any(places.get(above) == places[here] for above in here.parents):  # a link to a folder above
+            below.clear()
+            continue
+        below[:] = [name for name in below if not name.startswith(".")]
+        found += [here / name for name in names if not name.startswith(".")]
+    yield from sorted(path for path in found if path.suffix.lower() in suffixes and path.is_file())

@@ -48,8 +48,12 @@ def stream_json(
             yield from _Reader(text, file, json.JSONDecoder(object_hook=object_hook)).items()
     except FileNotFoundError as error:
         raise DataError(explain(f"{file} does not exist", "a JSON file", "check the path")) from error
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(explain(f"{file} can't be read as JSON: {error}", "a JSON file in UTF-8")) from error
+    except OSError as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> DataError:
+    return DataError(explain(f"{file} can't be read as JSON: {error}", "a JSON file in UTF-8"))
 
 
 class _Reader:
@@ -97,6 +101,8 @@ class _Reader:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._window, self._at)
+            except RecursionError as error:
+                raise _unreadable(self._file, error) from error
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated") or error.pos >= len(self._window) - _LONGEST_LITERAL
                 if self._ended or not cut:
@@ -127,7 +133,11 @@ class _Reader:
 
     def _grow(self) -> None:
         rest = self._window[self._at :]
-        more = self._text.read(max(_CHUNK, len(rest)))  # twice as much each time: a long value is not tried too often
+        size = max(_CHUNK, len(rest))  # twice as much each time: a long value is not tried too often
+        try:  # here, since elements are read by whoever uses them, beyond the reach of stream_json
+            more = self._text.read(size)
+        except (OSError, UnicodeDecodeError) as error:
+            raise _unreadable(self._file, error) from error
         self._before += self._at
         self._window, self._at, self._ended = rest + more, 0, not more
 

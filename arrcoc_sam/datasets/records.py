@@ -58,13 +58,13 @@ class ParquetMasks:
         for file in self._files():
             with _opened(file) as parquet:
                 columns = _columns(parquet.schema_arrow.names, file)
-                for batch in parquet.iter_batches(_ROWS, columns=columns):
+                for batch in _batches(parquet, file, columns):
                     for row in batch.to_pylist():
                         image = row["image"]
                         if isinstance(image, str) and image != numbers[0]:
                             known = index.image(image)
                             numbers = (image, index.add_image(image, image) if known is None else known[0])
-                        index.add(_entry(row, numbers[1] if image == numbers[0] else None))
+                        index.add(_entry(row, numbers[1] if isinstance(image, str) else None))
 
     def rewrite(self, target: Path, changes: Changes) -> None:
         """Write the rows that stay to one file, fields as further columns after those that are there.
@@ -88,7 +88,7 @@ class ParquetMasks:
         for file in self._files():
             with _opened(file) as parquet:
                 _columns(parquet.schema_arrow.names, file)
-                for batch in parquet.iter_batches(_ROWS):
+                for batch in _batches(parquet, file):
                     table = pa.Table.from_batches([batch])
                     kept = [changes.keeps(mask_id) for mask_id in table["id"].to_pylist()]
                     yield _with_fields(table.filter(pa.array(kept, pa.bool_())), changes)
@@ -96,7 +96,9 @@ class ParquetMasks:
                     yield _with_fields(parquet.schema_arrow.empty_table(), changes)
 
     def _files(self) -> list[Path]:
-        return sorted(self.path.glob("*.parquet")) if self.path.is_dir() else [self.path]
+        if not self.path.is_dir():
+            return [self.path]
+        return sorted(file for file in self.path.glob("*.parquet") if not file.name.startswith("."))
 
 
 def _entry(row: Mapping[str, Any], image: int | None) -> MaskEntry:
@@ -147,4 +149,20 @@ def _opened(file: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(file)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(explain(f"{file} can't be read as Parquet: {error}", "a whole Parquet file")) from error
+        raise _unreadable(file, error) from error
+
+
+def _batches(parquet: pq.ParquetFile, file: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    batches = parquet.iter_batches(_ROWS, columns=columns)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (OSError, pa.ArrowException) as error:  # a damaged page shows when it is read
+            raise _unreadable(file, error) from error
+        if batch is None:
+            return
+        yield batch
+
+
+def _unreadable(file: Path, error: Exception) -> DataError:
+    return DataError(explain(f"{file} can't be read as Parquet: {error}", "a whole Parquet file"))

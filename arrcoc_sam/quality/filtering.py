@@ -163,9 +163,9 @@ def judge(scores: pd.DataFrame, rules: KeepRules) -> Judgement:
     if rules.max_area_share is not None:
         failed["max_area_share"] = scores["area_share"] > np.float32(rules.max_area_share)
     if rules.class_quantile is not None:
-        quality = scores["quality"].where(judged)
-        limits = quality.groupby(classes(scores)).transform("quantile", rules.class_quantile, interpolation="higher")
-        failed["class_quantile"] = ~(quality >= limits)
+        by_class = scores["quality"].where(judged).groupby(classes(scores))
+        most = np.floor(rules.class_quantile * by_class.transform("count") + 1e-9)
+        failed["class_quantile"] = ~(by_class.rank(method="max") > most)  # of equals all go or none; NaN fails
     table = pd.DataFrame({name: of & judged for name, of in failed.items()}, index=scores.index)
     if rules.crowd == "drop":
         table["crowd"] = ~judged

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -133,8 +132,8 @@ def run_scoring(
     with ScoringRun(dataset, out, plan) as run:
         if run.done:
             run.clear()
-            found = json.loads(run.manifest_path.read_text(encoding="utf-8"))
-            return _summary(run, found["num_masks"], found["num_errors"], resumed=found["num_masks"])
+            num_masks, num_errors = run.keep_manifest(manifest)
+            return _summary(run, num_masks, num_errors, resumed=num_masks)
         run.prepare(progress)
         resumed = run.num_masks(run.parts()) - run.num_masks(run.missing())
         engine(run, progress)

@@ -200,13 +200,34 @@ class ScoringRun:
                         num_errors += 1
                     num_masks += len(scores)
                     writer.write_table(scores.filter(scores["error"].is_null()).drop_columns("error").cast(kept))
-            counts = {"num_masks": num_masks, "num_scored": num_masks - num_errors, "num_errors": num_errors}
-            document = {**counts, "plan": self.plan, **manifest}
-            write_text(self.manifest_path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+            self._write_manifest(manifest, num_masks, num_errors)
         if not num_errors:
             self.errors_path.unlink()
         self.clear()
         return num_masks, num_errors
+
+    def keep_manifest(self, manifest: Mapping[str, Any]) -> tuple[int, int]:
+        """See that a table that is done has its manifest, and answer what :meth:`finish` did.
+
+        Args:
+            manifest: What is said of the run besides the plan, where there is none.
+
+        Raises:
+            OutputError: It can't be written.
+        """
+        num_errors = 0
+        if self.errors_path.exists():
+            with self.errors_path.open(newline="", encoding="utf-8") as listed:
+                num_errors = sum(1 for _ in csv.reader(listed)) - 1  # less its head
+        num_masks = int(pq.read_metadata(self.out).num_rows) + num_errors
+        if not self.manifest_path.exists():
+            self._write_manifest(manifest, num_masks, num_errors)
+        return num_masks, num_errors
+
+    def _write_manifest(self, manifest: Mapping[str, Any], num_masks: int, num_errors: int) -> None:
+        counts = {"num_masks": num_masks, "num_scored": num_masks - num_errors, "num_errors": num_errors}
+        document = {**counts, "plan": self.plan, **manifest}
+        write_text(self.manifest_path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
     def clear(self) -> None:
         """Remove the folder of work; it is of no use once the table is there."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -12,11 +11,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float64
-from PIL import ExifTags, Image
 from torch import Tensor
 
 from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.errors import DataError, InputError, explain
+from arrcoc_sam.images import header_size
 from arrcoc_sam.inputs import as_coordinates
 from arrcoc_sam.masks.components import largest_interior_point
 from arrcoc_sam.masks.rle import RLE
@@ -151,7 +150,7 @@ class PointPrompts:
             InputError: One lies outside its image.
         """
         for path in paths:
-            size_hw = _header_size(path) if path.name in self.points_xy else None
+            size_hw = header_size(path) if path.name in self.points_xy else None
             if size_hw is not None:
                 self.on(path, size_hw)
 
@@ -188,14 +187,3 @@ class TruthPrompts:
         points = [largest_interior_point(annotation.mask()) for annotation in annotations]
         empty = torch.zeros(0, 2, dtype=torch.float64)
         return Clicks(torch.stack(points) if points else empty, tuple(annotation.rle for annotation in annotations))
-
-
-def _header_size(path: Path) -> tuple[int, int] | None:
-    """Height and width of the upright image, without decoding it; None where the header can't be read."""
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as file:
-            # The method of PngImageFile would decode the picture.
-            turned = Image.Image.getexif(file).get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-            return (file.width, file.height) if turned else (file.height, file.width)
-    except Exception:  # decoders raise a dozen kinds; the build says which
-        return None

@@ -77,6 +77,8 @@ def test_a_click_outside_its_image_is_refused_before_anything_is_written(
         (("photos", "-o", "c"), "photos"),
         (("a.png", "-o", "c", "--grid", 2, "--points", "p.json"), "one kind of clicks"),
         (("a.png", "-o", "c", "--human"), "--truth"),
+        (("a.png", "-o", "c", "--human", "--truth", "t.json", "-s", "sam_vit_b"), "no segmenter is asked"),
+        (("a.png", "-o", "c", "--gpus-per-actor", 0.5), "--gpus-per-actor with --engine local"),
         (("a.png", "-o", "c", "--points", "missing.json"), "missing.json does not exist"),
         (("a.png", "-o", "c", "--grid", 0), "1 to 64"),
         (("a.png", "-o", "c", "--segmenter", "none"), "no segmenter is called"),

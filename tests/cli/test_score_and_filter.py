@@ -104,6 +104,44 @@ def test_bad_files_in_a_data_set_exit_3(command: Command, weights: Path, tmp_pat
     assert len(json.loads(Path("all.json").read_text())["annotations"]) == NUM_MASKS
 
 
+def test_names_that_look_like_numbers_stay_names(command: Command, weights: Path, tmp_path: Path) -> None:
+    source = write_masks(tmp_path / "set")
+    for name in ("images", "masks"):
+        (tmp_path / "named" / name).mkdir(parents=True)
+    (tmp_path / "named" / "images" / "7.png").write_bytes((source.parent / "0.png").read_bytes())
+    (tmp_path / "named" / "images" / "NA.png").write_bytes(b"")
+    for name in ("000139", "7", "NA"):  # the image of the first is missing
+        Image.fromarray(np.full((40, 60), 255, np.uint8)).save(tmp_path / "named" / "masks" / f"{name}.png")
+    assert command("score", "named", "--checkpoint", weights, "--out", "s.parquet").code == 3
+    words = ("filter", "s.parquet", "--min-quality", 0, "--keep-unscored")
+    assert command(*words, "--out", "kept").code == 0
+    assert sorted(path.name for path in Path("kept/masks").iterdir()) == ["000139.png", "7.png", "NA.png"]
+
+
+def test_a_table_whose_manifest_is_gone(command: Command, scored: Path, weights: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "scores.manifest.json"
+    known = json.loads(manifest.read_text())
+    manifest.unlink()
+    answer = command("score", tmp_path / "set" / "masks.json", "--checkpoint", weights, "--out", scored, "--json")
+    assert answer.code == 0, answer.err
+    again = json.loads(manifest.read_text())
+    assert all(again[name] == known[name] for name in ("num_masks", "num_scored", "num_errors", "plan"))
+
+
+@pytest.mark.usefixtures("as_at_run_time")
+def test_annotated_is_a_file_of_its_own(command: Command, weights: Path, tmp_path: Path) -> None:
+    write_masks(tmp_path / "set")
+    rows = pd.DataFrame({"id": [1], "image": ["0.png"], "segmentation": [encode_rle(np.ones((40, 60), bool))]})
+    (tmp_path / "parts").mkdir()
+    rows.to_parquet(tmp_path / "parts" / "a.parquet")
+    options = ("--images", "set", "--checkpoint", weights, "--out", "s.parquet")
+    answer = command("score", "parts", *options, "--annotated", "s.parquet")
+    assert "is the table of scores" in answer.error
+    answer = command("score", "parts", *options, "--annotated", "parts/b.parquet")
+    assert "in the folder of the data set" in answer.error
+    assert not list(tmp_path.glob("s.*"))
+
+
 @pytest.mark.usefixtures("as_at_run_time")
 @pytest.mark.parametrize(
     ("words", "expected"),
@@ -113,7 +151,8 @@ def test_bad_files_in_a_data_set_exit_3(command: Command, weights: Path, tmp_pat
         (["set/masks.json", "--out", "scores.csv"], "ends in .parquet"),
         (["set/masks.json", "--protocol", "guess"], "protocol='guess'"),
         (["set/masks.json", "--segmenter", "sam_vit_q"], "no segmenter is called"),
-        (["set/masks.json", "--actors", "2"], "--engine ray"),
+        (["set/masks.json", "--actors", "2"], "--actors with --engine local"),
+        (["set/masks.json", "--gpus-per-actor", "0.5"], "--gpus-per-actor with --engine local"),
         (["set/masks.json", "--annotated", "set/masks.json"], "is the data set itself"),
         (["set/masks.json", "--annotated", "scored.parquet"], "a .json file"),
         (["set/masks.json", "--part-masks", "0"], "--part-masks"),
@@ -227,14 +266,16 @@ def test_a_dry_run_writes_nothing_and_says_the_same(command: Command, scored: Pa
         (["--min-quality", "0.5"], "neither --out nor --dry-run"),
         (["--min-quality", "0.5", "--out", "kept.parquet"], "ends in .json"),
         (["--min-quality", "0.5", "--out", "set/masks.json"], "is the data set itself"),
+        (["--min-quality", "0.5", "--out", "scores.json"], "scores.manifest.json is theirs"),
         (["--min-quality", "0.5", "--out", "kept.json", "--dataset", "gone.json"], "gone.json does not exist"),
     ],
 )
 def test_filter_refuses(command: Command, scored: Path, words: list[str], expected: str) -> None:
+    before = {path: path.read_bytes() for path in scored.parent.rglob("*") if path.is_file()}
     answer = command("filter", scored, *words)
     assert answer.code == 2
     assert expected in answer.error
-    assert not list(scored.parent.glob("kept*"))
+    assert {path: path.read_bytes() for path in scored.parent.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.usefixtures("as_at_run_time")

@@ -125,6 +125,16 @@ def test_a_document_that_is_cut_off(cut: int, tmp_path_factory: pytest.TempPathF
         whole(path)
 
 
+def test_bytes_that_are_no_text_far_into_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_stream, "_CHUNK", 1 << 10)
+    path = tmp_path / "a.json"
+    path.write_bytes(b'{"numbers": [' + b"1, " * 20_000 + b'"\xff"]}')
+    _, numbers = next(stream := stream_json(path))
+    with pytest.raises(DataError, match="can't be read as JSON"):
+        list(numbers)
+    stream.close()
+
+
 def test_lists_need_not_be_read_to_the_end(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('{"a": [1, 2, [3]], "b": [], "c": 4}')
@@ -262,6 +272,14 @@ def test_a_folder_is_written_again_with_a_link_to_its_images(folder: Path, tmp_p
         open_masks(folder).rewrite(target, Chosen(set()))
 
 
+def test_folders_are_found_behind_links(folder: Path, tmp_path: Path) -> None:
+    (folder / "masks" / "deep").rename(tmp_path / "elsewhere")
+    (folder / "masks" / "deep").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "above").symlink_to(folder / "masks")  # round in circles
+    found = [row["id"] for row in rows(folder, tmp_path) if row["error"] is None]
+    assert found == ["a", "deep/b/cat", "deep/b/dog-1"]
+
+
 def test_folders_that_can_t_be_read(folder: Path, tmp_path: Path) -> None:
     Image.fromarray(square() * np.uint8(255)).save(folder / "images" / "a.png")
     with pytest.raises(DataError, match=r"several images a\.\*"):
@@ -370,6 +388,16 @@ def test_parquet_that_can_t_be_read(tmp_path: Path) -> None:
         listed(path, tmp_path)
     with pytest.raises(DataError, match="id 5 occurs twice"):
         listed(parquet(path, [5, 5]), tmp_path)
+    whole = parquet(path, list(range(500))).read_bytes()
+    path.write_bytes(whole[:8] + bytes(400) + whole[408:])  # the footer is whole, the first page is not
+    with pytest.raises(DataError, match="can't be read as Parquet"):
+        listed(path, tmp_path)
+
+
+def test_a_first_row_without_an_image(tmp_path: Path) -> None:
+    found = rows(parquet(tmp_path / "a.parquet", [1, 2, 3], image=[None, "a.png", None]), tmp_path)
+    assert {row["id"]: row["error"] is None for row in found} == {1: False, 2: True, 3: False}
+    assert all("its image is None" in row["error"] for row in found if row["error"])
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------
