@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class TrainIoUHeadJob:
         """Teach the head, write weights and figures, and print the latter.
 
         Raises:
-            ArrcocSamError: Bad settings or data.
+            ArrcocSamError: Bad settings or data, or a folder that can't be written or holds another run.
         """
         if self.print_config:
             print(default_iou_head_config(), end="")
@@ -49,10 +50,14 @@ class TrainIoUHeadJob:
         model = build_model(config.model, config.root, config.transfer.seed)
         segmenter = SamSegmenter(model, name=config.model.segmenter, device=self.device)
         first = segmenter.checkpoint_hash
+        progress = self.out / "progress"
         with stage_progress() as report:
             masks, facts = config.open_masks(self.out / "scenes", report)
             train, held_out = split_images(masks, config.split.held_out, seed=config.split.seed)
-            done = transfer_iou_head(segmenter, train, held_out, config.transfer, progress=report)
+            origin = {"split": asdict(config.split), **facts}
+            done = transfer_iou_head(
+                segmenter, train, held_out, config.transfer, folder=progress, origin=origin, progress=report
+            )
         size = segmenter.image_size
         record = {
             "transfer": asdict(config.transfer),
@@ -71,6 +76,7 @@ class TrainIoUHeadJob:
         weights = self.out / WEIGHTS
         save_weights(weights, done.model, {"image_size": str(size), "run": json.dumps(record)})
         write_text(self.out / RECORD, json.dumps(record, indent=2) + "\n")
+        shutil.rmtree(progress, ignore_errors=True)
         if self.as_json:
             print_json({"weights": str(weights), **record})
             return

@@ -147,6 +147,10 @@ class Segmenter(ABC):
         """
         return weights_hash(self.model, frame_hw=(self.image_size, self.image_size))
 
+    def weights_changed(self) -> None:
+        """Forget the hash of the weights, after they were changed in place: embeddings made before are refused."""
+        self.__dict__.pop("checkpoint_hash", None)
+
     def transform_for(self, original_hw: tuple[int, int]) -> ImageTransform:
         """The map from an image of this size to the model's frame.
 
@@ -310,15 +314,15 @@ class Segmenter(ABC):
 
 
 def choose_device(device: torch.device | str) -> torch.device:
-    """The device meant: "auto" is the GPU where there is one, NVIDIA's or Apple's, and else the CPU.
+    """The device meant: "auto" is CUDA's where there is one, and else the CPU.
+
+    Apple's GPU has to be named: it has no float64, in which sizes and coordinates are counted, and is not tested.
 
     Raises:
         InputError: No such device here.
     """
     if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)

@@ -8,8 +8,10 @@ tokens, and moves them a little.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,10 +26,14 @@ from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.segmenters.base import ImageEmbedding, Segmenter
 from arrcoc_sam.segmenters.mask_scoring import looks_at_masks
 from arrcoc_sam.segmenters.sam import SamSegmenter
+from arrcoc_sam.training.iou_transfer_progress import TransferProgress
 from arrcoc_sam.training.iou_transfer_report import TransferReport, compare_heads
 from arrcoc_sam.training.schedule import Schedule
 
 __all__ = ["IoUTransfer", "ScoredImage", "TransferSettings", "transfer_iou_head"]
+
+# Images between two states on disk.
+_KEEP_EVERY = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +43,7 @@ class ScoredImage:
     Attributes:
         name: What messages call it; the bootstrap draws images.
         image: (H, W, 3) uint8 RGB.
-        masks: (n, H, W) bool, none empty.
+        masks: (n, H, W) bool, none empty; an image of no masks is passed over.
         true_iou: (n,) IoU of each mask with the object that it means, in [0, 1].
     """
 
@@ -50,10 +56,10 @@ class ScoredImage:
         """Check the masks.
 
         Raises:
-            DataError: None, an empty one, or a true IoU outside [0, 1].
+            DataError: An empty one, or a true IoU outside [0, 1].
         """
-        if len(self.masks) == 0 or not self.masks.any(axis=(1, 2)).all():
-            raise DataError(explain(f"{self.name} has no mask, or an empty one", "masks of at least one pixel"))
+        if not self.masks.any(axis=(1, 2)).all():
+            raise DataError(explain(f"{self.name} has an empty mask", "masks of at least one pixel"))
         if not ((self.true_iou >= 0) & (self.true_iou <= 1)).all():
             raise DataError(explain(f"a true IoU of {self.name} lies outside [0, 1]", "intersections over unions"))
 
@@ -118,16 +124,24 @@ def transfer_iou_head(
     settings: TransferSettings | None = None,
     *,
     num_bootstrap: int = 1000,
+    folder: str | Path | None = None,
+    origin: Mapping[str, Any] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> IoUTransfer:
     """Fine-tunes the IoU head of a segmenter on foreign masks, and judges it before and after.
 
+    With a folder a transfer that was killed goes on, to the same end: what the decoder said of the masks is kept every
+    256 images (of part "head"; the other one needs the images), the head after each epoch.
+
     Args:
-        segmenter: Of segment-anything's class; its model is trained in place, and frozen again.
+        segmenter: Of segment-anything's class; its model is trained in place, and frozen again. Its
+            ``checkpoint_hash`` is then another.
         train: Images to learn from, streamed once.
         held_out: Images to judge on, others than those.
         settings: How; the default :class:`TransferSettings`.
         num_bootstrap: Draws of the intervals.
+        folder: Where the progress is kept; None: nowhere.
+        origin: What images and masks depend on, as JSON takes it: progress is resumed only where it is the same.
         progress: Called with (stage, done, of how many).
 
     Returns:
@@ -137,7 +151,8 @@ def transfer_iou_head(
         UnsupportedModelError: The segmenter is of another class.
         InputError: An image is in both parts.
         DataError: A part is empty.
-        TrainingError: The loss is not finite.
+        TrainingError: The loss is not finite, or the folder holds another transfer.
+        OutputError: The folder can't be written.
     """
     chosen = settings or TransferSettings()
     if not isinstance(segmenter, SamSegmenter):
@@ -145,8 +160,10 @@ def transfer_iou_head(
         raise UnsupportedModelError(explain(came, "a segmenter of segment-anything's class: tiny or sam_vit_*"))
     report = progress or (lambda *_: None)
     taught = _TaughtOutput(segmenter, chosen.token)
-    learned = _encode(taught, train, chosen, "images to learn from", report)
-    judged = _encode(taught, held_out, chosen, "held-out images", report)
+    depends = {"transfer": asdict(chosen), "initial": segmenter.checkpoint_hash, "origin": dict(origin or {})}
+    kept = TransferProgress(None if folder is None else Path(folder), depends)
+    learned = _encode(taught, train, chosen, "images to learn from", kept, report)
+    judged = _encode(taught, held_out, chosen, "held-out images", kept, report)
     shared = set(learned.names) & set(judged.names)
     if shared:
         came = f"{min(shared)} and {len(shared) - 1} others are in both parts"
@@ -159,9 +176,10 @@ def transfer_iou_head(
     model.requires_grad_(False).eval()
     for parameter in parameters:
         parameter.requires_grad_(True)
-    losses = _teach(taught, learned, chosen, parameters, report)
+    losses = _teach(taught, learned, chosen, parameters, kept, report)
     model.requires_grad_(False)
     after = _predict(taught, judged, chosen)
+    segmenter.weights_changed()
     return IoUTransfer(
         model, compare_heads(before, after, judged.true_iou, judged.names, losses, num_bootstrap, chosen.seed)
     )
@@ -231,28 +249,48 @@ def _encode(
     images: Iterable[ScoredImage],
     settings: TransferSettings,
     stage: str,
+    kept: TransferProgress,
     report: Callable[[str, int, int], None],
 ) -> _Encoded:
-    names: list[str] = []
-    true_iou: list[Tensor] = []
-    inputs: list[Tensor] = []
-    kept: list[tuple[ImageEmbedding, Prompts]] = []
+    whole, device = settings.part == "token+head", taught.segmenter.device
+    state = None if whole else kept.load(stage.replace(" ", "_"))
+    found: dict[str, Any] = state or {"step": 0, "names": [], "true_iou": [], "inputs": []}
+    names, true_iou, inputs = found["names"], found["true_iou"], found["inputs"]
+    in_memory: list[tuple[ImageEmbedding, Prompts]] = []
     image_of: list[int] = []
     total = len(images) if isinstance(images, Sequence) else 0
-    for number, scored in enumerate(images):
-        embedding = taught.segmenter.encode(scored.image)
-        prompts = Prompts.from_masks(scored.masks, taught.segmenter, kind=settings.prompt)
-        inputs.append(taught.read(embedding, prompts))
-        if settings.part == "token+head":
-            kept.append((embedding, prompts))
-        names += [scored.name] * len(scored.masks)
-        image_of += [number] * len(scored.masks)
-        true_iou.append(torch.from_numpy(scored.true_iou).float())
-        report(stage, number + 1, total or number + 2)
+    done = found["step"]
+    for scored in _from(images, done):
+        done += 1
+        if len(scored.masks):
+            embedding = taught.segmenter.encode(scored.image)
+            prompts = Prompts.from_masks(scored.masks, taught.segmenter, kind=settings.prompt)
+            inputs.append(taught.read(embedding, prompts).cpu())
+            image_of += [len(in_memory)] * len(scored.masks)
+            if whole:
+                in_memory.append((embedding.to("cpu"), prompts.to("cpu")))
+            names += [scored.name] * len(scored.masks)
+            true_iou.append(torch.from_numpy(scored.true_iou).float())
+        report(stage, done, total or done + 1)
+        if not whole and (done % _KEEP_EVERY == 0 or done == total):
+            parts = {"names": names, "true_iou": true_iou, "inputs": inputs}
+            kept.save(stage.replace(" ", "_"), done, parts)
     if not names:
         raise DataError(explain(f"no {stage}", "at least one image with masks"))
-    truth = torch.cat(true_iou).to(taught.segmenter.device)
-    return _Encoded(tuple(names), truth, torch.cat(inputs), tuple(kept), tuple(image_of))
+    return _Encoded(
+        tuple(names),
+        torch.cat(true_iou).to(device),
+        torch.cat(inputs).to(device),
+        tuple(in_memory),
+        tuple(image_of),
+    )
+
+
+def _from(images: Iterable[ScoredImage], first: int) -> Iterator[ScoredImage]:
+    """The images from a number on; what comes before is not read where they can be asked for by number."""
+    if isinstance(images, Sequence):
+        return (images[number] for number in range(first, len(images)))
+    return islice(images, first, None)
 
 
 def _teach(
@@ -260,6 +298,7 @@ def _teach(
     data: _Encoded,
     settings: TransferSettings,
     parameters: Sequence[nn.Parameter],
+    kept: TransferProgress,
     report: Callable[[str, int, int], None],
 ) -> tuple[float, ...]:
     """Squared error of the taught output, mask by mask in a new order each epoch; image by image with the token."""
@@ -267,8 +306,15 @@ def _teach(
     batches = [_batches(data, settings, epoch) for epoch in range(settings.epochs)]
     total = sum(len(epoch) for epoch in batches)
     curve = Schedule(total, "cosine", warmup_steps=max(1, total // 10))
-    step, losses = 0, []
-    for number, epoch in enumerate(batches):
+    step, losses, first = 0, [], 0
+    if (state := kept.load("head")) is not None:
+        first, losses = state["step"], state["losses"]
+        step = sum(len(epoch) for epoch in batches[:first])
+        optimizer.load_state_dict(state["optimizer"])
+        with torch.no_grad():
+            for parameter, value in zip(parameters, state["parameters"], strict=True):
+                parameter.copy_(value)
+    for number, epoch in enumerate(batches[first:], start=first):
         errors = 0.0
         for rows in epoch:
             for group in optimizer.param_groups:
@@ -284,6 +330,9 @@ def _teach(
             errors += float(loss.detach()) * len(rows)
             step += 1
         losses.append(errors / len(data.names))
+        learned = [parameter.detach().cpu() for parameter in parameters]
+        parts = {"losses": losses, "optimizer": optimizer.state_dict(), "parameters": learned}
+        kept.save("head", number + 1, parts)
         report("epochs", number + 1, settings.epochs)
     return tuple(losses)
 
@@ -309,8 +358,9 @@ def _outputs(
     """The taught output for some masks; with the token, for all masks of some images, in order."""
     if settings.part == "head":
         return taught(data.inputs[list(rows)])
-    images = dict.fromkeys(data.image_of[row] for row in rows)
-    return taught(torch.cat([taught.read(*data.images[image]) for image in images]))
+    images, device = dict.fromkeys(data.image_of[row] for row in rows), taught.segmenter.device
+    asked = ((embedding.to(device), prompts) for embedding, prompts in (data.images[image] for image in images))
+    return taught(torch.cat([taught.read(embedding, prompts) for embedding, prompts in asked]))
 
 
 @torch.no_grad()

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 
-from arrcoc_sam.datasets import CocoDataset
+from arrcoc_sam.datasets import CocoAnnotation, CocoDataset, CocoImage
 from arrcoc_sam.errors import DataError, InputError, explain
 from arrcoc_sam.masks import pairwise_iou
 from arrcoc_sam.quality.degradations import DEGRADATIONS, DegradationKind, degrade, mask_context
@@ -38,7 +39,7 @@ class DegradedMasks(Sequence[ScoredImage]):
         return len(self.source)
 
     def __getitem__(self, number: int) -> ScoredImage:  # type: ignore[override]
-        """The degraded masks of one image."""
+        """The degraded masks of one image; none, where none can be."""
         if not 0 <= number < len(self):
             raise IndexError(number)
         masked, rng = self.source[number], np.random.default_rng([self.seed, number])
@@ -55,17 +56,17 @@ class DegradedMasks(Sequence[ScoredImage]):
                 continue
             kind, severity = kinds[int(rng.integers(len(kinds)))], 1.0 - rng.random()
             seed = [self.seed, number, int(which)]
-            found = degrade(masks[which], kind, severity, context=context, seed=seed)
-            degraded.append(found)
-            true_iou.append((found & masks[which]).sum() / (found | masks[which]).sum())
-        if not degraded:
-            raise DataError(explain(f"{masked.name} has no mask that can be degraded", "at least one"))
-        return ScoredImage(masked.name, masked.image, np.stack(degraded), np.array(true_iou))
+            wrong = degrade(masks[which], kind, severity, context=context, seed=seed)
+            degraded.append(wrong)
+            true_iou.append((wrong & masks[which]).sum() / (wrong | masks[which]).sum())
+        none = np.zeros((0, *masked.image.shape[:2]), dtype=bool)
+        found = np.stack(degraded) if degraded else none
+        return ScoredImage(masked.name, masked.image, found, np.array(true_iou, dtype=np.float64))
 
 
 @dataclass(frozen=True)
 class MatchedMasks(Sequence[ScoredImage]):
-    """Masks of one COCO file judged by those of another: a mask means the true mask that it fits best.
+    """Masks of one COCO file judged by those of another: a mask means the true mask that it fits best. No crowds.
 
     Attributes:
         external: Somebody's masks, of a detector or from attention.
@@ -84,14 +85,18 @@ class MatchedMasks(Sequence[ScoredImage]):
         if not self._pairs:
             came = f"{self.external.path} and {self.truth.path} share no image with masks"
             raise DataError(explain(came, "the same file names in both"))
+        for image, known in self._pairs:
+            if image.size_hw != known.size_hw:
+                came = f"{image.file_name} has size {image.size_hw} in {self.external.path}"
+                raise DataError(explain(came, f"{known.size_hw}, as in {self.truth.path}"))
 
     @cached_property
-    def _pairs(self) -> list[tuple[int, int]]:
-        rows = {image.file_name: i for i, image in enumerate(self.truth.images) if self.truth.annotations_of(image)}
+    def _pairs(self) -> list[tuple[CocoImage, CocoImage]]:
+        known = {image.file_name: image for image in self.truth.images if _objects(self.truth, image)}
         return [
-            (i, rows[image.file_name])
-            for i, image in enumerate(self.external.images)
-            if image.file_name in rows and self.external.annotations_of(image)
+            (image, known[image.file_name])
+            for image in self.external.images
+            if image.file_name in known and _objects(self.external, image)
         ]
 
     def __len__(self) -> int:
@@ -101,14 +106,17 @@ class MatchedMasks(Sequence[ScoredImage]):
         """The external masks of one image."""
         return self._scored(*self._pairs[number])
 
-    def _scored(self, external: int, truth: int) -> ScoredImage:
-        image, known = self.external.images[external], self.truth.images[truth]
-        if image.size_hw != known.size_hw:
-            came = f"{image.file_name} has size {image.size_hw} in {self.external.path}"
-            raise DataError(explain(came, f"{known.size_hw}, as in {self.truth.path}"))
-        masks = self.external.masks(image)
-        iou = pairwise_iou(masks[None], self.truth.masks(known)[None])[0].amax(dim=1)
+    def _scored(self, image: CocoImage, known: CocoImage) -> ScoredImage:
+        masks, truth = (
+            torch.stack([annotation.mask() for annotation in _objects(dataset, which)])
+            for dataset, which in ((self.external, image), (self.truth, known))
+        )
+        iou = pairwise_iou(masks[None], truth[None])[0].amax(dim=1)
         return ScoredImage(image.file_name, self.external.load_image(image), masks.numpy(), iou.double().numpy())
+
+
+def _objects(dataset: CocoDataset, image: CocoImage) -> list[CocoAnnotation]:
+    return [annotation for annotation in dataset.annotations_of(image) if not annotation.crowd]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,13 @@ import pytest
 import torch
 
 from arrcoc_sam.datasets import CocoDataset
-from arrcoc_sam.errors import DataError, InputError, UnsupportedModelError
+from arrcoc_sam.errors import (
+    DataError,
+    EmbeddingMismatchError,
+    InputError,
+    TrainingError,
+    UnsupportedModelError,
+)
 from arrcoc_sam.masks import encode_rle
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.scenes import generate_scene
@@ -60,6 +66,9 @@ def test_only_the_head_moves(segmenter: SamSegmenter, degraded: DegradedMasks) -
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved
     assert all(name.startswith(HEAD) for name in moved)
+    with pytest.raises(EmbeddingMismatchError):  # other weights, another hash: old calibrations don't fit either
+        segmenter.decode(embedding, click)
+    embedding = segmenter.encode(degraded[0].image)
     with torch.no_grad():
         torch.testing.assert_close(segmenter.decode(embedding, click).logits, drawn, rtol=0.0, atol=0.0)
     assert result.model is model
@@ -81,6 +90,50 @@ def test_a_head_learns(segmenter: SamSegmenter, degraded: DegradedMasks, part: A
     assert low <= report.gain["mae"] <= high
     assert torch.equal(segmenter.model.mask_decoder.iou_token.weight, token) == (part == "head")
     json.dumps(report.as_json(), allow_nan=False)
+
+
+class _Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("part", ["head", "token+head"])
+@pytest.mark.parametrize("at", [("held-out images", 2), ("epochs", 2)])
+def test_a_killed_transfer_goes_on(
+    degraded: DegradedMasks, part: Any, at: tuple[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arrcoc_sam.training.iou_transfer._KEEP_EVERY", 1)
+    settings, seen = TransferSettings(part=part, epochs=3, batch_size=8), []
+
+    def transfer(folder: Path | None, **more: Any) -> Any:
+        torch.manual_seed(0)
+        fresh = SamSegmenter(build_tiny(64), name="untrained")
+        return transfer_iou_head(fresh, degraded_part, held_out, settings, num_bootstrap=20, folder=folder, **more)
+
+    def killed(stage: str, done: int, total: int) -> None:
+        if (stage, done) == at:
+            raise _Killed
+
+    degraded_part, held_out = split_images(degraded, 0.4)
+    with pytest.raises(_Killed):
+        transfer(tmp_path / "progress", progress=killed)
+    resumed = transfer(tmp_path / "progress", progress=lambda stage, done, _: seen.append((stage, done)))
+    unbroken = transfer(None)
+    assert resumed.report.as_json() == unbroken.report.as_json()
+    for name, value in unbroken.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name])
+    assert at == ("epochs", 2) or part == "token+head" or ("images to learn from", 1) not in seen
+    assert (("epochs", 2) not in seen) == (at == ("epochs", 2))
+    with pytest.raises(TrainingError, match="another configuration"):
+        transfer(tmp_path / "progress", origin={"data": "others"})
+
+
+def test_images_without_masks_are_passed_over(segmenter: SamSegmenter, degraded: DegradedMasks) -> None:
+    empty = ScoredImage("none", degraded[0].image, np.zeros((0, 64, 64), bool), np.zeros(0))
+    settings = TransferSettings(part="token+head", epochs=1)
+    report = transfer_iou_head(
+        segmenter, [empty, degraded[0], empty, degraded[1]], [empty, degraded[2]], settings, num_bootstrap=0
+    ).report
+    assert report.before.num_images == 1
 
 
 def test_the_head_reads_what_decode_gives_it(segmenter: SamSegmenter, degraded: DegradedMasks) -> None:
@@ -107,7 +160,7 @@ def test_bad_input(segmenter: SamSegmenter, degraded: DegradedMasks) -> None:
         split_images(degraded, 0.01)
     with pytest.raises(InputError, match="token=4"):
         TransferSettings(token=4)
-    with pytest.raises(DataError, match="empty one"):
+    with pytest.raises(DataError, match="an empty mask"):
         ScoredImage("x", np.zeros((8, 8, 3), np.uint8), np.zeros((1, 8, 8), bool), np.array([0.5]))
     with pytest.raises(DataError, match="outside"):
         ScoredImage("x", np.zeros((8, 8, 3), np.uint8), np.ones((1, 8, 8), bool), np.array([1.5]))
@@ -142,6 +195,9 @@ def test_masks_of_another_file_mean_what_they_fit_best(tmp_path: Path) -> None:
     matched = MatchedMasks(coco(tmp_path, "external.json", external), coco(tmp_path, "truth.json", truth))
     assert len(matched) == 1
     assert matched[0].true_iou.tolist() == pytest.approx([0.5, 0.8])
+    other = coco(tmp_path, "larger.json", np.pad(truth, ((0, 0), (0, 1), (0, 0))))
+    with pytest.raises(DataError, match="has size"):
+        MatchedMasks(matched.external, other)
     with pytest.raises(DataError, match="share no image"):
         MatchedMasks(coco(tmp_path, "external.json", external), coco(tmp_path, "other.json", truth, "1.png"))
 

@@ -1,0 +1,52 @@
+"""How far an IoU-head transfer has come, on disk: a killed one goes on from there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from arrcoc_sam.errors import OutputError, explain
+from arrcoc_sam.training.checkpoint import load_state, save_state
+
+__all__ = ["TransferProgress"]
+
+
+class TransferProgress:
+    """States by name in a folder; without a folder nothing is kept, and nothing found.
+
+    Args:
+        folder: Made if missing.
+        settings: What the transfer depends on; states of another one are refused.
+
+    Raises:
+        OutputError: The folder can't be made.
+    """
+
+    def __init__(self, folder: Path | None, settings: Mapping[str, Any]) -> None:
+        self._folder, self._settings = folder, json.loads(json.dumps(settings))
+        if folder is None:
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            came = f"{folder} can't be made ({error.strerror or error})"
+            raise OutputError(explain(came, "a folder to write to", "name another one")) from error
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        """The last state of this name, on the CPU, with ``step``; None where there is none.
+
+        Raises:
+            TrainingError: It can't be read, or belongs to another transfer.
+        """
+        return None if self._folder is None else load_state(self._folder / f"{name}.pt", settings=self._settings)
+
+    def save(self, name: str, step: int, parts: Mapping[str, Any]) -> None:
+        """Put a state in the place of the last one.
+
+        Raises:
+            OutputError: It can't be written.
+        """
+        if self._folder is not None:
+            save_state(self._folder / f"{name}.pt", settings=self._settings, step=step, parts=parts)
