@@ -6,6 +6,7 @@ however it is split among devices, workers and accumulation steps, and a killed 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -18,7 +19,7 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
-from arrcoc_sam.errors import DataError, InputError, explain
+from arrcoc_sam.errors import DataError, ImageReadError, InputError, explain
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.masks import mask_boxes
 from arrcoc_sam.training.given_masks import draw_given_masks
@@ -169,6 +170,8 @@ def draw_batch(source: MaskSource, plan: BatchPlan, *, seed: int, step: int, pla
         step: Counted from 0.
         places: Which images of the step's global batch.
 
+    An image that can't be read is left out with a warning, and another one drawn in its place.
+
     Raises:
         DataError: No image with a target that is large enough was found in 50 attempts.
     """
@@ -212,7 +215,11 @@ def _draw_image(source: MaskSource, plan: BatchPlan, rng: np.random.Generator) -
     """One image with its targets, as a batch of its own."""
     for _ in range(_ATTEMPTS):
         index = int(rng.integers(len(source)))
-        found = _prompted(source[index], plan, rng, partial(_donors, source, index, rng))
+        try:
+            found = _prompted(source[index], plan, rng, partial(_donors, source, index, rng))
+        except ImageReadError as error:  # one file of a hundred thousand is no reason to end a run of days
+            warnings.warn(f"Left out of training: {error}", stacklevel=2)
+            continue
         if found is not None:
             return found
     expected = f"masks of at least {_LEAST_CELLS} cells of the {plan.mask_size} x {plan.mask_size} logits"
@@ -248,7 +255,7 @@ def _prompted(
     count = len(kept)
     scale = torch.tensor(transform.scale_xy)  # as segmenters carry prompts into the frame
     points = np.stack([_uniform_pixel(region, rng) for region in regions[kept]])
-    meant, meant_chance = _meant(coverage > 0.5, usable, regions, points) if plan.with_meant else (None, None)
+    meant, meant_chance = _meant(coverage > 0.5, shown, regions, points) if plan.with_meant else (None, None)
     boxes = mask_boxes(torch.from_numpy(masks[kept]))
     batch = PromptBatch(
         images=_framed(_turned(masked.image[None, *window], turns, mirrored)[0], transform, plan, rng)[None],
@@ -288,7 +295,7 @@ def _donors(source: MaskSource, index: int, rng: np.random.Generator) -> list[Bo
 
 def _meant(
     cells: Bool[Tensor, "N g g"],
-    usable: Bool[ndarray, " N"],
+    shown: Bool[ndarray, " N"],
     regions: Bool[ndarray, "N H W"],
     points: Int64[ndarray, "K 2"],
 ) -> tuple[Bool[Tensor, "K A g g"], Float[Tensor, "K A"]]:
@@ -297,7 +304,7 @@ def _meant(
     Targets are drawn alike and a click uniformly in its region, so that given the click the chance of a mask is as one
     over its region's area.
     """
-    under = regions[:, points[:, 1], points[:, 0]].T / np.maximum(regions.sum(axis=(1, 2)), 1) * usable
+    under = regions[:, points[:, 1], points[:, 0]].T / np.maximum(regions.sum(axis=(1, 2)), 1) * shown
     chance = torch.from_numpy(under / under.sum(axis=1, keepdims=True)).float()
     chance, order = chance.sort(dim=1, descending=True)
     longest = int((chance > 0).sum(dim=1).max())

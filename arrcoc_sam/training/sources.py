@@ -21,8 +21,8 @@ from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.datasets.folder import read_mask_file
 from arrcoc_sam.datasets.mask_index import MaskIndex
 from arrcoc_sam.datasets.mask_sets import MaskSet
-from arrcoc_sam.errors import DataError, InputError, explain
-from arrcoc_sam.images import load_image
+from arrcoc_sam.errors import DataError, ImageReadError, InputError, explain
+from arrcoc_sam.images import header_size, load_image
 from arrcoc_sam.masks.rle import decode_rle
 from arrcoc_sam.scenes.scene import Scene
 
@@ -104,6 +104,10 @@ class CocoSource:
 
     Args:
         dataset: Read with ``images=``, strictly, so that what is wrong is found before training begins.
+
+    Raises:
+        ImageReadError: A picture's header can't be read.
+        DataError: No mask, or a picture of another size than the file says.
     """
 
     def __init__(self, dataset: CocoDataset) -> None:
@@ -112,6 +116,8 @@ class CocoSource:
         self._images = [(image, annotations) for image, annotations in found if annotations]
         if not self._images:
             raise DataError(explain(f"{dataset.path} has no mask that is not a crowd", "at least one"))
+        for image, _ in self._images:
+            dataset.check_header(image)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -140,19 +146,22 @@ class TripleSource:
 
     Args:
         dataset: With declared hierarchies, or masks that lie in one another.
+
+    Raises:
+        ImageReadError: A picture's header can't be read.
+        DataError: No triple, an inconsistent one, or a picture of another size than the file says.
     """
 
     def __init__(self, dataset: CocoDataset) -> None:
         self.dataset = dataset
         nested = None if dataset.declared is None else {triple.image_id for triple in dataset.declared}
-        self._images = [
-            image
-            for image in dataset.images
-            if (image.id in nested if nested is not None else dataset.hierarchies(image) is not None)
-        ]
+        some = [image for image in dataset.images if nested is None or image.id in nested]
+        self._images = [image for image in some if dataset.hierarchies(image) is not None]
         if not self._images:
             mend = "use kind = 'coco' for masks that do not nest"
             raise DataError(explain(f"{dataset.path} has no nested masks", "at least one triple", mend))
+        for image in self._images:
+            dataset.check_header(image)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -187,6 +196,10 @@ class MaskSetSource:
 
     Args:
         masks: The data set; a mask that it lists as unusable is refused here.
+
+    Raises:
+        ImageReadError: The header of a picture or of a mask's file can't be read.
+        DataError: No mask, an unusable one, or one of another size than its image.
     """
 
     def __init__(self, masks: MaskSet) -> None:
@@ -203,6 +216,11 @@ class MaskSetSource:
         if not rows:
             raise DataError(explain(f"{masks.path} has no masks", "at least one"))
         self._images = list(rows.items())
+        for name, some in self._images:
+            size_hw = _read_size(masks.images / name)
+            for row in some:
+                known = row["counts"] is not None
+                self._check_size(row, (row["height"], row["width"]) if known else _read_size(self._file(row)), size_hw)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -225,11 +243,24 @@ class MaskSetSource:
         if row["counts"] is not None:
             mask = decode_rle({"size": [row["height"], row["width"]], "counts": row["counts"]})
         else:
-            mask = read_mask_file(Path(os.fspath(self._set.masks or self._set.path)) / row["mask_file"])
-        if tuple(mask.shape) != size_hw:
-            came = f"{self._set.path}: mask {row['id']!r} has {mask.shape[0]} rows and {mask.shape[1]} columns"
-            raise DataError(explain(came, f"those of its image, {size_hw[0]} and {size_hw[1]}"))
+            mask = read_mask_file(self._file(row))
+        self._check_size(row, (mask.shape[0], mask.shape[1]), size_hw)
         return mask.numpy()
+
+    def _file(self, row: dict[str, Any]) -> Path:
+        return Path(os.fspath(self._set.masks or self._set.path), row["mask_file"])
+
+    def _check_size(self, row: dict[str, Any], mask_hw: tuple[int, int], size_hw: tuple[int, int]) -> None:
+        if mask_hw != size_hw:
+            came = f"{self._set.path}: mask {row['id']!r} has {mask_hw[0]} rows and {mask_hw[1]} columns"
+            raise DataError(explain(came, f"those of its image, {size_hw[0]} and {size_hw[1]}"))
+
+
+def _read_size(path: Path) -> tuple[int, int]:
+    found = header_size(path)
+    if found is None:
+        raise ImageReadError(explain(f"{path} can't be read", "a whole image file", "copy it again"))
+    return found
 
 
 class MixedSource:

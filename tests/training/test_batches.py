@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from arrcoc_sam.errors import DataError, InputError
+from arrcoc_sam.errors import DataError, ImageReadError, InputError
 from arrcoc_sam.masks import mask_iou
 from arrcoc_sam.scenes import Scene, generate_scene
 from arrcoc_sam.training.batches import Augmentation, BatchPlan, PromptBatch, draw_batch
@@ -128,6 +128,34 @@ def test_targets_that_can_not_be_used() -> None:
     assert ((batch.targets > 0.5).sum((1, 2)) == 256).all()
     with pytest.raises(DataError, match="none with a target of a usable size"):
         draw_batch(One(masks[:2]), plan, seed=0, step=0, places=[0])
+
+
+def test_a_mask_too_thin_to_be_a_target_is_no_meaning_either() -> None:
+    masks = np.zeros((2, 64, 64), bool)
+    masks[0, 8:40, 8:40], masks[1, 21, 8:40] = True, True  # the line covers half of 16 cells, and of none more
+    plan = replace(PLAN, augmentation=AS_IT_IS, with_meant=True)
+    regions = np.repeat(masks[1:], 2, axis=0)  # every click lies on the line
+    batch = draw_batch(One(masks, regions), plan, seed=0, step=0, places=range(3))
+    assert batch.meant is not None
+    assert batch.meant_chance is not None
+    assert batch.meant.flatten(2).any(dim=2)[batch.meant_chance > 0].all()
+    torch.testing.assert_close(batch.meant_chance, torch.ones(3, 1))
+
+
+def test_an_image_that_can_t_be_read_is_left_out(scenes: list[Scene]) -> None:
+    class Broken(SceneSource):
+        def __getitem__(self, index: int) -> MaskedImage:
+            if index in broken:
+                raise ImageReadError(f"{index}.png can't be read; expected a whole image file.")
+            return super().__getitem__(index)
+
+    broken = {1}
+    with pytest.warns(UserWarning, match=r"Left out of training: 1\.png"):
+        batch = draw_batch(Broken(scenes), PLAN, seed=0, step=0, places=range(12))
+    assert set(batch.image_index.tolist()) == set(range(12))
+    broken |= set(range(4))
+    with pytest.raises(DataError, match="50 images drawn"), pytest.warns(match="Left out of training"):
+        draw_batch(Broken(scenes), PLAN, seed=0, step=0, places=[0])
 
 
 def test_mixtures_hold_every_image_in_proportion(scenes: list[Scene]) -> None:
