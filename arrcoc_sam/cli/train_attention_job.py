@@ -104,6 +104,9 @@ class TrainAttentionJob:
     ) -> tuple[HierarchyCache, HierarchyCache | None]:
         """What to train on, and what to judge on."""
         data = config.data
+        if data.kind == "scenes" and data.levels == "truth" and (self.segmenter or self.checkpoint) is not None:
+            came = 'levels = "truth" with --segmenter or --checkpoint'
+            raise InputError(explain(came, "neither: exact masks teach, and no segmenter is asked"))
         if data.kind == "cache":
             # A cache of another segmenter than the one that is named is a mistake; without a name any will do.
             named = None

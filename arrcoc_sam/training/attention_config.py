@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -26,8 +26,8 @@ class AttentionData:
         size: Side of the scenes.
         clicks: The most a scene.
         levels: "segmenter" or "truth", of kind "scenes".
-        cache: The folder to train on, of kind "cache".
-        validation_cache: The folder to judge on; without one nothing is judged.
+        cache: The folder to train on, of kind "cache"; in a file of settings relative to that file.
+        validation_cache: The folder to judge on, alike; without one nothing is judged.
     """
 
     kind: Literal["scenes", "cache"] = "scenes"
@@ -54,6 +54,13 @@ class AttentionData:
             came = f"scenes={self.scenes}, validation={self.validation}, size={self.size}, clicks={self.clicks}"
             raise InputError(explain(came, "at least one scene and click, sizes of 32 to 2048"))
 
+    def under(self, root: Path) -> AttentionData:
+        """The same, with folders that are relative taken from there."""
+        cache, judging = (
+            None if folder is None else str(root / folder) for folder in (self.cache, self.validation_cache)
+        )
+        return replace(self, cache=cache, validation_cache=judging)
+
 
 @dataclass(frozen=True)
 class AttentionConfig:
@@ -75,8 +82,9 @@ class AttentionConfig:
         unknown = set(record) - {"data", "attention"}
         if unknown:
             raise InputError(explain(f"{path} has the section [{min(unknown)}]", "[data] and [attention]"))
+        data = read_section(AttentionData, record.get("data", {}), f"{path} [data]")
         return cls(
-            read_section(AttentionData, record.get("data", {}), f"{path} [data]"),
+            data if path is None else data.under(Path(path).parent),
             read_section(AttentionTraining, record.get("attention", {}), f"{path} [attention]"),
         )
 

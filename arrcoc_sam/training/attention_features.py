@@ -9,12 +9,15 @@ from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
+from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from arrcoc_sam.errors import CheckpointError, InputError, UnknownNameError, UnsupportedModelError, explain
 from arrcoc_sam.segmenters import load_segmenter
 from arrcoc_sam.segmenters.checkpoints import weights_hash
+from arrcoc_sam.segmenters.tiny import set_image_size
+from arrcoc_sam.segmenters.tiny_encoder import TinyEncoder
 from arrcoc_sam.training.attention_memory import MapMemory
 
 __all__ = ["BATCH_NORMS", "BatchNorm", "FeatureMaps"]
@@ -179,15 +182,23 @@ def _named_backbone(name: str, image_size: int, pretrained: bool) -> nn.Module:
 
 
 def _segmenter_encoder(name: str, image_size: int) -> nn.Module:
-    """The image encoder of a segmenter of SAM's class; its weights are those that the segmenter has."""
+    """The image encoder of a segmenter of SAM's class; its weights are those that the segmenter has.
+
+    SAM's own learned the positions of one size; the embedded one takes any multiple of 32 pixels.
+    """
     segmenter = load_segmenter(name, device="cpu")
     encoder = getattr(segmenter.model, "image_encoder", None)
     if not isinstance(encoder, nn.Module):
         came = f"the segmenter {name!r} has no image_encoder"
         raise UnsupportedModelError(explain(came, "one of segment-anything's class, such as tiny or sam_vit_b"))
-    if segmenter.image_size != image_size:
+    if isinstance(encoder, TinyEncoder):
+        if image_size < 32 or image_size % 32:
+            came = f"image_size={image_size} with the encoder of {name!r}"
+            raise InputError(explain(came, "a multiple of 32"))
+        set_image_size(cast(Sam, segmenter.model), image_size)
+    elif segmenter.image_size != image_size:
         came = f"image_size={image_size} with the encoder of {name!r}"
-        raise InputError(explain(came, f"image_size={segmenter.image_size}"))
+        raise InputError(explain(came, f"image_size={segmenter.image_size}, whose positions it learned"))
     return encoder
 
 

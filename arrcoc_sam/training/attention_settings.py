@@ -40,6 +40,7 @@ class AttentionTraining:
         weight_decay: Of AdamW, on weights with two axes or more.
         warmup_steps: Linear warm-up.
         schedule: How the rate falls.
+        milestones: For "step", shares of the run at which the rate falls tenfold.
         ema_decay: Of the moving average that is evaluated and kept; 0: the weights themselves.
         clip_norm: Largest gradient norm; 0: any.
         autocast: bfloat16 for the model; the loss stays float32.
@@ -69,6 +70,7 @@ class AttentionTraining:
     weight_decay: float = 0.05
     warmup_steps: int = 30
     schedule: ScheduleShape = "cosine"
+    milestones: tuple[float, ...] = ()
     ema_decay: float = 0.98
     clip_norm: float = 1.0
     autocast: bool = False
@@ -103,4 +105,4 @@ class AttentionTraining:
     @property
     def curve(self) -> Schedule:
         """The learning rate's factor at each step."""
-        return Schedule(self.steps, self.schedule, self.warmup_steps)
+        return Schedule(self.steps, self.schedule, self.warmup_steps, milestones=self.milestones)

@@ -143,7 +143,8 @@ class _Run:
 
     def _resume(self) -> int:
         """Loads the last checkpoint and answers how many steps were done."""
-        state = load_state(self.folder / "last.pt", settings=self._identity)
+        before = {"settings": {"milestones": ()}}  # what an older version's checkpoint did not record
+        state = load_state(self.folder / "last.pt", settings=self._identity, defaults=before)
         if state is None:
             return 0
         for name, part in self._parts.items():
@@ -166,6 +167,9 @@ class _Run:
         if not bool(torch.isfinite(loss)):
             raise TrainingError(explain(f"the loss is {loss.item()} at step {step}", mend="lower the learning rate"))
         norm = nn.utils.clip_grad_norm_(self._model.parameters(), settings.clip_norm or float("inf"))
+        if not bool(torch.isfinite(norm)):
+            came = f"the gradient's norm is {norm.item()} at step {step}"
+            raise TrainingError(explain(came, mend="lower the learning rate"))
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._average.update_parameters(self._model)
@@ -202,17 +206,18 @@ class _Watch:
             self._log.write(run.step, row)
             if self._progress is not None:
                 self._progress(run.step, row)
-        if run.step % self._checkpoint_every == 0 or last:
-            run.save()
+        # evaluated before it is saved: a run that is killed in between comes by here again
         if self._validation and self._evaluate_every and run.step % self._evaluate_every == 0 and not last:
             self._judged.write(run.step, evaluate_levels(run.averaged, self._validation).figures())
+        if run.step % self._checkpoint_every == 0 or last:
+            run.save()
 
     def finish(self, trained: MultiScaleAttention, provenance: dict[str, str]) -> LevelReport | None:
         """Evaluate what came out, and write it."""
         run, report = self._run, None
         if self._validation:
             report = evaluate_levels(trained, self._validation)
-            if self._first < run.settings.steps:
+            if self._judged.last_step < run.step:
                 self._judged.write(run.step, report.figures())
         _finish(run.folder, trained, run.settings, provenance, report)
         self._log.close()
@@ -249,7 +254,8 @@ def load_attention_model(path: str | Path) -> MultiScaleAttention:
     try:
         with safe_open(path, framework="pt") as file:
             record = json.loads((file.metadata() or {})["settings"])
-        settings = AttentionTraining(**{**record, "levels": tuple(record["levels"]), "pretrained": False})
+        record |= {name: tuple(record.get(name, ())) for name in ("levels", "milestones")}  # JSON knows lists alone
+        settings = AttentionTraining(**record | {"pretrained": False})
         model = build_attention(settings)
         model.load_state_dict(load_file(path))
     except Exception as error:  # safetensors and torch raise many kinds on files that are something else

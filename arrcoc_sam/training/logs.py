@@ -16,6 +16,9 @@ __all__ = ["TrainingLog"]
 class TrainingLog:
     """Rows of figures by step.
 
+    Attributes:
+        last_step: That of the last row; 0 while there is none.
+
     Args:
         folder: Where ``log.csv`` and TensorBoard's ``tensorboard`` go.
         first_step: Steps done already: what a killed run logged after its last checkpoint is dropped.
@@ -27,6 +30,7 @@ class TrainingLog:
 
     def __init__(self, folder: Path, *, first_step: int = 0, tensorboard: bool = False) -> None:
         self._path = folder / "log.csv"
+        self.last_step = 0
         self._writer: Any = None
         if tensorboard:
             try:
@@ -40,6 +44,7 @@ class TrainingLog:
             kept = [row for row in whole if int(row.split(",", 1)[0]) <= first_step]
             if kept:
                 write_text(self._path, "\n".join([header, *kept]) + "\n")
+                self.last_step = int(kept[-1].split(",", 1)[0])
             else:
                 self._path.unlink()
 
@@ -56,6 +61,7 @@ class TrainingLog:
             if new:
                 writer.writerow(["step", *row])
             writer.writerow([step, *(f"{value:.6g}" for value in row.values())])
+        self.last_step = step
         if self._writer is not None:
             for name, value in row.items():
                 self._writer.add_scalar(name, value, step)

@@ -93,6 +93,10 @@ def test_a_named_segmenter_has_to_be_that_of_the_caches(
     for name, options in (("own", ()), ("other", ("--checkpoint", weights))):
         assert command("cache", "a.png", "-o", name, "--grid", 1, *options).code == 0
     refused = "other holds masks of .*build a cache with this segmenter"
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "c.toml").write_text('[data]\nkind = "cache"\ncache = "../other"\n')  # beside the file
+    answer = command("train", "attention", "-c", "below/c.toml", "-o", "run", "-s", "tiny")
+    assert re.search(refused, answer.error)
     for train, judge, named, message in [
         ("other", None, ("-s", "tiny"), refused),
         ("own", "other", ("-s", "tiny"), refused),

@@ -269,6 +269,10 @@ def test_a_loss_or_a_confidence_that_is_no_number(
     bad = replace(samples[0], confidence=torch.full((3,), torch.nan))
     with pytest.raises(DataError, match="a confidence is nan"):
         train_attention(SMALL, HeldSamples([bad]), tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(torch.inf))
+        with pytest.raises(TrainingError, match="the gradient's norm is inf at step 0"):
+            train_attention(SMALL, samples, tmp_path / "gradient")
     monkeypatch.setattr(module, "_accumulate", lambda *_: torch.tensor(torch.nan))
     with pytest.raises(TrainingError, match="the loss is nan at step 0"):
         train_attention(SMALL, samples, tmp_path)
