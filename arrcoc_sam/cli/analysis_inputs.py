@@ -75,6 +75,7 @@ class AttentionOptions:
         seed: Of random weights.
         device: Where a transformer goes.
         further: Arguments of a transformer's ``ViTAttention`` besides.
+        option: What the command calls the source.
     """
 
     name: str
@@ -86,6 +87,7 @@ class AttentionOptions:
     seed: int = 0
     device: str = "auto"
     further: Mapping[str, Any] = field(default_factory=dict)
+    option: str = "--attention"
 
     def load(self) -> AttentionSource:
         """The source.
@@ -105,9 +107,9 @@ class AttentionOptions:
         }
         misplaced = [option for option, was_given in given.items() if was_given]
         if misplaced and not transformer:
-            raise InputError(explain(f"{misplaced[0]} with --attention {self.name}", "a transformer, timm:… or hf:…"))
+            raise InputError(explain(f"{misplaced[0]} with {self.option} {self.name}", "a transformer, timm:… or hf:…"))
         if self.key is not None and (transformer or self.name == "relevance"):
-            raise InputError(explain(f"--key with --attention {self.name}", "an .npz or .safetensors file"))
+            raise InputError(explain(f"--key with {self.option} {self.name}", "an .npz or .safetensors file"))
         if not transformer:
             return load_attention(self.name, **({} if self.key is None else {"key": self.key}))
         options: dict[str, Any] = {"pretrained": not self.random_weights, "device": self.device, **self.further}

@@ -122,6 +122,7 @@ def atlas(
         seed=seed,
         device=device,
         further=options if model.startswith(("timm:", "hf:")) else {},
+        option="--model",
     )
     AtlasJob(
         images=images,

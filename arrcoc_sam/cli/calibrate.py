@@ -28,6 +28,9 @@ def calibrate(
     protocol: Annotated[
         str, typer.Option(help="How a mask is asked about: mask, box, point, mask+point, mask+box, mask+point+box.")
     ] = "mask+point",
+    components: Annotated[
+        bool, typer.Option("--components", help="For score --components: a mask by the worst of its components.")
+    ] = False,
     method: Annotated[
         Literal["monotone", "isotonic"],
         typer.Option(help="monotone: several scores; isotonic: a curve over the lower bound."),
@@ -57,6 +60,7 @@ def calibrate(
         checkpoint=checkpoint,
         device=device,
         protocol=protocol,
+        components=components,
         method=method,
         confidence=confidence,
         per_mask=per_mask,

@@ -39,6 +39,7 @@ class CalibrateJob:
     checkpoint: Path | None
     device: str
     protocol: str
+    components: bool
     method: Literal["monotone", "isotonic"]
     confidence: float
     per_mask: int
@@ -61,9 +62,14 @@ class CalibrateJob:
         if not 0 < self.confidence < 1:
             raise InputError(explain(f"--confidence {self.confidence}", "a share in (0, 1)"))
         truth = TruthImages.read(self.dataset, self.images)
+        if truth.num_masks * self.per_mask < 4 * self.min_masks:  # a quarter each covers and judges
+            came = f"{truth.num_masks:,} masks with --per-mask {self.per_mask}"
+            expected = f"at least {4 * self.min_masks:,} samples: half fit, a quarter each covers and judges"
+            raise InputError(explain(came, expected, "give more images, raise --per-mask, or lower --min-masks"))
         with staged_folder(self.out.parent) as folder:
             segmenter = open_segmenter(self.segmenter, self.checkpoint, self.device)
-            estimator = MaskQualityEstimator(segmenter, self.protocol, keep_masks=False)
+            truth.fits = segmenter.transform_for
+            estimator = MaskQualityEstimator(segmenter, self.protocol, components=self.components, keep_masks=False)
             samples = self._samples({"": estimator}, truth, len(truth), "Scoring")[""]
             data = {
                 "name": self.dataset.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,10 +25,12 @@ class TruthImages:
     Attributes:
         dataset: The file, read leniently.
         faults: Words about each record or picture that was left out; grows while images are read.
+        fits: Raises an ArrcocSamError for a size (height, width) that the segmenter can't take.
     """
 
     dataset: CocoDataset
     faults: list[str] = field(default_factory=list)
+    fits: Callable[[tuple[int, int]], object] | None = None
 
     @classmethod
     def read(cls, path: Path, images: Path | None) -> TruthImages:
@@ -41,6 +43,11 @@ class TruthImages:
         if all(annotation.crowd for annotation in dataset.annotations):
             raise DataError(explain(f"{path} has no usable mask", "annotations with segmentations"))
         return cls(dataset, [fault.message for fault in dataset.faults])
+
+    @property
+    def num_masks(self) -> int:
+        """Masks of objects in the file."""
+        return sum(not annotation.crowd for annotation in self.dataset.annotations)
 
     def __len__(self) -> int:
         """Images that have annotations or not."""
@@ -55,8 +62,11 @@ class TruthImages:
                 continue
             try:
                 pixels = self.dataset.load_image(image)
+                if self.fits is not None:
+                    self.fits((pixels.shape[0], pixels.shape[1]))
             except ArrcocSamError as error:
-                self.faults.append(str(error))
+                known = image.file_name in str(error)
+                self.faults.append(str(error) if known else f"{image.file_name}: {error}")
                 continue
             masks = self.dataset.masks(image)[kept].cpu().numpy()
             inside = pairwise_containment(masks, masks).numpy()

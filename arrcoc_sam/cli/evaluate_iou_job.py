@@ -60,6 +60,7 @@ class EvaluateIouJob:
         truth = TruthImages.read(self.dataset, self.images)
         with nullcontext() if self.out is None else staged_folder(self.out) as folder:
             segmenter = open_segmenter(self.segmenter, self.checkpoint, self.device)
+            truth.fits = segmenter.transform_for
             frames = []
             clicks = sorted({1, *self.clicks})
             with progress("Clicking", total=len(truth)) as advance:

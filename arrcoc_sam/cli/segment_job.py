@@ -55,7 +55,8 @@ class SegmentJob:
             raise InputError(explain("neither --point nor --box", "one of them", "add --point x,y"))
         target = self.setting.out
         if self.setting.output_format == "png" and (target is None or target.suffix == ".json"):
-            raise InputError(explain(f"--format png with --out {target}", "a folder", "name one with --out"))
+            came = f"--format png {'without --out' if target is None else f'with --out {target}'}"
+            raise InputError(explain(came, "a folder", "name one with --out"))
         self.setting.check()
         with about(self.image):
             pixels = load_image(self.image)

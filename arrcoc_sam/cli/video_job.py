@@ -12,7 +12,7 @@ from arrcoc_sam.cli.console import err, json_document, out, print_json, print_ta
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.cli.video_inputs import prompts_of_file, prompts_of_options
-from arrcoc_sam.cli.video_overlay import write_overlay
+from arrcoc_sam.cli.video_overlay import check_overlay, write_overlay
 from arrcoc_sam.cli.video_plot import plot_scores
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.report import Provenance
@@ -58,6 +58,8 @@ class VideoJob:
             raise InputError(
                 explain("no prompt", "--point, --box, --mask or --prompts", "add --point x,y on the object to follow")
             )
+        if self.overlay:
+            check_overlay()
         clip = open_clip(self.clip)
         check_video_prompts(prompts, clip)
         tracker = load_video_segmenter(self.segmenter, device=self.device)

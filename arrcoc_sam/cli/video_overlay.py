@@ -15,13 +15,25 @@ from arrcoc_sam.masks.rle import decode_rle
 from arrcoc_sam.segmenters.video_frames import Clip
 from arrcoc_sam.segmenters.video_tracks import VideoTracks
 
-__all__ = ["OBJECT_COLOURS", "draw_masks", "write_overlay"]
+__all__ = ["OBJECT_COLOURS", "check_overlay", "draw_masks", "write_overlay"]
 
 OBJECT_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 """Told apart by readers with and without a colour vision deficiency (Okabe and Ito 2008); repeated after seven."""
 
 _OPACITY = 0.45
 _DEFAULT_RATE = 10
+
+
+def check_overlay() -> None:
+    """See that an overlay can be written, before there is anything to lose.
+
+    Raises:
+        MissingExtraError: PyAV is not installed.
+    """
+    try:
+        import av  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError.of("av", "video") from error
 
 
 def write_overlay(path: Path, clip: Clip, tracks: VideoTracks, *, progress: Callable[[str, int, int], None]) -> None:
@@ -36,10 +48,9 @@ def write_overlay(path: Path, clip: Clip, tracks: VideoTracks, *, progress: Call
     Raises:
         MissingExtraError: PyAV is not installed.
     """
-    try:
-        import av
-    except ImportError as error:
-        raise MissingExtraError.of("av", "video") from error
+    check_overlay()
+    import av
+
     colours = {
         name: np.array([int(OBJECT_COLOURS[i % len(OBJECT_COLOURS)][k : k + 2], 16) for k in (1, 3, 5)])
         for i, name in enumerate(tracks.object_ids)

@@ -151,16 +151,17 @@ class Asking:
         """As :meth:`closest`, for the component of each mask that fares worst; ``step`` components at a time."""
         worst = []
         for mask, image in zip(masks, image_index, strict=True):
-            parts = torch.split(_large_components(mask), step)
+            labels, large = _large_components(mask)
+            parts = (labels == some[:, None, None] for some in torch.split(large, step))  # few of full size at a time
             closest = [self.closest(embedding, some, image.expand(len(some))) for some in parts]
             worst.append(ClosestCandidates.cat(closest).lowest())
         return ClosestCandidates.cat(worst)
 
 
-def _large_components(mask: Bool[Tensor, "H W"]) -> Bool[Tensor, "p H W"]:
-    """The connected components of at least :data:`COMPONENT_SHARE` of a mask's area, and always the largest."""
+def _large_components(mask: Bool[Tensor, "H W"]) -> tuple[Int[Tensor, "H W"], Int64[Tensor, " p"]]:
+    """Labels, and those of components of at least :data:`COMPONENT_SHARE` of the area; always the largest."""
     labels, count = connected_components(mask)
     sizes = torch.bincount(labels.flatten(), minlength=int(count) + 1)[1:]
     large = sizes >= COMPONENT_SHARE * sizes.sum()
     large[0] = True  # they come in order of their size
-    return labels == (large.nonzero() + 1)[:, :, None]
+    return labels, large.nonzero()[:, 0] + 1

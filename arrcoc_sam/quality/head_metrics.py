@@ -7,9 +7,9 @@ candidate had been written down so many times; ranks and bins are those of the d
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, Integer
 
-__all__ = ["ECE_BINS", "METRICS", "SELECTION_TOLERANCE", "bin_of", "head_metrics"]
+__all__ = ["ECE_BINS", "METRICS", "SELECTION_TOLERANCE", "bin_of", "drawn_sums", "head_metrics"]
 
 METRICS = (
     "pearson",
@@ -41,7 +41,7 @@ def head_metrics(
     predicted: Float64[np.ndarray, "K M"],
     actual: Float64[np.ndarray, "K M"],
     images: Int64[np.ndarray, " K"],
-    counts: Int64[np.ndarray, "B I"],
+    counts: Integer[np.ndarray, "B I"],
 ) -> dict[str, Float64[np.ndarray, " B"]]:
     """All metrics, for each draw of images.
 
@@ -66,6 +66,13 @@ def head_metrics(
     values["spearman"] = np.concatenate([*spearman, np.zeros(0)])
     values["ece"] = np.concatenate([*ece, np.zeros(0)])
     return {name: values[name] for name in METRICS}
+
+
+def drawn_sums(counts: Integer[np.ndarray, "B I"], table: Float64[np.ndarray, "I C"]) -> Float64[np.ndarray, "B C"]:
+    """``counts @ table`` for whole numbers of any width, of which few at a time become floats."""
+    step = max(1, _CHUNK // len(table))
+    parts = [counts[start : start + step].astype(np.float64) @ table for start in range(0, len(counts), step)]
+    return np.concatenate([*parts, np.zeros((0, table.shape[1]))])
 
 
 def bin_of(values: Float64[np.ndarray, " n"], num_bins: int) -> Int64[np.ndarray, " n"]:
@@ -137,7 +144,7 @@ def _moments(
         "oracle_iou": best,
     }
     table = np.stack([np.bincount(images, column, counts.shape[1]) for column in per_prompt.values()], axis=1)
-    sums = dict(zip(per_prompt, (counts @ table).T, strict=True))
+    sums = dict(zip(per_prompt, drawn_sums(counts, table).T, strict=True))
     prompts = sums["prompts"]
     candidates = prompts * predicted.shape[1]
     values = {name: sums[name] / prompts for name in ("selection_accuracy", "automatic_iou", "oracle_iou")}

@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt16
 from torch import Tensor
 
 from arrcoc_sam.errors import InputError, ShapeError, describe, explain
-from arrcoc_sam.quality.head_metrics import ECE_BINS, METRICS, bin_of, head_metrics
+from arrcoc_sam.quality.head_metrics import ECE_BINS, METRICS, bin_of, drawn_sums, head_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["IoUHeadReport", "evaluate_iou_head"]
+
+# Counts that are drawn at a time, before they are shortened.
+_DRAWN = 1 << 24
 
 Labels: TypeAlias = Tensor | np.ndarray | Sequence[Hashable]
 """(K,) one label a prompt."""
@@ -170,7 +173,7 @@ def _report(
 ) -> IoUHeadReport:
     ids, images = np.unique(images, return_inverse=True)
     count = len(ids)
-    draws = rng.multinomial(count, np.full(count, 1 / count), size=num_bootstrap if count > 1 else 0)
+    draws = _drawn_images(rng, count, num_bootstrap if count > 1 else 0)
     values = head_metrics(predicted, actual, images, np.ones((1, count), dtype=np.int64))
     spread = head_metrics(predicted, actual, images, draws)
     ends = ((1 - confidence) / 2, (1 + confidence) / 2)
@@ -185,22 +188,34 @@ def _report(
     )
 
 
+def _drawn_images(rng: np.random.Generator, count: int, num_draws: int) -> UInt16[np.ndarray, "B I"]:
+    """How often each draw holds each image, in as few bytes as do: a million images in a thousand draws are 2 GB."""
+    draws, share = np.empty((num_draws, count), dtype=np.uint16), np.full(count, 1 / count)
+    step = max(1, _DRAWN // count)
+    for start in range(0, num_draws, step):
+        some = draws[start : start + step]
+        some[:] = rng.multinomial(count, share, size=len(some))
+    return draws
+
+
 def _reliability(
     predicted: Float[np.ndarray, "K M"],
     actual: Float[np.ndarray, "K M"],
     images: Int64[np.ndarray, " K"],
-    draws: Int64[np.ndarray, "B I"],
+    draws: UInt16[np.ndarray, "B I"],
     ends: tuple[float, float],
 ) -> pd.DataFrame:
     guess, truth = predicted.ravel(), actual.ravel()
     image = np.repeat(images, predicted.shape[1])
     bins = bin_of(guess, ECE_BINS)
+    present = np.unique(bins)
+    members = [bins == number for number in present]
+    columns = [np.bincount(image[m], w, draws.shape[1]) for m in members for w in (truth[m], None)]
+    drawn = drawn_sums(draws, np.stack(columns, axis=1).astype(np.float64)).reshape(len(draws), len(present), 2)
     rows = []
-    for number in np.unique(bins):
-        inside = bins == number
-        counts, sums = (np.bincount(image[inside], w, draws.shape[1]) for w in (None, truth[inside]))
+    for number, inside in enumerate(members):
         with np.errstate(invalid="ignore"):  # a draw may miss all images of a bin
-            low, high = _interval((draws @ sums) / (draws @ counts), ends)
+            low, high = _interval(drawn[:, number, 0] / drawn[:, number, 1], ends)
         rows.append(
             {
                 "predicted_low": guess[inside].min(),

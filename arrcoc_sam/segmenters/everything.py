@@ -108,8 +108,8 @@ class AutomaticMaskGenerator:
             raise InputError(explain(came, f"{self.num_crop_layers + 1}, one for the whole image and one a layer"))
         for layer, grid in enumerate(self.point_grids):
             points = as_coordinates(grid, 2, f"point_grids[{layer}]")
-            if points.ndim != 2 or not bool(((points >= 0) & (points <= 1)).all()):
-                raise InputError(explain(f"point_grids[{layer}]", "(n, 2) points of the unit square"))
+            if points.ndim != 2 or not len(points) or not bool(((points >= 0) & (points <= 1)).all()):
+                raise InputError(explain(f"point_grids[{layer}]", "(n, 2) points of the unit square, at least one"))
 
     @torch.no_grad()
     def generate(self, image: ImageInput, *, on_progress: Callable[[int, int], None] | None = None) -> AutomaticMasks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -86,6 +87,18 @@ def test_a_run_that_broke_off_goes_on(
     resumed, whole = (VideoTracks.from_parquet(tmp_path / name / "tracks.parquet") for name in ("out", "whole"))
     assert [row.segmentation for row in resumed.rows] == [row.segmentation for row in whole.rows]
     assert [row.object_score for row in resumed.rows] == [row.object_score for row in whole.rows]
+
+
+def test_an_overlay_that_can_t_be_written_is_known_before_the_work(
+    command: Command, frames: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    words = ("video", frames, "-p", "15,20", "-s", model, "--device", "cpu", "-o", "out")
+    answer = command(*words)
+    assert answer.code == 2
+    assert "arrcoc-sam[video]" in answer.error
+    assert not (tmp_path / "out").exists()
+    assert command(*words, "--no-overlay").code == 0
 
 
 def test_prompts_of_a_file(command: Command, frames: Path, model: str, tmp_path: Path) -> None:

@@ -37,6 +37,27 @@ def test_evaluate_iou_by_area_level_and_clicks(command: Command, truth: Path, we
     assert Path("made/reliability.png").stat().st_size > 5000
 
 
+def test_a_picture_too_small_for_the_segmenter_is_listed(
+    command: Command, truth: Path, weights: Path, make_photo: Callable[..., Path]
+) -> None:
+    document = json.loads(truth.read_text())
+    document["images"][7] |= {"width": 60, "height": 5}
+    for annotation in document["annotations"]:
+        if annotation["image_id"] == 7:
+            annotation["segmentation"] = [[4, 1, 30, 1, 30, 4, 4, 4]]
+    truth.write_text(json.dumps(document))
+    make_photo(truth.parent / "7.png", height=5)
+    answer = command("evaluate-iou", truth, "--checkpoint", weights, "--clicks", 3, "--bootstrap", 5, "--json")
+    assert answer.code == 3, answer.err
+    assert "left out: 7.png" in answer.err
+    assert json.loads(answer.out)["num_images"] == 7
+    words = ("calibrate", truth, "--checkpoint", weights, "--per-mask", 2, "--min-masks", 6, "--no-ablation")
+    answer = command(*words, "--out", "c.json", "--components", "--json")
+    assert answer.code == 3, answer.err
+    assert "left out: 7.png" in answer.err
+    assert json.loads(Path("c.json").read_text())["components"] is True
+
+
 def test_evaluate_iou_of_nothing(command: Command, truth: Path, tmp_path: Path) -> None:
     empty = tmp_path / "data" / "empty.json"
     empty.write_text(json.dumps(json.loads(truth.read_text()) | {"annotations": []}))

@@ -205,6 +205,7 @@ def test_nothing_found(segmenter: SamSegmenter, picture: Picture) -> None:
         ({"min_region_area": -1}, "min_region_area=-1; expected at least 0"),
         ({"num_crop_layers": 1, "point_grids": [np.zeros((1, 2))]}, "1 point_grids for 1 layers"),
         ({"point_grids": [np.full((1, 2), 1.5)]}, "unit square"),
+        ({"point_grids": [np.zeros((0, 2))]}, "at least one"),
     ],
 )
 def test_options_that_make_no_sense(segmenter: SamSegmenter, options: dict[str, Any], words: str) -> None:
