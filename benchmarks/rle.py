@@ -98,13 +98,14 @@ def tables(measured: dict[str, Any]) -> str:
         f"middle half of them. Bar: "
         f"{measured['bar']:g} × on smooth masks." + (" A quick try, not for the record." if measured["quick"] else ""),
         "",
-        "| × ours | middle half | masks | size | ours, ms | peer, ms | bytes |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| × ours | bar | middle half | masks | size | ours, ms | peer, ms | bytes |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in measured["results"]:
         ratio, (height, width) = row["ratio"], row["size_hw"]
         cells = [
             f"**{ratio['median']:.1f}**",
+            ("met" if ratio["median"] >= measured["bar"] else "**missed**") if row["kind"] == "blobs" else "",
             f"{ratio['low']:.1f} – {ratio['high']:.1f}",
             row["kind"],
             f"{width} × {height}",

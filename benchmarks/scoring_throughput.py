@@ -2,7 +2,7 @@
 
     python benchmarks/scoring_throughput.py                       measures, writes results/scoring_throughput.json
     python benchmarks/scoring_throughput.py --masks 200 --quick   does it run; nothing is written
-    python benchmarks/scoring_throughput.py --segmenter sam_vit_h --device cuda --engines local    for docs/cluster.md
+    python benchmarks/scoring_throughput.py --segmenter sam_vit_h --device cuda --engines local --quick
 
 One torch thread each, and the same priority for all (Ray makes its workers nice by default). The first quarter of the
 masks is left out of the time: start-up, first touch of the weights, and actors that are not there yet. The bar: two
