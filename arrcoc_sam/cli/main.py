@@ -14,6 +14,7 @@ import typer
 
 from arrcoc_sam._version import __version__
 from arrcoc_sam.cli.analyze import analyze
+from arrcoc_sam.cli.app import app as page
 from arrcoc_sam.cli.atlas import atlas
 from arrcoc_sam.cli.cache import cache
 from arrcoc_sam.cli.calibrate import calibrate
@@ -56,6 +57,7 @@ app.command()(validate)
 app.command()(calibrate)
 app.command("evaluate-iou")(evaluate_iou)
 app.command()(video)
+app.command("app")(page)
 app.add_typer(checkpoints, name="checkpoints")
 app.add_typer(train, name="train")
 

@@ -1,0 +1,138 @@
+"""The page: what it answers, and that it opens. How it looks was looked at in a browser."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import numpy as np
+import pytest
+import torch
+
+from arrcoc_sam.app import Desk, build_page, painted
+from arrcoc_sam.errors import InputError, MissingExtraError, ShapeError, UnknownNameError
+from arrcoc_sam.scenes import generate_scene
+from arrcoc_sam.segmenters import load_segmenter
+from arrcoc_sam.segmenters.sam import SamSegmenter
+from arrcoc_sam.segmenters.tiny import build_tiny
+
+SCENE = generate_scene(5_000_000, 96)
+
+
+@pytest.fixture(scope="module")
+def desk() -> Desk:
+    return Desk(load_segmenter("tiny", device="cpu"), random_weights=True)
+
+
+@pytest.fixture
+def port() -> int:
+    """A port that is free."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def test_a_click_gives_levels_and_attention_over_them(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure, table = desk.levels(SCENE.image, (40, 50), "relevance")
+    assert table["level"].tolist() == ["whole", "part", "subpart"]
+    assert table["predicted IoU"].between(0, 1).all()
+    assert table["share of the image"].is_monotonic_decreasing
+    assert len(figure.axes) > 5
+    monkeypatch.setattr(desk.segmenter, "encode", lambda _: pytest.fail("encoded again"))
+    again, _ = desk.levels(SCENE.image, (20, 20), "timm:test_vit")  # another click, another attention, the same picture
+    assert again is not figure
+
+
+def test_pictures_are_forgotten_after_a_while(desk: Desk) -> None:
+    for value in range(6):
+        desk.levels(np.full((40, 40, 3), value, np.uint8), (3, 3), "relevance")
+    assert len(desk._embeddings) == 4
+
+
+def test_a_mask_is_scored_beside_the_closest_answer(desk: Desk) -> None:
+    mask = SCENE.masks[0]
+    figure, table = desk.score(SCENE.image, mask)
+    values = table.set_index("score")["value"]
+    expected = desk.estimator.estimate(SCENE.image, mask[None])
+    assert values["quality"] == f"{float(expected.quality[0]):.3f}"
+    assert values["kind"] == "calibrated"
+    assert " to " in values["its interval"]
+    assert len(figure.axes) == 2
+
+
+def test_other_weights_are_not_calibrated_by_the_embedded_calibration() -> None:
+    torch.manual_seed(0)
+    other = Desk(SamSegmenter(build_tiny(64), name="untrained"))
+    _, table = other.score(SCENE.image, SCENE.masks[0])
+    values = table.set_index("score")["value"]
+    assert values["kind"] == "bound"
+    assert "its interval" not in values
+
+
+@pytest.mark.usefixtures("as_at_run_time")
+def test_bad_input(desk: Desk) -> None:
+    with pytest.raises(InputError, match="96"):
+        desk.levels(SCENE.image, (200, 5), "relevance")
+    with pytest.raises(UnknownNameError, match="nonsense"):
+        desk.levels(SCENE.image, (20, 20), "nonsense")
+    with pytest.raises(ShapeError, match="96 rows and 96 columns"):
+        desk.score(SCENE.image, np.ones((5, 96), bool))
+    with pytest.raises(InputError, match="an empty mask"):
+        desk.score(SCENE.image, np.zeros((96, 96), bool))
+    for nothing in (None, {"background": None, "layers": []}):
+        with pytest.raises(InputError, match="no picture"):
+            painted(nothing)
+
+
+def test_what_is_painted() -> None:
+    layers = np.zeros((2, 4, 5, 4), np.uint8)
+    layers[0, 1, 2, 3], layers[1, 3, 4, 3] = 255, 20
+    image, mask = painted({"background": np.full((4, 5, 4), 9, np.uint8), "layers": list(layers)})
+    assert image.shape == (4, 5, 3)
+    assert np.argwhere(mask).tolist() == [[1, 2], [3, 4]]
+
+
+def asked(port: int, event: str, data: list[object]) -> str:
+    """What the page's server answers to an event, as its own script would ask."""
+    address = f"http://127.0.0.1:{port}/gradio_api/call/{event}"
+    given = json.dumps({"data": data}).encode()
+    request = urllib.request.Request(address, given, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        number = json.load(answer)["event_id"]
+    with urllib.request.urlopen(f"{address}/{number}", timeout=20) as answer:
+        return str(answer.read().decode())
+
+
+def test_the_page_opens(port: int) -> None:
+    words = [sys.executable, "-m", "arrcoc_sam.cli.main", "app", "--no-open", "--port", str(port), "-a", "relevance"]
+    with subprocess.Popen([*words, "-a", "timm:test_vit"], stdout=subprocess.PIPE, text=True) as page:
+        assert page.stdout is not None
+        try:
+            assert page.stdout.readline() == f"The page: http://127.0.0.1:{port}/\n"
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/config", timeout=20) as answer:
+                config = json.load(answer)
+            told = asked(port, "scored", [None, None])
+            second = subprocess.run(words, capture_output=True, text=True, check=False)
+        finally:
+            page.send_signal(signal.SIGINT)
+            page.wait(20)
+    assert page.returncode in (0, 130)
+    assert config["title"] == "arrcoc_sam"
+    assert config["analytics_enabled"] is False
+    shown = [part["props"].get("value") for part in config["components"] if part["type"] == "markdown"]
+    assert any("demonstration model" in value.lower() for value in shown)
+    [source] = [part["props"] for part in config["components"] if part["type"] == "dropdown"]
+    assert [name for _, name in source["choices"]] == ["relevance", "timm:test_vit"]
+    assert "no picture; expected one to paint on" in told
+    assert second.returncode == 2
+    assert f"port {port} of 127.0.0.1 is taken" in second.stderr
+
+
+def test_without_gradio(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(MissingExtraError, match=r"arrcoc-sam\[app\]"):
+        build_page(desk)
