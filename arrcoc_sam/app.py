@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -15,15 +16,24 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, UInt8
+from PIL import Image
 
 from arrcoc_sam.attention import AttentionSource, load_attention
 from arrcoc_sam.datasets.folder import read_mask_file
-from arrcoc_sam.errors import ArrcocSamError, InputError, MissingExtraError, ShapeError, describe, explain
+from arrcoc_sam.errors import (
+    ArrcocSamError,
+    InputError,
+    MissingExtraError,
+    ShapeError,
+    UnknownNameError,
+    describe,
+    explain,
+)
 from arrcoc_sam.granularity import GranularityAnalyzer
 from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.images import load_image
 from arrcoc_sam.prompts import Prompts
-from arrcoc_sam.quality import MaskQualityEstimator, QualityCalibration, embedded_calibration_path, load_calibration
+from arrcoc_sam.quality import MaskQualityEstimator, QualityCalibration, fitting_calibration
 from arrcoc_sam.report.panels import outline_masks, show_image
 from arrcoc_sam.report.provenance import Provenance
 from arrcoc_sam.segmenters.base import Segmenter
@@ -32,10 +42,13 @@ from arrcoc_sam.segmenters.embedding import ImageEmbedding
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Desk", "build_page", "painted", "serve"]
+__all__ = ["Desk", "build_page", "painted", "require_gradio", "serve"]
 
 _EMBEDDINGS = 4
 """Pictures whose embedding is kept, so that the next click is instant."""
+
+_SOURCES = 4
+"""Attention sources that are kept, models and all."""
 
 _EXAMPLES = ("astronaut", "chelsea", "coffee", "camera")
 _SCORES = {
@@ -50,25 +63,33 @@ _SCORES = {
 
 
 class Desk:
-    """A segmenter at work for a page: pictures are encoded once, attention sources made once.
+    """A segmenter at work for a page: pictures are encoded once, attention sources made once, one visitor at a time.
 
     Args:
         segmenter: Who answers clicks and judges masks.
+        attention: Sources on offer, by name; the first one is chosen at first.
+        only_these: No others; without it a visitor may name any transformer.
         calibration: Of masks' scores; by default the embedded model's for the embedded model, and none for others.
         random_weights: Transformers are asked with random weights: a control, and all that there is without a network.
     """
 
     def __init__(
-        self, segmenter: Segmenter, *, calibration: QualityCalibration | None = None, random_weights: bool = False
+        self,
+        segmenter: Segmenter,
+        *,
+        attention: Sequence[str] = ("relevance",),
+        only_these: bool = False,
+        calibration: QualityCalibration | None = None,
+        random_weights: bool = False,
     ) -> None:
-        if calibration is None:
-            embedded = load_calibration(embedded_calibration_path())
-            calibration = embedded if embedded.checkpoint_hash == segmenter.checkpoint_hash else None
-        self.segmenter = segmenter
-        self.estimator = MaskQualityEstimator(segmenter, calibration=calibration)
+        if not attention:
+            raise InputError(explain("no attention source", "at least one, such as relevance"))
+        self.segmenter, self.attention, self.only_these = segmenter, tuple(attention), only_these
+        self.estimator = MaskQualityEstimator(segmenter, calibration=calibration or fitting_calibration(segmenter))
         self._random_weights = random_weights
         self._embeddings: dict[str, ImageEmbedding] = {}
         self._sources: dict[str, AttentionSource] = {}
+        self._lock = threading.Lock()  # visitors come at once; what a model remembers of a call is its own
 
     @torch.no_grad()
     def levels(
@@ -87,6 +108,13 @@ class Desk:
         Raises:
             ArrcocSamError: A click beside the image, or no such source.
         """
+        with self._lock:
+            return self._levels(image, point_xy, attention)
+
+    @torch.no_grad()
+    def _levels(
+        self, image: UInt8[np.ndarray, "H W 3"], point_xy: Sequence[float | int], attention: str
+    ) -> tuple[Figure, pd.DataFrame]:
         prompts = Prompts(points_xy=[[[float(point_xy[0]), float(point_xy[1])]]], labels=[[1]])
         hierarchy = self.segmenter.decode(self._embedding(image), prompts).hierarchy()
         analyzer = GranularityAnalyzer(self.segmenter, self._source(attention))
@@ -124,7 +152,8 @@ class Desk:
             raise InputError(
                 explain("an empty mask", "at least one pixel", "paint on the object, or give a mask's file")
             )
-        quality = self.estimator.estimate(self._embedding(image), mask[None])
+        with self._lock:
+            quality = self.estimator.estimate(self._embedding(image), mask[None])
         row = quality.to_frame().iloc[0]
         values = {words: row[name] for name, words in _SCORES.items()}
         if np.isfinite(row["interval_low"]):
@@ -143,7 +172,12 @@ class Desk:
         return self._embeddings[key]
 
     def _source(self, name: str) -> AttentionSource:
+        if name not in self.attention and (self.only_these or not name.startswith(("timm:", "hf:"))):
+            others = "" if self.only_these else ", timm:MODEL or hf:MODEL"
+            raise UnknownNameError(explain(f"no attention is called {name!r}", f"{', '.join(self.attention)}{others}"))
         if name not in self._sources:
+            while len(self._sources) >= _SOURCES:
+                del self._sources[next(iter(self._sources))]
             options: dict[str, Any] = {}
             if name.startswith(("timm:", "hf:")):
                 options = {"pretrained": not self._random_weights, "heads": "mean"}
@@ -177,19 +211,18 @@ def painted(drawing: dict[str, Any] | None) -> tuple[UInt8[np.ndarray, "H W 3"],
     """
     if drawing is None or drawing.get("background") is None:
         raise InputError(explain("no picture", "one to paint on", "drop one on the page, or take an example"))
-    background = np.asarray(drawing["background"])
+    background = np.asarray(drawing["background"], dtype=np.uint8)
     mask = np.zeros(background.shape[:2], dtype=bool)
     for layer in drawing.get("layers") or ():
         mask |= np.asarray(layer)[..., 3] > 0
-    return np.ascontiguousarray(background[..., :3]), mask
+    return load_image(Image.fromarray(background)), mask  # colours under transparent pixels mean nothing
 
 
-def build_page(desk: Desk, *, attention: Sequence[str] = ("relevance",)) -> Any:
+def build_page(desk: Desk) -> Any:
     """The page, ready for ``launch``.
 
     Args:
         desk: Does the work.
-        attention: Sources that are offered, the first one chosen; others may be typed.
 
     Returns:
         ``gradio.Blocks``.
@@ -197,7 +230,7 @@ def build_page(desk: Desk, *, attention: Sequence[str] = ("relevance",)) -> Any:
     Raises:
         MissingExtraError: Gradio is not installed.
     """
-    gr = _gradio()
+    gr = require_gradio()
 
     def told(work: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(work)
@@ -210,52 +243,57 @@ def build_page(desk: Desk, *, attention: Sequence[str] = ("relevance",)) -> Any:
         return answer
 
     @told
-    def clicked(image: np.ndarray | None, source: str, event: Any) -> tuple[Any, ...]:
+    def clicked(image: np.ndarray | None, source: str | None, event: Any) -> tuple[Any, ...]:
         place = tuple(event.index)
         return (*asked(image, source, place), place)
 
     clicked.__annotations__["event"] = gr.SelectData  # Gradio looks for it there
 
     @told
-    def again(image: np.ndarray | None, source: str, place: Sequence[float] | None) -> tuple[Any, ...]:
+    def again(image: np.ndarray | None, source: str | None, place: Sequence[float] | None) -> tuple[Any, ...]:
         return (None, None) if place is None else asked(image, source, place)
 
-    def asked(image: np.ndarray | None, source: str, place: Sequence[float]) -> tuple[Any, ...]:
+    def asked(image: np.ndarray | None, source: str | None, place: Sequence[float]) -> tuple[Any, ...]:
         if image is None:
             raise InputError(explain("no picture", "one to click on", "drop one on the page, or take an example"))
-        return desk.levels(image, place, source.strip())
+        return desk.levels(image, place, (source or "").strip())
 
     @told
     def scored(drawing: dict[str, Any] | None, file: str | None) -> tuple[Any, ...]:
         image, mask = painted(drawing)
+        if file is not None and mask.any():
+            raise InputError(explain("a painting and a file", "one of them", "clear the other"))
         return desk.score(image, mask if file is None else read_mask_file(Path(file)).numpy())
 
-    examples = [[load_image(path)] for path in _example_files()]
+    first, *_ = examples = [str(path) for path in _example_files()]
     with gr.Blocks(title="arrcoc_sam", analytics_enabled=False, fill_width=True) as page:
         gr.Markdown(_words(desk.segmenter))
         with gr.Tab("Levels and attention"), gr.Row():
             with gr.Column(scale=2, min_width=320):
-                picture = gr.Image(examples[0][0], label="Click on an object", sources=["upload", "clipboard"])
+                picture = gr.Image(first, label="Click on an object", sources=["upload", "clipboard"], format="png")
                 source = gr.Dropdown(
-                    list(attention),
-                    value=attention[0],
-                    allow_custom_value=True,
+                    list(desk.attention),
+                    value=desk.attention[0],
+                    allow_custom_value=not desk.only_these,
                     label="Attention",
-                    info="relevance (ARR-COC's maps), or a vision transformer: timm:MODEL, hf:MODEL",
+                    info=None if desk.only_these else "relevance is ARR-COC's; or type timm:MODEL or hf:MODEL",
                 )
-                gr.Examples(examples, picture, label="Photographs")
+                gr.Examples([[path] for path in examples], picture, label="Photographs")
             with gr.Column(scale=3, min_width=480):
                 figure = gr.Plot(show_label=False)
                 levels = gr.Dataframe(label="Whole, part and subpart of the click", interactive=False)
             place = gr.State(None)
-            picture.select(clicked, [picture, source], [figure, levels, place])
-            source.change(again, [picture, source, place], [figure, levels])
-            picture.change(lambda: (None, None, None), None, [figure, levels, place])
+            asking = [
+                picture.select(clicked, [picture, source], [figure, levels, place]),
+                source.change(again, [picture, source, place], [figure, levels]),
+            ]
+            picture.change(lambda: (None, None, None), None, [figure, levels, place], cancels=asking)
         with gr.Tab("Score a mask"), gr.Row():
             with gr.Column(scale=2, min_width=320):
                 drawing = gr.ImageEditor(
-                    {"background": examples[0][0], "layers": [], "composite": None},
+                    {"background": first, "layers": [], "composite": None},
                     label="Paint the mask",
+                    format="png",
                     sources=["upload", "clipboard"],
                     transforms=(),
                     layers=False,
@@ -273,7 +311,6 @@ def build_page(desk: Desk, *, attention: Sequence[str] = ("relevance",)) -> Any:
 def serve(
     desk: Desk,
     *,
-    attention: Sequence[str] = ("relevance",),
     host: str = "127.0.0.1",
     port: int = 7860,
     share: bool = False,
@@ -283,7 +320,6 @@ def serve(
 
     Args:
         desk: Does the work.
-        attention: As for :func:`build_page`.
         host: Who may come: "127.0.0.1" this machine alone, "0.0.0.0" all that reach it.
         port: Of the server.
         share: Ask Gradio for a public address as well.
@@ -294,10 +330,10 @@ def serve(
 
     Raises:
         MissingExtraError: Gradio is not installed.
-        InputError: The port is taken.
+        InputError: The server can't be opened there.
     """
-    gr = _gradio()
-    page = build_page(desk, attention=attention)
+    gr = require_gradio()
+    page = build_page(desk)
     try:
         page.launch(
             server_name=host,
@@ -311,9 +347,8 @@ def serve(
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         )
     except OSError as error:
-        raise InputError(
-            explain(f"port {port} of {host} is taken", "a free one", "name another with --port")
-        ) from error
+        came = f"a page at port {port} of {host} ({error})"
+        raise InputError(explain(came, "a port that is free and may be opened", "name another with --port")) from error
     return page
 
 
@@ -334,7 +369,12 @@ def _example_files() -> list[Path]:
     return [Path(skimage.data.__file__).parent / f"{name}.png" for name in _EXAMPLES]
 
 
-def _gradio() -> Any:
+def require_gradio() -> Any:
+    """The module.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
     try:
         import gradio
     except ImportError as error:

@@ -109,8 +109,9 @@ class ActorPool:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(explain(f"{name}={value}", "at least 1"))
-        if self.gpus_per_actor is not None and self.gpus_per_actor < 0:
-            raise InputError(explain(f"gpus_per_actor={self.gpus_per_actor}", "at least 0"))
+        share = self.gpus_per_actor
+        if share is not None and not (0 <= share <= 1 or (share > 1 and share == int(share))):
+            raise InputError(explain(f"gpus_per_actor={share}", "a share in [0, 1], or a whole number"))
 
     def map(self, actor: type, given: tuple[Any, ...], numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
         """What actors answer each number with, in the order in which they are done.
@@ -152,6 +153,9 @@ class ActorPool:
         gpus = self.gpus_per_actor
         if gpus is None:
             gpus = 1.0 if available else 0.0
+        if gpus > available:
+            came = f"gpus_per_actor={gpus:g} with device={self.device!r} and {available:g} GPUs in the cluster"
+            raise InputError(explain(came, "no more than there are", "leave --gpus-per-actor out on CPUs"))
         if self.actors is not None:
             return self.actors, gpus
         most = available / gpus if gpus else resources.get("CPU", 1.0) / self.threads

@@ -80,19 +80,28 @@ def load_image(image: ImageInput, *, max_pixels: int = 100_000_000) -> UInt8[np.
     raise InputError(explain(f"image is {describe(image)}", "a path, a PIL image or an H×W×3 uint8 array", mend))
 
 
-def header_size(path: str | os.PathLike[str]) -> tuple[int, int] | None:
-    """Height and width of an image file, upright, without decoding it; None where the header can't be read.
+def header_size(path: str | os.PathLike[str], *, upright: bool = True) -> tuple[int, int] | None:
+    """Height and width of an image file without decoding it; None where the header can't be read.
 
     Args:
         path: The file.
+        upright: With the orientation of its EXIF data applied, as :func:`load_image` does. A PNG that gives it after
+            its pixels is taken for upright.
     """
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as file:
-            # The method of PngImageFile would decode the picture.
-            turned = Image.Image.getexif(file).get(_ORIENTATION_TAG, 1) in (5, 6, 7, 8)
+        with warnings.catch_warnings(action="ignore"), _no_pixel_limit(), Image.open(path) as file:
+            turned = upright and _orientation(file) in (5, 6, 7, 8)
             return (file.width, file.height) if turned else (file.height, file.width)
     except Exception:  # decoders raise a dozen kinds; whoever loads the picture says which
         return None
+
+
+def _orientation(image: Image.Image) -> Any:
+    try:
+        # the method of PngImageFile would decode the picture
+        return Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
+    except Exception:  # damaged metadata is no reason to refuse the picture
+        return 1
 
 
 def find_images(

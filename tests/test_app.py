@@ -8,8 +8,10 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -47,6 +49,15 @@ def test_a_click_gives_levels_and_attention_over_them(desk: Desk, monkeypatch: p
     assert again is not figure
 
 
+def test_visitors_come_at_once(desk: Desk) -> None:
+    clicks = [(x, y) for x in (20, 40, 60) for y in (20, 50)]
+    alone = [desk.levels(SCENE.image, click, "timm:test_vit")[1] for click in clicks]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda click: desk.levels(SCENE.image, click, "timm:test_vit")[1], clicks))
+    for one, other in zip(alone, together, strict=True):
+        pd.testing.assert_frame_equal(one, other)
+
+
 def test_pictures_are_forgotten_after_a_while(desk: Desk) -> None:
     for value in range(6):
         desk.levels(np.full((40, 40, 3), value, np.uint8), (3, 3), "relevance")
@@ -77,8 +88,14 @@ def test_other_weights_are_not_calibrated_by_the_embedded_calibration() -> None:
 def test_bad_input(desk: Desk) -> None:
     with pytest.raises(InputError, match="96"):
         desk.levels(SCENE.image, (200, 5), "relevance")
-    with pytest.raises(UnknownNameError, match="nonsense"):
-        desk.levels(SCENE.image, (20, 20), "nonsense")
+    for name in ("nonsense", "", "/etc/passwd", "maps.npy"):  # a page opens no files of its machine
+        with pytest.raises(UnknownNameError, match="no attention is called"):
+            desk.levels(SCENE.image, (20, 20), name)
+    closed = Desk(desk.segmenter, only_these=True)
+    with pytest.raises(UnknownNameError, match="expected relevance"):
+        closed.levels(SCENE.image, (20, 20), "timm:test_vit")
+    with pytest.raises(InputError, match="no attention source"):
+        Desk(desk.segmenter, attention=[])
     with pytest.raises(ShapeError, match="96 rows and 96 columns"):
         desk.score(SCENE.image, np.ones((5, 96), bool))
     with pytest.raises(InputError, match="an empty mask"):
@@ -91,7 +108,7 @@ def test_bad_input(desk: Desk) -> None:
 def test_what_is_painted() -> None:
     layers = np.zeros((2, 4, 5, 4), np.uint8)
     layers[0, 1, 2, 3], layers[1, 3, 4, 3] = 255, 20
-    image, mask = painted({"background": np.full((4, 5, 4), 9, np.uint8), "layers": list(layers)})
+    image, mask = painted({"background": np.full((4, 5, 4), 255, np.uint8), "layers": list(layers)})
     assert image.shape == (4, 5, 3)
     assert np.argwhere(mask).tolist() == [[1, 2], [3, 4]]
 
@@ -129,7 +146,7 @@ def test_the_page_opens(port: int) -> None:
     assert [name for _, name in source["choices"]] == ["relevance", "timm:test_vit"]
     assert "no picture; expected one to paint on" in told
     assert second.returncode == 2
-    assert f"port {port} of 127.0.0.1 is taken" in second.stderr
+    assert f"a page at port {port} of 127.0.0.1" in second.stderr
 
 
 def test_without_gradio(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from arrcoc_sam.segmenters.tiny import build_tiny
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
 from arrcoc_sam.datasets.mask_forms import open_masks
-from arrcoc_sam.distributed import CacheActor, RayCacheEngine, RayEngine, ScoringActor, _cluster, _ours
+from arrcoc_sam.distributed import ActorPool, CacheActor, RayCacheEngine, RayEngine, ScoringActor, _cluster, _ours
 from arrcoc_sam.quality.scoring_local import run_scoring, score_masks
 from arrcoc_sam.quality.scoring_run import Progress, ScoringRun, scoring_plan
 from arrcoc_sam.quality.scoring_spec import EstimatorSpec
@@ -159,11 +159,34 @@ def test_ray_caches_as_the_local_engine_does(folder: Path) -> None:
 
 @pytest.mark.usefixtures("as_at_run_time")
 def test_pools_that_make_no_sense() -> None:
-    for options in ({"actors": 0}, {"threads": 0}, {"gpus_per_actor": -1.0}):
+    for options in ({"actors": 0}, {"threads": 0}, {"gpus_per_actor": -1.0}, {"gpus_per_actor": 1.5}):
         with pytest.raises(InputError, match=next(iter(options))):
             RayEngine(EstimatorSpec(), **options)  # type: ignore[arg-type]
         with pytest.raises(InputError, match=next(iter(options))):
             RayCacheEngine(lambda: pytest.fail("made"), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("auto", 0.0), ("cpu", 4.0)])
+def test_actors_do_not_wait_for_gpus_that_are_not_there(device: str, gpus: float) -> None:
+    class Cluster:
+        @staticmethod
+        def cluster_resources() -> dict[str, float]:
+            return {"CPU": 8.0} | ({"GPU": gpus} if gpus else {})
+
+    assert ActorPool(device)._size(Cluster()) == (8, 0.0)
+    with pytest.raises(InputError, match=r"gpus_per_actor=0\.5 with device"):
+        ActorPool(device, gpus_per_actor=0.5)._size(Cluster())
+
+
+def test_shares_of_gpus() -> None:
+    class Cluster:
+        @staticmethod
+        def cluster_resources() -> dict[str, float]:
+            return {"CPU": 8.0, "GPU": 2.0}
+
+    assert ActorPool("cuda:0")._size(Cluster()) == (2, 1.0)
+    assert ActorPool("cuda", gpus_per_actor=0.5)._size(Cluster()) == (4, 0.5)
+    assert ActorPool("auto", actors=3, gpus_per_actor=0.5)._size(Cluster()) == (3, 0.5)
 
 
 def test_our_errors_come_out_of_ray_s_wrapping() -> None:

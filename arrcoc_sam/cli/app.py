@@ -31,13 +31,19 @@ def app(
 
     Needs the extra: pip install 'arrcoc-sam[app]'.
     """
-    from arrcoc_sam.app import Desk, serve
+    from arrcoc_sam.app import Desk, require_gradio, serve
     from arrcoc_sam.cli.console import out
     from arrcoc_sam.cli.options import check_segmenter, open_segmenter
 
+    require_gradio()
     check_segmenter(segmenter)
-    desk = Desk(open_segmenter(segmenter, checkpoint, device), random_weights=random_weights)
-    page = serve(desk, attention=attention, host=host, port=port, share=share, open_browser=open_browser)
+    desk = Desk(
+        open_segmenter(segmenter, checkpoint, device),
+        attention=attention,
+        only_these=share or host not in ("127.0.0.1", "localhost", "::1"),  # who comes from elsewhere loads no models
+        random_weights=random_weights,
+    )
+    page = serve(desk, host=host, port=port, share=share, open_browser=open_browser)
     out().print(f"The page: {page.share_url or page.local_url}", soft_wrap=True, markup=False)
     try:
         page.block_thread()

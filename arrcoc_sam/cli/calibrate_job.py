@@ -62,9 +62,9 @@ class CalibrateJob:
         if not 0 < self.confidence < 1:
             raise InputError(explain(f"--confidence {self.confidence}", "a share in (0, 1)"))
         truth = TruthImages.read(self.dataset, self.images)
-        if truth.num_masks * self.per_mask < 4 * self.min_masks:  # a quarter each covers and judges
+        if truth.num_masks * self.per_mask < 3 * self.min_masks:  # how they fall into the sets shows later
             came = f"{truth.num_masks:,} masks with --per-mask {self.per_mask}"
-            expected = f"at least {4 * self.min_masks:,} samples: half fit, a quarter each covers and judges"
+            expected = f"at least {3 * self.min_masks:,} samples, {self.min_masks:,} each to fit, to cover and to judge"
             raise InputError(explain(came, expected, "give more images, raise --per-mask, or lower --min-masks"))
         with staged_folder(self.out.parent) as folder:
             segmenter = open_segmenter(self.segmenter, self.checkpoint, self.device)
@@ -89,7 +89,7 @@ class CalibrateJob:
             protocols = None
             if self.ablation_images:
                 count = min(self.ablation_images, len(truth))
-                ways = protocol_estimators(segmenter, default=self.protocol)
+                ways = protocol_estimators(segmenter, default=self.protocol, components=self.components)
                 again = replace(truth, faults=[])  # the same pictures, whose faults are known by now
                 asked = self._samples(ways, islice(again, count), count, "Protocols")
                 protocols = compare_protocols(asked, seed=self.seed)

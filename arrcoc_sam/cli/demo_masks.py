@@ -10,7 +10,7 @@ from jaxtyping import Bool
 
 from arrcoc_sam.cli.demo_images import DemoScene
 from arrcoc_sam.masks import mask_iou
-from arrcoc_sam.quality import MaskQualityEstimator, degrade, embedded_calibration_path, load_calibration, mask_context
+from arrcoc_sam.quality import MaskQualityEstimator, degrade, fitting_calibration, mask_context
 from arrcoc_sam.report.markup import Html
 from arrcoc_sam.report.score_section import ScoredMask, score_section
 
@@ -48,9 +48,7 @@ def degraded_masks(scene: DemoScene) -> dict[str, Bool[np.ndarray, "H W"]]:
 
 def score_scene(segmenter: Segmenter, scene: DemoScene) -> list[ScoredMask]:
     """The degraded masks with scores, calibrated where the weights are those of the embedded calibration."""
-    calibration = load_calibration(embedded_calibration_path())
-    ours = segmenter.checkpoint_hash == calibration.checkpoint_hash
-    estimator = MaskQualityEstimator(segmenter, calibration=calibration if ours else None, keep_masks=False)
+    estimator = MaskQualityEstimator(segmenter, calibration=fitting_calibration(segmenter), keep_masks=False)
     masks = degraded_masks(scene)
     rows = estimator.estimate(scene.image, list(masks.values())).to_frame().to_dict("records")
     return [

@@ -88,12 +88,11 @@ class FilterJob:
             raise OutputError(explain(f"--out {target} is the data set itself", "a new name"))
         if dataset.path.is_dir() and dataset.format == "parquet" and target.parent.resolve() == dataset.path.resolve():
             raise OutputError(explain(f"--out {target} in the folder of the data set", "a file outside"))
-        if target.suffix == ".parquet" and target.exists() and target.samefile(self.scored):
-            raise OutputError(explain(f"--out {target} is the table of scores", "a new name"))
-        manifests = [_beside(target, "manifest.json"), _beside(self.scored, "manifest.json")]
-        if manifests[0].resolve() == manifests[1].resolve():
-            expected = f"another name than that of the scores: {manifests[1].name} is theirs"
-            raise OutputError(explain(f"--out {target} beside {self.scored.name}", expected))
+        theirs = [self.scored, *(_beside(self.scored, ending) for ending in ("manifest.json", "errors.csv"))]
+        for ours in (target, *(_beside(target, ending) for ending in ("manifest.json", "dropped.csv", "report.html"))):
+            if ours.resolve() in [path.resolve() for path in theirs]:
+                expected = f"another name: {ours.name} belongs to the scores"
+                raise OutputError(explain(f"--out {target} beside {self.scored.name}", expected))
         if self.with_scores and dataset.format == "folder":
             raise InputError(explain("--with-scores with a folder of pictures, which have no fields", "no such option"))
         return dataset

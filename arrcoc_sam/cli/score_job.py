@@ -119,8 +119,9 @@ class ScoreJob:
             mend = "name another file: scores belong to the data set as it is"
             raise OutputError(explain(f"--annotated {self.annotated} is the data set itself", "a new file", mend))
         target = self.annotated.resolve()
-        if target == self.out.resolve():
-            raise OutputError(explain(f"--annotated {self.annotated} is the table of scores", "a file of its own"))
+        beside = [self.out.with_name(f"{self.out.stem}.{end}") for end in ("manifest.json", "errors.csv")]
+        if target in [path.resolve() for path in (self.out, *beside)]:
+            raise OutputError(explain(f"--annotated {self.annotated} belongs to the scores", "a file of its own"))
         if dataset.path.is_dir() and target.parent == dataset.path.resolve():
             expected = "a file outside, or it would be taken for a part of it"
             raise OutputError(explain(f"--annotated {self.annotated} in the folder of the data set", expected))

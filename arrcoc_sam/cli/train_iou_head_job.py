@@ -54,7 +54,7 @@ class TrainIoUHeadJob:
         with stage_progress() as report:
             masks, facts = config.open_masks(self.out / "scenes", report)
             train, held_out = split_images(masks, config.split.held_out, seed=config.split.seed)
-            origin = {"split": asdict(config.split), **facts}
+            origin = {"split": asdict(config.split), "root": str(config.root.absolute()), **facts}
             done = transfer_iou_head(
                 segmenter, train, held_out, config.transfer, folder=progress, origin=origin, progress=report
             )

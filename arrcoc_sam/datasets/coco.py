@@ -25,7 +25,7 @@ from arrcoc_sam.datasets.coco_records import (
     read_images,
 )
 from arrcoc_sam.datasets.faults import CocoId, Fault, FaultLog
-from arrcoc_sam.errors import DataError, ImageReadError, explain
+from arrcoc_sam.errors import DataError, explain
 from arrcoc_sam.hierarchy import MaskHierarchy
 from arrcoc_sam.hierarchy.levels import LEVELS, clip_levels
 from arrcoc_sam.images import header_size, load_image
@@ -160,17 +160,16 @@ class CocoDataset:
         return pixels
 
     def check_header(self, image: CocoImage) -> None:
-        """Compare the picture's size with the file's, without decoding the picture.
+        """Compare the picture's size with the file's, without decoding the picture; one that can't be read passes.
 
         Raises:
-            ImageReadError: The picture's header can't be read.
             DataError: It has another size than the file says.
         """
         found = header_size(self.folder / image.file_name)
-        if found is None:
-            came = f"{self.folder / image.file_name} can't be read"
-            raise ImageReadError(explain(came, "a whole image file", "copy it again"))
-        _check_size(self.path, image, found)
+        if found is not None and found == image.size_hw[::-1] != image.size_hw:
+            self.load_image(image)  # a PNG may say after its pixels that it lies on its side
+        elif found is not None:
+            _check_size(self.path, image, found)
 
     def annotations_of(self, image: CocoImage) -> tuple[CocoAnnotation, ...]:
         """The annotations of an image, crowds included, in the order of the file."""

@@ -5,7 +5,12 @@
 """
 
 from arrcoc_sam.quality.bounds import jaccard_bounds
-from arrcoc_sam.quality.calibration import FittedCalibration, embedded_calibration_path, load_calibration
+from arrcoc_sam.quality.calibration import (
+    FittedCalibration,
+    embedded_calibration_path,
+    fitting_calibration,
+    load_calibration,
+)
 from arrcoc_sam.quality.calibration_fit import CalibrationFit, fit_calibration
 from arrcoc_sam.quality.calibration_samples import calibration_samples
 from arrcoc_sam.quality.click_protocol import (
@@ -50,6 +55,7 @@ __all__ = [
     "evaluate_clicks",
     "evaluate_iou_head",
     "fit_calibration",
+    "fitting_calibration",
     "jaccard_bounds",
     "judge",
     "load_calibration",

@@ -23,8 +23,16 @@ from arrcoc_sam.prompts import PROMPT_KINDS
 from arrcoc_sam.quality.calibration_curves import CURVES, Curve, Scores
 from arrcoc_sam.quality.mask_quality import CalibratedQuality, MaskQuality
 from arrcoc_sam.report.writing import write_text
+from arrcoc_sam.segmenters.base import Segmenter
 
-__all__ = ["ConformalIntervals", "FittedCalibration", "embedded_calibration_path", "load_calibration", "scores_of"]
+__all__ = [
+    "ConformalIntervals",
+    "FittedCalibration",
+    "embedded_calibration_path",
+    "fitting_calibration",
+    "load_calibration",
+    "scores_of",
+]
 
 FORMAT = "arrcoc-sam calibration"
 VERSION = 2
@@ -187,6 +195,16 @@ def load_calibration(path: str | os.PathLike[str]) -> FittedCalibration:
     except (KeyError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
         raise DataError(explain(f"{path} is damaged ({reason})", "a file of arrcoc-sam calibrate")) from error
+
+
+def fitting_calibration(segmenter: Segmenter) -> FittedCalibration | None:
+    """The embedded calibration for a segmenter of the weights that it was made for; None for others.
+
+    Args:
+        segmenter: Whose masks are to be scored, by the default protocol.
+    """
+    embedded = load_calibration(embedded_calibration_path())
+    return embedded if embedded.checkpoint_hash == segmenter.checkpoint_hash else None
 
 
 def embedded_calibration_path() -> str:

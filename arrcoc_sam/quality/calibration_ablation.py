@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -17,11 +18,14 @@ from arrcoc_sam.segmenters.base import Segmenter
 __all__ = ["compare_protocols", "protocol_estimators"]
 
 
-def protocol_estimators(segmenter: Segmenter, *, default: str = "mask+point") -> dict[str, MaskQualityEstimator]:
+def protocol_estimators(
+    segmenter: Segmenter, *, default: str = "mask+point", components: bool = False
+) -> dict[str, MaskQualityEstimator]:
     """An estimator of each protocol with all four tokens, and of the default one with token 0 and with tokens 1-3."""
-    made = {f"{kind}, all": MaskQualityEstimator(segmenter, kind, keep_masks=False) for kind in PROMPT_KINDS}
-    made[f"{default}, 0"] = MaskQualityEstimator(segmenter, default, False, keep_masks=False)
-    made[f"{default}, 1-3"] = MaskQualityEstimator(segmenter, default, True, keep_masks=False)
+    make = partial(MaskQualityEstimator, segmenter, components=components, keep_masks=False)
+    made = {f"{kind}, all": make(kind) for kind in PROMPT_KINDS}
+    made[f"{default}, 0"] = make(default, False)
+    made[f"{default}, 1-3"] = make(default, True)
     return made
 
 

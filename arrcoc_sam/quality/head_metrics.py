@@ -7,9 +7,9 @@ candidate had been written down so many times; ranks and bins are those of the d
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float64, Int64, Integer
+from jaxtyping import Float64, Int64, Integer, UInt16
 
-__all__ = ["ECE_BINS", "METRICS", "SELECTION_TOLERANCE", "bin_of", "drawn_sums", "head_metrics"]
+__all__ = ["ECE_BINS", "METRICS", "SELECTION_TOLERANCE", "bin_of", "drawn_images", "drawn_sums", "head_metrics"]
 
 METRICS = (
     "pearson",
@@ -35,6 +35,9 @@ _CONSTANT = 1e-14
 
 # Weights of candidates that are held at a time.
 _CHUNK = 1 << 22
+
+# Counts that are drawn at a time, before they are shortened.
+_DRAWN = 1 << 24
 
 
 def head_metrics(
@@ -66,6 +69,22 @@ def head_metrics(
     values["spearman"] = np.concatenate([*spearman, np.zeros(0)])
     values["ece"] = np.concatenate([*ece, np.zeros(0)])
     return {name: values[name] for name in METRICS}
+
+
+def drawn_images(rng: np.random.Generator, count: int, num_draws: int) -> UInt16[np.ndarray, "B I"]:
+    """How often each draw, of as many images as there are, holds each; in 2 bytes, not 8, of which there may be many.
+
+    Args:
+        rng: What chance is taken from, as ``multinomial`` for all draws at once would.
+        count: I, the number of images.
+        num_draws: B.
+    """
+    draws, share = np.empty((num_draws, count), dtype=np.uint16), np.full(count, 1 / count)
+    step = max(1, _DRAWN // count)
+    for start in range(0, num_draws, step):
+        some = draws[start : start + step]
+        some[:] = rng.multinomial(count, share, size=len(some))
+    return draws
 
 
 def drawn_sums(counts: Integer[np.ndarray, "B I"], table: Float64[np.ndarray, "I C"]) -> Float64[np.ndarray, "B C"]:

@@ -13,16 +13,12 @@ from jaxtyping import Float, Int64, UInt16
 from torch import Tensor
 
 from arrcoc_sam.errors import InputError, ShapeError, describe, explain
-from arrcoc_sam.quality.head_metrics import ECE_BINS, METRICS, bin_of, drawn_sums, head_metrics
+from arrcoc_sam.quality.head_metrics import ECE_BINS, METRICS, bin_of, drawn_images, drawn_sums, head_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["IoUHeadReport", "evaluate_iou_head"]
-
-# Counts that are drawn at a time, before they are shortened.
-_DRAWN = 1 << 24
-
 Labels: TypeAlias = Tensor | np.ndarray | Sequence[Hashable]
 """(K,) one label a prompt."""
 
@@ -173,7 +169,7 @@ def _report(
 ) -> IoUHeadReport:
     ids, images = np.unique(images, return_inverse=True)
     count = len(ids)
-    draws = _drawn_images(rng, count, num_bootstrap if count > 1 else 0)
+    draws = drawn_images(rng, count, num_bootstrap if count > 1 else 0)
     values = head_metrics(predicted, actual, images, np.ones((1, count), dtype=np.int64))
     spread = head_metrics(predicted, actual, images, draws)
     ends = ((1 - confidence) / 2, (1 + confidence) / 2)
@@ -186,16 +182,6 @@ def _report(
         num_candidates=predicted.size,
         num_images=count,
     )
-
-
-def _drawn_images(rng: np.random.Generator, count: int, num_draws: int) -> UInt16[np.ndarray, "B I"]:
-    """How often each draw holds each image, in as few bytes as do: a million images in a thousand draws are 2 GB."""
-    draws, share = np.empty((num_draws, count), dtype=np.uint16), np.full(count, 1 / count)
-    step = max(1, _DRAWN // count)
-    for start in range(0, num_draws, step):
-        some = draws[start : start + step]
-        some[:] = rng.multinomial(count, share, size=len(some))
-    return draws
 
 
 def _reliability(

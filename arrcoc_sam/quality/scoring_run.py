@@ -207,7 +207,7 @@ class ScoringRun:
         return num_masks, num_errors
 
     def keep_manifest(self, manifest: Mapping[str, Any]) -> tuple[int, int]:
-        """See that a table that is done has its manifest, and answer what :meth:`finish` did.
+        """See that a table that is done has its manifest, and answer what :meth:`finish` did: by it, where it is there.
 
         Args:
             manifest: What is said of the run besides the plan, where there is none.
@@ -215,13 +215,21 @@ class ScoringRun:
         Raises:
             OutputError: It can't be written.
         """
+        if self.manifest_path.exists():
+            try:
+                found = json.loads(self.manifest_path.read_text(encoding="utf-8"))
+                return int(found["num_masks"]), int(found["num_errors"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                came = f"{self.manifest_path} is no manifest of scores"
+                raise OutputError(explain(came, "what was written beside the table", "remove it")) from error
         num_errors = 0
         if self.errors_path.exists():
             with self.errors_path.open(newline="", encoding="utf-8") as listed:
-                num_errors = sum(1 for _ in csv.reader(listed)) - 1  # less its head
+                num_errors = max(0, sum(1 for _ in csv.reader(listed)) - 1)  # less its head
+            if not num_errors:
+                self.errors_path.unlink()  # a kill came between table and manifest
         num_masks = int(pq.read_metadata(self.out).num_rows) + num_errors
-        if not self.manifest_path.exists():
-            self._write_manifest(manifest, num_masks, num_errors)
+        self._write_manifest(manifest, num_masks, num_errors)
         return num_masks, num_errors
 
     def _write_manifest(self, manifest: Mapping[str, Any], num_masks: int, num_errors: int) -> None:

@@ -14,16 +14,14 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from arrcoc_sam.errors import DataError, ImageReadError, InputError, MissingExtraError, explain
-from arrcoc_sam.images import find_images, load_image
+from arrcoc_sam.images import find_images, header_size, load_image
 
 __all__ = ["ArrayClip", "Clip", "FolderClip", "VideoFileClip", "check_frame", "open_clip"]
 
 _WINDOW_BYTES = 128 << 20
 _MAX_WINDOW = 64
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 class Clip(ABC):
@@ -119,7 +117,7 @@ class FolderClip(Clip):
     def __init__(self, folder: str | Path) -> None:
         self.name = str(folder)
         self._paths = sorted(find_images(folder), key=_natural)
-        sizes = [_header_size(path) for path in self._paths]
+        sizes = [_size_of(path) for path in self._paths]
         self.size_hw = sizes[0]
         for index, size in enumerate(sizes):
             if size != self.size_hw:
@@ -288,14 +286,11 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
     return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts]
 
 
-def _header_size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            sideways = image.getexif().get(0x0112, 1) in _SIDEWAYS
-    except Exception as error:  # decoders raise SyntaxError, struct.error, ValueError and more on damaged headers
-        raise ImageReadError(explain(f"{path} can't be read ({error})", "an image file")) from error
-    return (width, height) if sideways else (height, width)
+def _size_of(path: Path) -> tuple[int, int]:
+    found = header_size(path)
+    if found is None:
+        raise ImageReadError(explain(f"{path} can't be read", "an image file"))
+    return found
 
 
 def _empty(name: str) -> DataError:

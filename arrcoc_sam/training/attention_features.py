@@ -54,7 +54,7 @@ class FeatureMaps(nn.Module):
         UnknownNameError: timm has no such model.
         CheckpointError: Its weights can't be had.
         UnsupportedModelError: What the backbone answers with has no places.
-        InputError: A segmenter of another image size.
+        InputError: A size that the encoder of a segmenter does not take.
 
     Example:
         >>> features = FeatureMaps("test_vit", image_size=64)

@@ -21,6 +21,7 @@ from numpy import ndarray
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
+from arrcoc_sam._version import __version__
 from arrcoc_sam.errors import DataError, InputError, TrainingError, UnsupportedModelError, explain
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.segmenters.base import ImageEmbedding, Segmenter
@@ -130,8 +131,9 @@ def transfer_iou_head(
 ) -> IoUTransfer:
     """Fine-tunes the IoU head of a segmenter on foreign masks, and judges it before and after.
 
-    With a folder a transfer that was killed goes on, to the same end: what the decoder said of the masks is kept every
-    256 images (of part "head"; the other one needs the images), the head after each epoch.
+    With a folder a transfer that was killed goes on, to the same end: what the decoder said of the masks is kept for
+    every 256 images (of part "head"; the other one needs the images), the head after each epoch. Taught otherwise, with
+    another learning rate say, the masks need not be asked about again.
 
     Args:
         segmenter: Of segment-anything's class; its model is trained in place, and frozen again. Its
@@ -160,10 +162,12 @@ def transfer_iou_head(
         raise UnsupportedModelError(explain(came, "a segmenter of segment-anything's class: tiny or sam_vit_*"))
     report = progress or (lambda *_: None)
     taught = _TaughtOutput(segmenter, chosen.token)
-    depends = {"transfer": asdict(chosen), "initial": segmenter.checkpoint_hash, "origin": dict(origin or {})}
-    kept = TransferProgress(None if folder is None else Path(folder), depends)
-    learned = _encode(taught, train, chosen, "images to learn from", kept, report)
-    judged = _encode(taught, held_out, chosen, "held-out images", kept, report)
+    place = None if folder is None else Path(folder)
+    depends = {"version": __version__, "initial": segmenter.checkpoint_hash, "origin": dict(origin or {})}
+    asked = TransferProgress(place, depends | {name: getattr(chosen, name) for name in ("part", "prompt", "token")})
+    kept = TransferProgress(place, depends | {"transfer": asdict(chosen)})
+    learned = _encode(taught, train, chosen, "images to learn from", asked, report)
+    judged = _encode(taught, held_out, chosen, "held-out images", asked, report)
     shared = set(learned.names) & set(judged.names)
     if shared:
         came = f"{min(shared)} and {len(shared) - 1} others are in both parts"
@@ -176,10 +180,12 @@ def transfer_iou_head(
     model.requires_grad_(False).eval()
     for parameter in parameters:
         parameter.requires_grad_(True)
-    losses = _teach(taught, learned, chosen, parameters, kept, report)
-    model.requires_grad_(False)
-    after = _predict(taught, judged, chosen)
-    segmenter.weights_changed()
+    try:
+        losses = _teach(taught, learned, chosen, parameters, kept, report)
+        after = _predict(taught, judged, chosen)
+    finally:  # whatever came of it, the weights are others now
+        model.requires_grad_(False)
+        segmenter.weights_changed()
     return IoUTransfer(
         model, compare_heads(before, after, judged.true_iou, judged.names, losses, num_bootstrap, chosen.seed)
     )
@@ -253,13 +259,14 @@ def _encode(
     report: Callable[[str, int, int], None],
 ) -> _Encoded:
     whole, device = settings.part == "token+head", taught.segmenter.device
-    state = None if whole else kept.load(stage.replace(" ", "_"))
-    found: dict[str, Any] = state or {"step": 0, "names": [], "true_iou": [], "inputs": []}
-    names, true_iou, inputs = found["names"], found["true_iou"], found["inputs"]
+    parts: list[dict[str, Any]] = [] if whole else list(_kept_parts(kept, stage))
+    names: list[str] = []
+    true_iou: list[Tensor] = []
+    inputs: list[Tensor] = []
     in_memory: list[tuple[ImageEmbedding, Prompts]] = []
     image_of: list[int] = []
     total = len(images) if isinstance(images, Sequence) else 0
-    done = found["step"]
+    done = parts[-1]["step"] if parts else 0
     for scored in _from(images, done):
         done += 1
         if len(scored.masks):
@@ -272,9 +279,13 @@ def _encode(
             names += [scored.name] * len(scored.masks)
             true_iou.append(torch.from_numpy(scored.true_iou).float())
         report(stage, done, total or done + 1)
-        if not whole and (done % _KEEP_EVERY == 0 or done == total):
-            parts = {"names": names, "true_iou": true_iou, "inputs": inputs}
-            kept.save(stage.replace(" ", "_"), done, parts)
+        if not whole and done % _KEEP_EVERY == 0:
+            part = {"names": names, "true_iou": true_iou, "inputs": inputs}
+            kept.save(_part_name(stage, len(parts)), done, part)
+            parts.append(part)
+            names, true_iou, inputs = [], [], []
+    parts.append({"names": names, "true_iou": true_iou, "inputs": inputs})
+    names, true_iou, inputs = ([one for part in parts for one in part[key]] for key in ("names", "true_iou", "inputs"))
     if not names:
         raise DataError(explain(f"no {stage}", "at least one image with masks"))
     return _Encoded(
@@ -284,6 +295,18 @@ def _encode(
         tuple(in_memory),
         tuple(image_of),
     )
+
+
+def _part_name(stage: str, number: int) -> str:
+    return f"{stage.replace(' ', '_')}_{number:05d}"
+
+
+def _kept_parts(kept: TransferProgress, stage: str) -> Iterator[dict[str, Any]]:
+    """What was kept of a stage, in order."""
+    number = 0
+    while (part := kept.load(_part_name(stage, number))) is not None:
+        yield part
+        number += 1
 
 
 def _from(images: Iterable[ScoredImage], first: int) -> Iterator[ScoredImage]:
@@ -307,7 +330,8 @@ def _teach(
     total = sum(len(epoch) for epoch in batches)
     curve = Schedule(total, "cosine", warmup_steps=max(1, total // 10))
     step, losses, first = 0, [], 0
-    if (state := kept.load("head")) is not None:
+    name = f"head_{kept.digest}"
+    if (state := kept.load(name)) is not None:
         first, losses = state["step"], state["losses"]
         step = sum(len(epoch) for epoch in batches[:first])
         optimizer.load_state_dict(state["optimizer"])
@@ -332,7 +356,7 @@ def _teach(
         losses.append(errors / len(data.names))
         learned = [parameter.detach().cpu() for parameter in parameters]
         parts = {"losses": losses, "optimizer": optimizer.state_dict(), "parameters": learned}
-        kept.save("head", number + 1, parts)
+        kept.save(name, number + 1, parts)
         report("epochs", number + 1, settings.epochs)
     return tuple(losses)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,9 @@ __all__ = ["TransferProgress"]
 class TransferProgress:
     """States by name in a folder; without a folder nothing is kept, and nothing found.
 
+    Attributes:
+        digest: Of the settings, for names of states that stand beside those of other settings.
+
     Args:
         folder: Made if missing.
         settings: What the transfer depends on; states of another one are refused.
@@ -26,6 +30,7 @@ class TransferProgress:
 
     def __init__(self, folder: Path | None, settings: Mapping[str, Any]) -> None:
         self._folder, self._settings = folder, json.loads(json.dumps(settings))
+        self.digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
         if folder is None:
             return
         try:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64
 from numpy import ndarray
 from torch import Tensor
 
-from arrcoc_sam.quality.head_metrics import head_metrics
+from arrcoc_sam.quality.head_metrics import drawn_images, head_metrics
 from arrcoc_sam.quality.iou_head import IoUHeadReport, evaluate_iou_head
 
 __all__ = ["TransferReport", "compare_heads"]
@@ -94,7 +94,7 @@ def compare_heads(
     _, images = np.unique(np.array(names), return_inverse=True)
     count = int(images.max()) + 1
     rng = np.random.default_rng(seed)
-    draws = rng.multinomial(count, np.full(count, 1 / count), size=num_bootstrap if count > 1 else 0)
+    draws = drawn_images(rng, count, num_bootstrap if count > 1 else 0)
     old, new = (head_metrics(predicted, actual, images, draws) for predicted in (before, after))
     intervals = {}
     for name in _COMPARED:

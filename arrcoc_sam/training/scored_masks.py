@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from arrcoc_sam.datasets import CocoAnnotation, CocoDataset, CocoImage
-from arrcoc_sam.errors import DataError, InputError, explain
+from arrcoc_sam.errors import DataError, ImageReadError, InputError, explain
 from arrcoc_sam.masks import pairwise_iou
 from arrcoc_sam.quality.degradations import DEGRADATIONS, DegradationKind, degrade, mask_context
 from arrcoc_sam.training.iou_transfer import ScoredImage
@@ -39,12 +40,15 @@ class DegradedMasks(Sequence[ScoredImage]):
         return len(self.source)
 
     def __getitem__(self, number: int) -> ScoredImage:  # type: ignore[override]
-        """The degraded masks of one image; none, where none can be."""
+        """The degraded masks of one image; none where none can be, or the picture can't be read (with a warning)."""
         if not 0 <= number < len(self):
             raise IndexError(number)
-        masked, rng = self.source[number], np.random.default_rng([self.seed, number])
+        rng = np.random.default_rng([self.seed, number])
+        try:
+            masked, donor = self.source[number], self.source[int(rng.integers(len(self.source)))]
+        except ImageReadError as error:
+            return _left_out(error)
         masks = masked.read_masks(np.arange(masked.num_masks))
-        donor = self.source[int(rng.integers(len(self.source)))]
         donors = [mask for mask in donor.read_masks(np.arange(donor.num_masks)) if mask.any()]
         degraded, true_iou = [], []
         for which in rng.permutation(len(masks))[: self.masks_per_image]:
@@ -103,8 +107,11 @@ class MatchedMasks(Sequence[ScoredImage]):
         return len(self._pairs)
 
     def __getitem__(self, number: int) -> ScoredImage:  # type: ignore[override]
-        """The external masks of one image."""
-        return self._scored(*self._pairs[number])
+        """The external masks of one image; none where the picture can't be read (with a warning)."""
+        try:
+            return self._scored(*self._pairs[number])
+        except ImageReadError as error:
+            return _left_out(error)
 
     def _scored(self, image: CocoImage, known: CocoImage) -> ScoredImage:
         masks, truth = (
@@ -113,6 +120,11 @@ class MatchedMasks(Sequence[ScoredImage]):
         )
         iou = pairwise_iou(masks[None], truth[None])[0].amax(dim=1)
         return ScoredImage(image.file_name, self.external.load_image(image), masks.numpy(), iou.double().numpy())
+
+
+def _left_out(error: ImageReadError) -> ScoredImage:
+    warnings.warn(f"Left out of training: {error}", stacklevel=3)
+    return ScoredImage("", np.zeros((1, 1, 3), np.uint8), np.zeros((0, 1, 1), dtype=bool), np.zeros(0))
 
 
 def _objects(dataset: CocoDataset, image: CocoImage) -> list[CocoAnnotation]:

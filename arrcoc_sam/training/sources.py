@@ -21,7 +21,7 @@ from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.datasets.folder import read_mask_file
 from arrcoc_sam.datasets.mask_index import MaskIndex
 from arrcoc_sam.datasets.mask_sets import MaskSet
-from arrcoc_sam.errors import DataError, ImageReadError, InputError, explain
+from arrcoc_sam.errors import DataError, InputError, explain
 from arrcoc_sam.images import header_size, load_image
 from arrcoc_sam.masks.rle import decode_rle
 from arrcoc_sam.scenes.scene import Scene
@@ -106,7 +106,6 @@ class CocoSource:
         dataset: Read with ``images=``, strictly, so that what is wrong is found before training begins.
 
     Raises:
-        ImageReadError: A picture's header can't be read.
         DataError: No mask, or a picture of another size than the file says.
     """
 
@@ -148,15 +147,17 @@ class TripleSource:
         dataset: With declared hierarchies, or masks that lie in one another.
 
     Raises:
-        ImageReadError: A picture's header can't be read.
-        DataError: No triple, an inconsistent one, or a picture of another size than the file says.
+        DataError: No triple, or a picture of another size than the file says.
     """
 
     def __init__(self, dataset: CocoDataset) -> None:
         self.dataset = dataset
         nested = None if dataset.declared is None else {triple.image_id for triple in dataset.declared}
-        some = [image for image in dataset.images if nested is None or image.id in nested]
-        self._images = [image for image in some if dataset.hierarchies(image) is not None]
+        self._images = [
+            image
+            for image in dataset.images
+            if (image.id in nested if nested is not None else dataset.hierarchies(image) is not None)
+        ]
         if not self._images:
             mend = "use kind = 'coco' for masks that do not nest"
             raise DataError(explain(f"{dataset.path} has no nested masks", "at least one triple", mend))
@@ -198,7 +199,6 @@ class MaskSetSource:
         masks: The data set; a mask that it lists as unusable is refused here.
 
     Raises:
-        ImageReadError: The header of a picture or of a mask's file can't be read.
         DataError: No mask, an unusable one, or one of another size than its image.
     """
 
@@ -217,10 +217,13 @@ class MaskSetSource:
             raise DataError(explain(f"{masks.path} has no masks", "at least one"))
         self._images = list(rows.items())
         for name, some in self._images:
-            size_hw = _read_size(masks.images / name)
-            for row in some:
+            size_hw = header_size(masks.images / name)
+            for row in some if size_hw is not None else ():
                 known = row["counts"] is not None
-                self._check_size(row, (row["height"], row["width"]) if known else _read_size(self._file(row)), size_hw)
+                mask_hw = (row["height"], row["width"]) if known else header_size(self._file(row), upright=False)
+                if mask_hw is not None and size_hw is not None and mask_hw != size_hw:
+                    pixels = load_image(masks.images / name)  # a PNG may say after its pixels that it lies on its side
+                    self._check_size(row, mask_hw, (pixels.shape[0], pixels.shape[1]))
 
     def __len__(self) -> int:
         return len(self._images)
@@ -254,13 +257,6 @@ class MaskSetSource:
         if mask_hw != size_hw:
             came = f"{self._set.path}: mask {row['id']!r} has {mask_hw[0]} rows and {mask_hw[1]} columns"
             raise DataError(explain(came, f"those of its image, {size_hw[0]} and {size_hw[1]}"))
-
-
-def _read_size(path: Path) -> tuple[int, int]:
-    found = header_size(path)
-    if found is None:
-        raise ImageReadError(explain(f"{path} can't be read", "a whole image file", "copy it again"))
-    return found
 
 
 class MixedSource:

@@ -35,6 +35,6 @@ def test_calibrate_writes_a_calibration_of_these_weights(command: Command, truth
 def test_calibrate_needs_masks_enough(command: Command, truth: Path, weights: Path) -> None:
     answer = command("calibrate", truth, "--out", "c.json", "--checkpoint", weights, "--no-ablation")
     assert answer.code == 2
-    assert "24 masks with --per-mask 1; expected at least 4,000 samples" in answer.error
+    assert "24 masks with --per-mask 1; expected at least 3,000 samples" in answer.error
     assert not Path("c.json").exists()
     assert command("calibrate", truth, "--out", "c.txt").error.startswith("error: --out c.txt; expected a .json file")

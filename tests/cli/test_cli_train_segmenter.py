@@ -28,7 +28,6 @@ SMALL = f"[training]\nwarmup_steps = 1\nema_decay = 0.5\n[training.recipe]\nnum_
 def pictures(tmp_path: Path) -> Path:
     """A COCO file of two scenes beside their pictures, and the same as a folder of masks."""
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "0.txt").write_text("no picture")
     images, annotations, hierarchies = [], [], []
     for number, seed in enumerate((3, 5)):
         scene = generate_scene(seed, size=96)
@@ -165,14 +164,16 @@ def test_changed_data_is_another_run(command: Command, pictures: Path) -> None:
     ("change", "message"),
     [
         ({"image": {"file_name": "none.png"}}, "none.png does not exist"),
-        ({"image": {"file_name": "0.txt"}}, "0.txt can't be read"),
+        ({"picture": (40, 30)}, "those of 1.png, upright: 30 and 40"),
         ({"mask": {"size": [72, 96], "counts": [72 * 96]}}, "the mask has no pixel"),
         ({"mask": {"size": [96, 72], "counts": [0, 72 * 96]}}, "size is [height, width]"),
     ],
 )
 def test_bad_data(command: Command, pictures: Path, change: dict[str, Any], message: str) -> None:
     document = json.loads((pictures / "coco.json").read_text())
-    if "image" in change:
+    if "picture" in change:
+        Image.new("RGB", change["picture"]).save(pictures / "images" / "1.png")
+    elif "image" in change:
         document["images"][1] |= change["image"]
     else:
         document["annotations"][1]["segmentation"] = change["mask"]

@@ -136,7 +136,7 @@ def test_annotated_is_a_file_of_its_own(command: Command, weights: Path, tmp_pat
     rows.to_parquet(tmp_path / "parts" / "a.parquet")
     options = ("--images", "set", "--checkpoint", weights, "--out", "s.parquet")
     answer = command("score", "parts", *options, "--annotated", "s.parquet")
-    assert "is the table of scores" in answer.error
+    assert "belongs to the scores" in answer.error
     answer = command("score", "parts", *options, "--annotated", "parts/b.parquet")
     assert "in the folder of the data set" in answer.error
     assert not list(tmp_path.glob("s.*"))
@@ -266,7 +266,8 @@ def test_a_dry_run_writes_nothing_and_says_the_same(command: Command, scored: Pa
         (["--min-quality", "0.5"], "neither --out nor --dry-run"),
         (["--min-quality", "0.5", "--out", "kept.parquet"], "ends in .json"),
         (["--min-quality", "0.5", "--out", "set/masks.json"], "is the data set itself"),
-        (["--min-quality", "0.5", "--out", "scores.json"], "scores.manifest.json is theirs"),
+        (["--min-quality", "0.5", "--out", "scores.json"], "scores.manifest.json belongs to the scores"),
+        (["--min-quality", "0.5", "--out", "scores.manifest.json"], "scores.manifest.json belongs to the scores"),
         (["--min-quality", "0.5", "--out", "kept.json", "--dataset", "gone.json"], "gone.json does not exist"),
     ],
 )

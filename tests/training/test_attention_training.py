@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -261,6 +262,23 @@ def test_bad_settings_and_data(samples: HeldSamples, folder: Path, tmp_path: Pat
         train_attention(replace(SMALL, steps=1), samples, tmp_path / "run", provenance={"cache": "other"})
     with pytest.raises(CheckpointError, match="can't be read"):
         load_attention_model(tmp_path)
+
+
+def test_a_step_schedule_and_a_checkpoint_of_before_it_was_there(samples: HeldSamples, tmp_path: Path) -> None:
+    stepped = replace(SMALL, schedule="step", milestones=(0.5,), warmup_steps=0)
+    train_attention(stepped, samples, tmp_path / "stepped", log_every=1)
+    rates = curve(tmp_path / "stepped")["rate"].to_numpy()
+    np.testing.assert_allclose(rates[-1] / rates[0], 0.1)
+    load_attention_model(tmp_path / "stepped")
+    train_attention(SMALL, samples, tmp_path / "old", log_every=1)
+    path = tmp_path / "old" / "last.pt"
+    state = torch.load(path, weights_only=True)
+    settings = json.loads(state["settings"])
+    del settings["settings"]["milestones"]
+    torch.save(state | {"settings": json.dumps(settings)}, path)
+    train_attention(SMALL, samples, tmp_path / "old")  # resumed, not refused
+    with pytest.raises(InputError, match="milestones"):
+        replace(SMALL, schedule="step")
 
 
 def test_a_loss_or_a_confidence_that_is_no_number(

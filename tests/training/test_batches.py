@@ -154,7 +154,7 @@ def test_an_image_that_can_t_be_read_is_left_out(scenes: list[Scene]) -> None:
         batch = draw_batch(Broken(scenes), PLAN, seed=0, step=0, places=range(12))
     assert set(batch.image_index.tolist()) == set(range(12))
     broken |= set(range(4))
-    with pytest.raises(DataError, match="50 images drawn"), pytest.warns(match="Left out of training"):
+    with pytest.raises(ImageReadError, match="50 images drawn"), pytest.warns(match="Left out of training"):
         draw_batch(Broken(scenes), PLAN, seed=0, step=0, places=[0])
 
 
