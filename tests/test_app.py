@@ -96,7 +96,7 @@ def test_bad_input(desk: Desk) -> None:
         closed.levels(SCENE.image, (20, 20), "timm:test_vit")
     with pytest.raises(InputError, match="no attention source"):
         Desk(desk.segmenter, attention=[])
-    with pytest.raises(ShapeError, match="96 rows and 96 columns"):
+    with pytest.raises(ShapeError, match="expected 96 rows, 96 columns"):
         desk.score(SCENE.image, np.ones((5, 96), bool))
     with pytest.raises(InputError, match="an empty mask"):
         desk.score(SCENE.image, np.zeros((96, 96), bool))
