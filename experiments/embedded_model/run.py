@@ -70,6 +70,19 @@ PLAIN, RICH, RICH_SHARE = range(16_000), range(1_000_000, 1_008_000), 0.3
 MEANT = ClickRecipe(iou_weight=5.0, expected_iou=True, supervise_meant=True)
 """Everything that a click may mean is learned, and the head learns the expected IoU."""
 
+HEAD = SegmenterTraining(
+    stages=(Stage(256, 350, num_targets=8),),
+    recipe=ClickRecipe(expected_iou=True, given_mask_probability=0.2),
+    augmentation=Augmentation(crop_probability=0.25),
+    trainable=("mask_decoder.mask_scoring.*", "mask_decoder.iou_prediction_head.*"),
+    learning_rate=2e-3,
+    warmup_steps=30,
+    decay_share=1.0,
+    ema_decay=0.98,
+    freeze_batch_norm=True,
+)
+"""The IoU head and what corrects it, once the masks are there."""
+
 PHASES = {
     # everything through the decoder, half of the loss dense; broken off, since the dense loss fell too slowly
     4: Phase(
@@ -151,26 +164,44 @@ PHASES = {
             seed=31,
         ),
     ),
-    # as phase 7
-    10: Phase(
+    # as phase 7, at the size of the frame
+    10: Phase(replace(HEAD, seed=32)),
+    # both at once and two rounds alone, the rate never high again; crops down to .45 of a side show objects larger;
+    # broken off, since the loss of a rate that hardly falls does not fall either
+    11: Phase(
         SegmenterTraining(
-            stages=(Stage(256, 350, num_targets=8),),
-            recipe=ClickRecipe(expected_iou=True, given_mask_probability=0.2),
-            augmentation=Augmentation(crop_probability=0.25),
-            trainable=("mask_decoder.mask_scoring.*", "mask_decoder.iou_prediction_head.*"),
-            learning_rate=2e-3,
-            warmup_steps=30,
+            stages=(Stage(224, 3200, num_targets=12),),
+            recipe=replace(MEANT, num_rounds=2, given_mask_probability=0.1, grouping_weight=1.5, decoded_targets=3),
+            augmentation=Augmentation(smallest_crop=0.45),
+            learning_rate=4.5e-4,
+            warmup_steps=100,
             decay_share=1.0,
-            ema_decay=0.98,
-            freeze_batch_norm=True,
-            seed=32,
+            floor=0.4,
+            ema_decay=0.998,
+            seed=40,
+        ),
+        stop_after=1750,
+    ),
+    # from there to nothing, a round more
+    12: Phase(
+        SegmenterTraining(
+            stages=(Stage(224, 2300, num_targets=8),),
+            recipe=replace(MEANT, given_mask_probability=0.2, grouping_weight=1.0, decoded_targets=3),
+            augmentation=Augmentation(smallest_crop=0.45),
+            learning_rate=3e-4,
+            warmup_steps=50,
+            decay_share=1.0,
+            ema_decay=0.998,
+            seed=41,
         ),
     ),
+    # as phase 10
+    13: Phase(replace(HEAD, seed=42)),
 }
 
 
-def train(out: Path, phases: Sequence[int]) -> None:
-    """Runs phases in order, each from the weights of the one before; the last one's go into the package."""
+def train(out: Path, phases: Sequence[int], *, device: str, num_workers: int) -> None:
+    """Runs phases in order, each from the weights of the one before."""
     out.mkdir(parents=True, exist_ok=True)
     with Progress() as progress:
         scenes = draw_scenes(out, progress)
@@ -185,7 +216,8 @@ def train(out: Path, phases: Sequence[int]) -> None:
                 out / f"phase{number}",
                 initial=initial,
                 stop_after=phase.stop_after,
-                device="cpu",
+                device=device,
+                num_workers=num_workers,
                 progress=lambda step, _, task=task: progress.update(task, completed=step),
             )
             save_model(model, out / f"phase{number}.safetensors")
@@ -439,9 +471,12 @@ def main() -> None:
     parser.add_argument("what", choices=["all", "train", "ship", "evaluate", "figures", "card"])
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "embedded_model", help="scenes and checkpoints")
     parser.add_argument("--phase", type=int, choices=PHASES, help="only this phase of the training")
+    parser.add_argument("--device", default="cpu", help="of the training; what is shipped was trained on a cpu")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw batches; none on two cores")
     arguments = parser.parse_args()
     if arguments.what in ("all", "train"):
-        train(arguments.out, list(PHASES) if arguments.phase is None else [arguments.phase])
+        phases = list(PHASES) if arguments.phase is None else [arguments.phase]
+        train(arguments.out, phases, device=arguments.device, num_workers=arguments.workers)
     if arguments.what in ("all", "ship"):
         ship(arguments.out)
     if arguments.what in ("all", "evaluate"):
