@@ -1,4 +1,4 @@
-"""Scoring on Ray, through the command line in a process of its own: Ray's threads and warnings stay out of ours."""
+"""Work on Ray, through the command line in a process of its own: Ray's threads and warnings stay out of ours."""
 
 from __future__ import annotations
 
@@ -11,20 +11,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
+from torch import Tensor
 
+from arrcoc_sam.attention.maps import AttentionMaps
 from arrcoc_sam.errors import CheckpointError, InputError
+from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.masks import encode_rle
 from arrcoc_sam.segmenters.tiny import build_tiny
 
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
 from arrcoc_sam.datasets.mask_forms import open_masks
-from arrcoc_sam.distributed import ActorPool, CacheActor, RayCacheEngine, RayEngine, ScoringActor, _cluster, _ours
+from arrcoc_sam.distributed import (
+    ActorPool,
+    AtlasActor,
+    CacheActor,
+    RayAtlasEngine,
+    RayCacheEngine,
+    RayEngine,
+    ScoringActor,
+)
+from arrcoc_sam.distributed.pool import _cluster, _ours
+from arrcoc_sam.granularity.atlas import run_atlas
+from arrcoc_sam.granularity.atlas_build import AtlasBuild
+from arrcoc_sam.granularity.atlas_read import AtlasReader
 from arrcoc_sam.quality.scoring_local import run_scoring, score_masks
 from arrcoc_sam.quality.scoring_run import Progress, ScoringRun, scoring_plan
 from arrcoc_sam.quality.scoring_spec import EstimatorSpec
@@ -157,6 +174,89 @@ def test_ray_caches_as_the_local_engine_does(folder: Path) -> None:
                 assert a.equals(b), name
 
 
+def test_actors_that_share_the_images_make_the_local_engine_s_atlas(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but Ray itself: two actors take the images in turn, backwards, and one image is read by both."""
+    (folder / "0.png").write_bytes(b"no picture")
+    segmenter = load_segmenter("tiny", folder / "tiny.safetensors", "cpu")
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+
+    def make(points_per_side: int = 4) -> AtlasReader:
+        return AtlasReader({"model": attention, "noise": attention}, segmenter, None, points_per_side, True)
+
+    def engine(build: AtlasBuild, progress: object) -> None:
+        threads = torch.get_num_threads()
+        missing = build.missing()
+        assert missing == [0, 2, 3, 4, 5, 6]  # image 0 can't be read, image 1 began
+        with monkeypatch.context() as other:
+            there = build.absolute()
+            other.chdir(elsewhere)
+            actors = [AtlasActor(make, there, threads=threads) for _ in range(2)]
+            for place, number in enumerate([*reversed(missing), missing[2]]):
+                assert actors[place % 2]({"part": np.array([number])})["part"].tolist() == [number]
+        with pytest.raises(InputError, match="points_per_side is 3; expected 4"):
+            AtlasActor(lambda: make(3), build, threads=threads)
+        with pytest.raises(CheckpointError, match="checkpoint is"):
+            AtlasActor(make, replace(build, asked={**build.asked, "checkpoint": "0" * 64}), threads=threads)
+
+    monkeypatch.chdir(folder)
+    images = [f"{number}.png" for number in range(7)]
+    for number in (4, 6):
+        Image.fromarray(np.random.default_rng(number).integers(0, 255, (50, 60, 3), dtype=np.uint8)).save(
+            images[number]
+        )
+    found = [
+        run_atlas(
+            images,
+            attention,
+            segmenter,
+            name,
+            controls={"noise": attention},
+            points_per_side=4,
+            ablation=(),
+            toroidal=False,
+            engine=given,
+        )
+        for name, given in (("alone", None), ("shared", engine))
+    ]
+    pd.testing.assert_frame_equal(found[0].heads, found[1].heads)
+    pd.testing.assert_frame_equal(found[0].images, found[1].images)
+    assert "0.png" in found[1].images["error"].iloc[0]
+    records = sorted(path.name for path in (folder / "alone" / "images").iterdir())
+    assert records == sorted(path.name for path in (folder / "shared" / "images").iterdir())
+    for name in records:
+        assert (folder / "alone" / "images" / name).read_bytes() == (folder / "shared" / "images" / name).read_bytes()
+
+
+def attention(image: np.ndarray, points_xy: Tensor | None = None) -> AttentionMaps:
+    """Two maps that follow what is bright."""
+    del points_xy
+    bright = torch.from_numpy(image).float().mean(dim=2)[None, None]
+    values = F.adaptive_avg_pool2d(bright, (16, 16))[0]
+    side = image.shape[0]
+    return AttentionMaps.from_values(
+        torch.cat([values, 256 - values]), transform=ImageTransform.identity((side, image.shape[1]))
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_ray_reads_an_atlas_as_the_local_engine_does(folder: Path) -> None:
+    (folder / "bad.png").write_bytes(b"no picture")
+    Image.fromarray(np.zeros((30, 30, 3), dtype=np.uint8)).save(folder / "4.png")
+    options = ("--model", "timm:vit_tiny_patch16_224", "--random-weights", "--images", folder, "--format", "none")
+    options = (*options, "--checkpoint", "tiny.safetensors", "--device", "cpu", "--json")
+    ray = arrcoc_sam(folder, "atlas", *options, "--out", "ray", "--engine", "ray", "--actors", 2)
+    assert ray.returncode == 3, ray.stderr
+    local = arrcoc_sam(folder, "atlas", *options, "--out", "local")
+    assert local.returncode == 3, local.stderr
+    first, second = (pd.read_csv(folder / name / "heads.csv") for name in ("local", "ray"))
+    pd.testing.assert_frame_equal(first, second, rtol=0, atol=1e-4)
+    assert (folder / "ray" / "errors.csv").read_text() == (folder / "local" / "errors.csv").read_text()
+
+
 @pytest.mark.usefixtures("as_at_run_time")
 def test_pools_that_make_no_sense() -> None:
     for options in ({"actors": 0}, {"threads": 0}, {"gpus_per_actor": -1.0}, {"gpus_per_actor": 1.5}):
@@ -164,6 +264,8 @@ def test_pools_that_make_no_sense() -> None:
             RayEngine(EstimatorSpec(), **options)  # type: ignore[arg-type]
         with pytest.raises(InputError, match=next(iter(options))):
             RayCacheEngine(lambda: pytest.fail("made"), **options)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=next(iter(options))):
+            RayAtlasEngine(lambda: pytest.fail("made"), **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("device", "gpus"), [("auto", 0.0), ("cpu", 4.0)])

@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from arrcoc_sam.cli.options import CheckpointOption, DeviceOption, JsonOption, SegmenterOption
+from arrcoc_sam.cli.options import (
+    ActorsOption,
+    AddressOption,
+    CheckpointOption,
+    DeviceOption,
+    EngineOption,
+    GpusPerActorOption,
+    JsonOption,
+    SegmenterOption,
+)
 from arrcoc_sam.cli.record import current_command
 
 __all__ = ["atlas"]
@@ -98,6 +107,10 @@ def atlas(
     title: Annotated[
         str, typer.Option(help="Of the report.", rich_help_panel=_OUTPUT)
     ] = "Atlas of attention granularity",
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+    actors: ActorsOption = None,
+    gpus_per_actor: GpusPerActorOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Which heads of a model concentrate at the whole object, a part, a part of the part?
@@ -141,6 +154,10 @@ def atlas(
         out=out,
         figure_format=figure_format,
         title=title,
+        engine=engine,
+        address=address,
+        actors=actors,
+        gpus_per_actor=gpus_per_actor,
         as_json=as_json,
         command=current_command(),
     ).run()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,13 @@ import typer
 from arrcoc_sam.cli.analysis_inputs import AttentionOptions, Inputs
 from arrcoc_sam.cli.analysis_job import BAD_FILES
 from arrcoc_sam.cli.console import err, out, print_json, print_table, tracked
-from arrcoc_sam.cli.options import check_segmenter, open_segmenter
+from arrcoc_sam.cli.options import check_segmenter, open_segmenter, refuse_ray_options
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets import CocoDataset, human_hierarchies
 from arrcoc_sam.errors import CheckpointError, InputError, UnknownNameError, explain
 from arrcoc_sam.granularity.atlas import AtlasResult, run_atlas
+from arrcoc_sam.granularity.atlas_read import AtlasReader
+from arrcoc_sam.granularity.atlas_result import MODEL
 from arrcoc_sam.granularity.claims import MIN_IMAGES
 from arrcoc_sam.granularity.metrics import check_names
 from arrcoc_sam.hierarchy import MaskHierarchy
@@ -35,6 +38,7 @@ from arrcoc_sam.report.results import ABSTAIN
 if TYPE_CHECKING:
     from arrcoc_sam.attention import AttentionSource
     from arrcoc_sam.attention.maps import ImageLike
+    from arrcoc_sam.granularity.atlas_build import AtlasEngine
     from arrcoc_sam.segmenters.base import Segmenter
 
 __all__ = ["AtlasJob"]
@@ -63,6 +67,10 @@ class AtlasJob:
     out: Path
     figure_format: str
     title: str
+    engine: str
+    address: str | None
+    actors: int | None
+    gpus_per_actor: float | None
     as_json: bool
     command: str
 
@@ -76,6 +84,7 @@ class AtlasJob:
         check_names([self.metric])
         if not 0 < self.false_discovery_rate < 1:
             raise InputError(explain(f"--fdr {self.false_discovery_rate}", "a rate between 0 and 1"))
+        refuse_ray_options(self.engine, self.address, self.actors, self.gpus_per_actor)
         inputs = Inputs.find(self.images, recursive=self.recursive)
         paths = list(inputs.paths)[: self.limit]
         if len(paths) < 4:
@@ -85,8 +94,11 @@ class AtlasJob:
             load_image(path)
         if len(paths) < MIN_IMAGES:
             _note(f"{len(paths)} images: claims take at least {MIN_IMAGES}, so none will be made")
-        source, controls = self._sources()
-        segmenter = open_segmenter(self.segmenter, self.checkpoint, self.device) if people is None else None
+        asked = self._asked()
+        # on a cluster this process reads one image, to know what the others have to look like
+        here = "cpu" if self.engine == "ray" else self.device
+        source, *controls = self._load(asked, here)
+        segmenter = open_segmenter(self.segmenter, self.checkpoint, here) if people is None else None
         provenance = self._provenance(segmenter)
         try:
             with stage_progress() as progress:
@@ -96,12 +108,13 @@ class AtlasJob:
                     segmenter,
                     self.out,
                     hierarchies=None if people is None else _HumanLevels(people),
-                    controls=controls,
+                    controls=dict(zip(list(asked)[1:], controls, strict=True)),
                     metric=self.metric,
                     points_per_side=self.grid,
                     false_discovery_rate=self.false_discovery_rate,
                     seed=self.seed,
                     description=self._description(segmenter),
+                    engine=self._ray(asked) if self.engine == "ray" else None,
                     progress=progress,
                 )
         except KeyboardInterrupt:
@@ -128,7 +141,7 @@ class AtlasJob:
             raise InputError(explain("--hierarchy with --segmenter or --checkpoint", expected))
         return CocoDataset.read(self.hierarchy)
 
-    def _sources(self) -> tuple[AttentionSource, dict[str, AttentionSource]]:
+    def _asked(self) -> dict[str, AttentionOptions]:
         """What is judged, and the same architecture with random weights beside it."""
         name = self.attention.name
         transformer = name.startswith(("timm:", "hf:"))
@@ -136,8 +149,15 @@ class AtlasJob:
             raise UnknownNameError(explain(f"--model {name}", "timm:MODEL, hf:MODEL or relevance"))
         if self.attention.random_weights:
             _note("random weights: a control, which says nothing about the trained model")
+        if not transformer or self.attention.random_weights or not self.control:
+            return {MODEL: self.attention}
+        return {MODEL: self.attention, RANDOM: replace(self.attention, random_weights=True)}
+
+    def _load(self, asked: Mapping[str, AttentionOptions], device: str) -> list[AttentionSource]:
+        """The sources, in their order."""
+        name = self.attention.name
         try:
-            source = self.attention.load()
+            return [replace(options, device=device).load() for options in asked.values()]
         except CheckpointError as error:
             # What is in a local folder needs no network; elsewhere the configuration may be missing, too.
             if self.attention.random_weights or (name.startswith("hf:") and not Path(name[3:]).is_dir()):
@@ -146,9 +166,22 @@ class AtlasJob:
             mend = "fetch them once on a connected machine, or name --random-weights, for a control only"
             came = f"the weights of {name} can't be had ({reason[0]})"
             raise CheckpointError(explain(came, "a network, a cached copy or a local folder", mend)) from error
-        if not transformer or self.attention.random_weights or not self.control:
-            return source, {}
-        return source, {RANDOM: replace(self.attention, random_weights=True).load()}
+
+    def _ray(self, asked: Mapping[str, AttentionOptions]) -> AtlasEngine:
+        from arrcoc_sam.distributed import RayAtlasEngine
+
+        levels = _Levels(
+            segmenter=self.segmenter,
+            checkpoint=None if self.checkpoint is None else self.checkpoint.absolute(),
+            hierarchy=None if self.hierarchy is None else self.hierarchy.absolute(),
+        )
+        return RayAtlasEngine(
+            partial(_reader, asked, levels, self.grid, self.device),
+            device=self.device,
+            address=self.address,
+            actors=self.actors,
+            gpus_per_actor=self.gpus_per_actor,
+        )
 
     def _description(self, segmenter: Segmenter | None) -> dict[str, Any]:
         """What the numbers depend on besides images and thresholds: a folder of another run is refused by it."""
@@ -200,6 +233,27 @@ class AtlasJob:
             out().print(f"Report: {report}", soft_wrap=True, markup=False)
         if len(errors):
             raise typer.Exit(BAD_FILES)
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """Where levels come from, in plain values for another machine."""
+
+    segmenter: str
+    checkpoint: Path | None
+    hierarchy: Path | None
+
+
+def _reader(asked: Mapping[str, AttentionOptions], levels: _Levels, grid: int, device: str) -> AtlasReader:
+    """What reads images on another machine."""
+    human = levels.hierarchy is not None
+    return AtlasReader(
+        sources={name: replace(options, device=device).load() for name, options in asked.items()},
+        segmenter=None if human else open_segmenter(levels.segmenter, levels.checkpoint, device),
+        hierarchies=None if levels.hierarchy is None else _HumanLevels(CocoDataset.read(levels.hierarchy)),
+        points_per_side=grid,
+        square=True,
+    )
 
 
 class _HumanLevels:

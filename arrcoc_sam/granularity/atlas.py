@@ -1,8 +1,9 @@
 """Layer x head granularity of a model over many images: the place where claims are made.
 
-Images go one by one through the segmenter and the source onto the disk (:mod:`arrcoc_sam.granularity.atlas_store`);
-V[j, i] is then made block by block, and :mod:`arrcoc_sam.granularity.claims` judges it. Memory does not grow with the
-number of images; the matrix on disk grows with its square (12 bytes a head: 430 MB for 500 images and 144 heads).
+Images go one by one through the segmenter and the source onto the disk (:mod:`arrcoc_sam.granularity.atlas_build`), in
+this process or on a cluster; V[j, i] is then made block by block, and :mod:`arrcoc_sam.granularity.claims` judges it.
+Memory does not grow with the number of images; the matrix on disk grows with its square (12 bytes a head: 430 MB for
+500 images and 144 heads).
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from arrcoc_sam.attention.maps import AttentionSource, ImageLike
-from arrcoc_sam.errors import DataError, ImageReadError, InputError, explain
+from arrcoc_sam.errors import InputError, explain
+from arrcoc_sam.granularity.atlas_build import AtlasBuild, AtlasEngine, local_engine
 from arrcoc_sam.granularity.atlas_judge import AtlasJudge
 from arrcoc_sam.granularity.atlas_read import CONTROLS, AtlasReader, Hierarchies
 from arrcoc_sam.granularity.atlas_result import MODEL, AtlasResult
-from arrcoc_sam.granularity.atlas_store import AtlasStore, Levels, Thresholds
+from arrcoc_sam.granularity.atlas_store import AtlasStore, Thresholds
 from arrcoc_sam.granularity.claims import MIN_COMPUTED, MIN_IMAGES
 from arrcoc_sam.granularity.metrics import check_names
 from arrcoc_sam.granularity.trials import Progress
@@ -54,6 +55,7 @@ def run_atlas(
     toroidal: bool = True,
     seed: int = 0,
     description: Mapping[str, Any] | None = None,
+    engine: AtlasEngine | None = None,
     progress: Progress | None = None,
 ) -> AtlasResult:
     """Claims about every map of a source, with controls and an ablation beside.
@@ -79,6 +81,8 @@ def run_atlas(
         toroidal: Compute p against toroidal shifts, too (for comparison, metrics of moments only).
         seed: Of all draws.
         description: What to remember of the run (model, checkpoint, command); a folder of another one is refused.
+        engine: What reads the images, such as :class:`arrcoc_sam.distributed.RayAtlasEngine`; by default this process,
+            one after the other. Whatever it is, the first image is read here.
         progress: Called as the work goes on.
 
     Returns:
@@ -104,7 +108,10 @@ def run_atlas(
     }
     store = AtlasStore(folder, plan)
     reader = AtlasReader(sources, segmenter, hierarchies, points_per_side, square)
-    table = _read_images(images, names, store, reader, progress)
+    build = AtlasBuild(store, tuple(images), tuple(names), AtlasBuild.asked_of(reader))
+    build.begin(reader)
+    (local_engine(reader) if engine is None else engine)(build, progress)
+    table = build.table()
     readable = table.index[table["error"] == ""].tolist()
     judge = AtlasJudge(store, readable, metric, false_discovery_rate, confidence, seed, progress)
     if len(judge.usable(Thresholds())) < MIN_COMPUTED:
@@ -162,42 +169,3 @@ def _check_arguments(
         raise InputError(
             explain(f"a control is called {taken.pop()!r}", f"another name than {MODEL}, {', '.join(CONTROLS)}")
         )
-
-
-def _read_images(
-    images: Sequence[ImageLike],
-    names: Sequence[str],
-    store: AtlasStore,
-    reader: AtlasReader,
-    progress: Progress | None,
-) -> pd.DataFrame:
-    """Make the records that are missing; one row an image."""
-    rows: list[dict[str, Any]] = []
-    first: Levels | None = None
-    for number, (image, name) in enumerate(zip(images, names, strict=True)):
-        row = {"image": name, "prompts": 0, "measurable": 0, "error": ""}
-        try:
-            if number not in store:
-                record, map_names = reader.read(image)
-                store.keep_names(map_names, name)
-                _check_alike(record.levels, record.levels if first is None else first, name)
-                store.write(number, record)
-            levels = store.levels(number)
-            flags = levels.regions(Thresholds())[1]
-            row |= {"prompts": len(flags), "measurable": int(flags.sum())}
-            first = levels if first is None else first
-        except ImageReadError as problem:
-            row["error"] = str(problem)
-        rows.append(row)
-        if progress is not None:
-            progress("images", number + 1, len(images))
-    return pd.DataFrame(rows)
-
-
-def _check_alike(levels: Levels, first: Levels, name: str) -> None:
-    if levels.valid.shape != first.valid.shape:
-        came = f"{name} has a grid of {tuple(levels.valid.shape)}"
-        raise DataError(explain(came, f"{tuple(first.valid.shape)}, as the first image", "images of one size"))
-    if not torch.equal(levels.valid, first.valid):
-        came = f"{name} is padded otherwise than the first image"
-        raise DataError(explain(came, "images of one shape", "square=True"))

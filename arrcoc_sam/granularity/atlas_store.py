@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor
 from arrcoc_sam.errors import DataError, OutputError, explain
 from arrcoc_sam.granularity.regions import Regions
 from arrcoc_sam.hierarchy.levels import DISTINCT_IOU, MIN_CELLS, NESTED_SHARE, relate_levels
+from arrcoc_sam.report.writing import replacing
 
 __all__ = ["AtlasStore", "ImageRecord", "Levels", "Thresholds"]
 
@@ -101,11 +103,17 @@ class AtlasStore:
                     came = f"{self.folder} holds an atlas of other {', '.join(differing)}"
                     raise OutputError(explain(came, "the same run, to go on with", "choose another folder"))
             else:
-                _replace(path, json.dumps(wanted, indent=1).encode())
+                _replace(path, json.dumps(wanted, indent=1))
         except (OSError, ValueError) as error:
             if isinstance(error, OutputError):
                 raise
             raise OutputError(explain(f"{self.folder}: {error}", "a folder to write an atlas to")) from error
+
+    def absolute(self) -> AtlasStore:
+        """The same records, for a process that works in another folder."""
+        other = copy(self)
+        other.folder = self.folder.absolute()
+        return other
 
     def __contains__(self, number: int) -> bool:
         """Whether image ``number`` has its record."""
@@ -123,7 +131,7 @@ class AtlasStore:
             came = f"source {differing!r} answers {len(names[differing])} maps on {image}, of other names than before"
             raise DataError(explain(came, f"{len(known.get(differing, ()))} of the same names on every image"))
         if not known:
-            _replace(self.folder / "maps.json", json.dumps(names, indent=1).encode())
+            _replace(self.folder / "maps.json", json.dumps(names, indent=1))
 
     def map_names(self) -> dict[str, tuple[str, ...]]:
         """Names of the maps by source; empty before the first image."""
@@ -136,12 +144,22 @@ class AtlasStore:
         tensors |= {_ATTENTION + name: values for name, values in record.attention.items()}
         tensors |= {_PREFIX + name: values for name, values in record.prefix_mass.items()}
         path = self._path(number)
-        draft = path.with_suffix(".part")
         try:
-            save_file({name: values.detach().cpu().contiguous() for name, values in tensors.items()}, str(draft))
-            draft.replace(path)
+            with replacing(path) as draft:
+                save_file({name: values.detach().cpu().contiguous() for name, values in tensors.items()}, str(draft))
+            self._fault_path(number).unlink(missing_ok=True)
         except (OSError, SafetensorError) as error:
             raise OutputError(explain(f"{path} can't be written: {error}", "room and permission")) from error
+
+    def write_fault(self, number: int, reason: str) -> None:
+        """Remember why an image has no record."""
+        with replacing(self._fault_path(number)) as draft:
+            draft.write_text(reason, encoding="utf-8")
+
+    def fault(self, number: int) -> str:
+        """Why an image has no record; empty where nothing is known."""
+        path = self._fault_path(number)
+        return path.read_text(encoding="utf-8") if path.exists() else ""
 
     def levels(self, number: int) -> Levels:
         """The levels of an image, without reading its attention.
@@ -180,6 +198,9 @@ class AtlasStore:
     def _path(self, number: int) -> Path:
         return self.folder / "images" / f"{number:06d}.safetensors"
 
+    def _fault_path(self, number: int) -> Path:
+        return self.folder / "images" / f"{number:06d}.error.txt"
+
 
 def _joined(rings: Float[Tensor, "K 3 h w"], distinct: Bool[Tensor, "K 3"]) -> Float[Tensor, "K 3 h w"]:
     """Shells of the distinct levels: the rings of what is not distinct belong to the next level outwards."""
@@ -197,7 +218,6 @@ def _joined(rings: Float[Tensor, "K 3 h w"], distinct: Bool[Tensor, "K 3"]) -> F
     )
 
 
-def _replace(path: Path, data: bytes) -> None:
-    draft = path.with_suffix(".part")
-    draft.write_bytes(data)
-    draft.replace(path)
+def _replace(path: Path, text: str) -> None:
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")

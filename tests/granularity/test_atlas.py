@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from arrcoc_sam.attention.maps import AttentionMaps
 from arrcoc_sam.errors import DataError, InputError, OutputError, UnknownNameError
@@ -172,6 +173,22 @@ def test_images_that_cannot_be_read_are_listed_and_left_out(tmp_path):
     assert (result.images["error"] != "").tolist() == [False] * 6 + [True]
     assert "broken.jpg" in result.images["error"].iloc[6]
     assert set(result.of()["reason"]) == {"fewer than 30 images"}
+
+
+def test_an_image_that_was_mended_is_read_by_the_next_run(tmp_path):
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"no image")
+    images = [str(path), *IMAGES[1:6]]
+    assert run(tmp_path / "atlas", images).num_images == 5
+    Image.fromarray(IMAGES[0]).save(path)
+
+    def levels(image):
+        return hierarchies(IMAGES[0] if isinstance(image, str) else image)
+
+    result = run(tmp_path / "atlas", images, hierarchies=levels)
+    assert result.num_images == 6
+    assert set(result.images["error"]) == {""}
+    assert not list((tmp_path / "atlas" / "images").glob("*.txt"))
 
 
 def test_the_matrix_is_every_image_against_every_other(tmp_path, monkeypatch):

@@ -1,32 +1,19 @@
-"""Scoring and hierarchy caching on Ray: the work of the local engines on a pool of actors that hold the segmenter.
+"""A pool of Ray actors that are dealt numbers: of parts, shards, images.
 
-An actor takes the number of a part, reads its masks from Parquet (its images), does with the very code that the local
-engine runs what there is to do, and writes the outcome to Parquet under a name of its own, which is then renamed. So an
-actor that dies, or a part that Ray tries twice, changes nothing in the outcome, and a run can be stopped, resumed, and
-carried on by the other engine. All machines must see the data set, the images and the folder of work under the same
-paths.
+Ray is started here, or a cluster is joined; nothing of what is computed goes through it but the numbers.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from arrcoc_sam.errors import ArrcocSamError, InputError, MissingExtraError, explain
 
-from arrcoc_sam.errors import ArrcocSamError, CheckpointError, InputError, MissingExtraError, explain
-from arrcoc_sam.quality.scoring import MaskScorer
-from arrcoc_sam.quality.scoring_run import Progress, ScoringRun, read_part, write_part
-from arrcoc_sam.quality.scoring_spec import EstimatorSpec
-from arrcoc_sam.training.cache import CacheBuild
-from arrcoc_sam.training.cache_sources import LevelSource
-
-__all__ = ["ActorPool", "CacheActor", "RayCacheEngine", "RayEngine", "ScoringActor"]
+__all__ = ["ActorPool", "OnRay"]
 
 # Blocks between which Ray may choose where to go on; each holds the numbers of a few parts.
 _MOST_BLOCKS = 4096
@@ -36,61 +23,43 @@ _STORE_BYTES = 1 << 28
 _STARTS = 3
 
 
-@dataclass(frozen=True)
-class RayEngine:
-    """Scores the parts of a run on a Ray cluster.
+@dataclass(frozen=True, kw_only=True)
+class OnRay:
+    """What all engines on Ray are told.
 
     Attributes:
-        spec: Makes the estimator on every actor.
         address: Of the cluster, as for ``ray.init``; None starts Ray on this machine, or takes the one that is running
             in this process.
         actors: How many; by default one a GPU of the cluster, or one a core where there is none.
-        gpus_per_actor: Of a GPU; by default 1 where the cluster has any and the spec's device is not "cpu". Less lets
+        gpus_per_actor: Of a GPU; by default 1 where the cluster has any and the engine's device is not "cpu". Less lets
             several share one, so that images are read while others are encoded.
         threads: Of PyTorch on the CPU, and cores that an actor asks for.
     """
 
-    spec: EstimatorSpec
     address: str | None = None
     actors: int | None = None
     gpus_per_actor: float | None = None
     threads: int = 1
 
     def __post_init__(self) -> None:
-        self._pool()
-
-    def _pool(self) -> ActorPool:
-        return ActorPool(self.spec.device, self.address, self.actors, self.gpus_per_actor, self.threads)
-
-    def __call__(self, run: ScoringRun, progress: Progress | None) -> None:
-        """Score the parts that are missing.
+        """Check the numbers.
 
         Raises:
-            MissingExtraError: Ray is not installed.
-            ArrcocSamError: What an actor raised; what is scored is kept.
+            InputError: One is out of its range.
         """
-        missing = run.missing()
-        if not missing:
-            return
-        total = run.num_masks(run.parts())
-        done = total - run.num_masks(missing)
-        given = (self.spec, run.plan["checkpoint_hash"], run.work.absolute(), run.folders)
-        for row in self._pool().map(ScoringActor, given, missing):
-            done += int(row["num_masks"])
-            if progress is not None:
-                progress("Scoring", done, total)
+        self.pool("auto")
+
+    def pool(self, device: str) -> ActorPool:
+        """The actors, on a device."""
+        return ActorPool(device, self.address, self.actors, self.gpus_per_actor, self.threads)
 
 
 @dataclass(frozen=True)
 class ActorPool:
-    """Actors that take numbers of parts; see :class:`RayEngine` for what its fields mean.
+    """Actors that take numbers; see :class:`OnRay` for what the other fields mean.
 
     Attributes:
         device: What the actors compute on: GPUs are asked for unless it is "cpu".
-        address: Of the cluster.
-        actors: How many.
-        gpus_per_actor: Of a GPU.
-        threads: Of PyTorch on the CPU.
     """
 
     device: str
@@ -160,119 +129,6 @@ class ActorPool:
             return self.actors, gpus
         most = available / gpus if gpus else resources.get("CPU", 1.0) / self.threads
         return max(1, int(most)), gpus
-
-
-class ScoringActor:
-    """Holds an estimator and scores one part after the other.
-
-    Args:
-        spec: Makes the estimator.
-        checkpoint_hash: Of the weights that it must have.
-        work: The folder of work.
-        folders: Those of images and of mask files.
-        threads: Of PyTorch on the CPU.
-
-    Raises:
-        CheckpointError: This machine has other weights.
-    """
-
-    def __init__(
-        self,
-        spec: EstimatorSpec,
-        checkpoint_hash: str,
-        work: Path,
-        folders: tuple[Path, Path | None],
-        *,
-        threads: int,
-    ) -> None:
-        torch.set_num_threads(threads)
-        estimator = spec.build()
-        found = estimator.segmenter.checkpoint_hash
-        if found != checkpoint_hash:
-            came = f"this machine has the weights {found[:12]}… of {spec.segmenter}"
-            raise CheckpointError(explain(came, f"those of the run, {checkpoint_hash[:12]}…", "copy the same file"))
-        self._scorer = MaskScorer(estimator, *folders)
-        self._work = work
-
-    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Score the parts whose numbers are in ``part``; answers how many masks each had."""
-        counts = []
-        for number in batch["part"].tolist():
-            scores = self._scorer.score(read_part(self._work, number))
-            write_part(self._work, number, scores)
-            counts.append(len(scores))
-        return {"part": batch["part"], "num_masks": np.array(counts, dtype=np.int64)}
-
-
-@dataclass(frozen=True)
-class RayCacheEngine:
-    """Computes the shards of a hierarchy cache on a Ray cluster; for ``build_cache(engine=...)``.
-
-    Attributes:
-        make: Makes the source of levels on every actor; has to be picklable.
-        device: What the actors compute on.
-        address: See :class:`RayEngine`.
-        actors: See :class:`RayEngine`.
-        gpus_per_actor: See :class:`RayEngine`.
-        threads: See :class:`RayEngine`.
-    """
-
-    make: Callable[[], LevelSource]
-    device: str = "auto"
-    address: str | None = None
-    actors: int | None = None
-    gpus_per_actor: float | None = None
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        self._pool()
-
-    def _pool(self) -> ActorPool:
-        return ActorPool(self.device, self.address, self.actors, self.gpus_per_actor, self.threads)
-
-    def __call__(self, build: CacheBuild, progress: Callable[[int, int], None] | None) -> None:
-        """Compute the shards that are missing.
-
-        Raises:
-            MissingExtraError: Ray is not installed.
-            ArrcocSamError: What an actor raised; finished shards are kept.
-        """
-        missing = build.missing()
-        if not missing:
-            return
-        total = len(build.names)
-        done = total - sum(len(build.images_of(number)) for number in missing)
-        for row in self._pool().map(CacheActor, (self.make, build), missing):
-            done += len(build.images_of(int(row["part"])))
-            if progress is not None:
-                progress(done, total)
-
-
-class CacheActor:
-    """Holds a source of levels and computes one shard after the other.
-
-    Args:
-        make: Makes the source.
-        build: The cache.
-        threads: Of PyTorch on the CPU.
-
-    Raises:
-        CheckpointError: This machine has other weights, or other annotations.
-    """
-
-    def __init__(self, make: Callable[[], LevelSource], build: CacheBuild, *, threads: int) -> None:
-        torch.set_num_threads(threads)
-        self._source, self._build = make(), build
-        found, expected = self._source.checkpoint_hash, build.plan.checkpoint_hash
-        if found != expected:
-            came = f"this machine has the weights {found[:12]}… of {self._source.name}"
-            raise CheckpointError(explain(came, f"those of the cache, {expected[:12]}…", "copy the same file"))
-
-    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Compute the shards whose numbers are in ``part``."""
-        for number in batch["part"].tolist():
-            self._build.compute(number, self._source)
-        return {"part": batch["part"]}
 
 
 def _import_ray() -> Any:

@@ -1,0 +1,73 @@
+"""The images of an atlas are read on Ray, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from arrcoc_sam.distributed.pool import OnRay
+from arrcoc_sam.granularity.atlas_build import AtlasBuild
+from arrcoc_sam.granularity.atlas_read import AtlasReader
+from arrcoc_sam.granularity.trials import Progress
+
+__all__ = ["AtlasActor", "RayAtlasEngine"]
+
+
+@dataclass(frozen=True)
+class RayAtlasEngine(OnRay):
+    """Makes the records of an atlas on a Ray cluster, for ``run_atlas(engine=...)``; see :class:`OnRay`.
+
+    What is judged of the records afterwards is the work of one process.
+
+    Attributes:
+        make: Makes sources and segmenter on every actor, as they were given to ``run_atlas``; has to be picklable.
+        device: What the actors compute on.
+    """
+
+    make: Callable[[], AtlasReader]
+    device: str = "auto"
+
+    def __call__(self, build: AtlasBuild, progress: Progress | None) -> None:
+        """Make the records that are missing.
+
+        Raises:
+            MissingExtraError: Ray is not installed.
+            ArrcocSamError: What an actor raised; finished records are kept.
+        """
+        missing = build.missing()
+        if not missing:
+            return
+        total = len(build.names)
+        done = total - len(missing)
+        for _ in self.pool(self.device).map(AtlasActor, (self.make, build.absolute()), missing):
+            done += 1
+            if progress is not None:
+                progress("images", done, total)
+
+
+class AtlasActor:
+    """Holds sources and segmenter and makes one record after the other.
+
+    Args:
+        make: Makes them.
+        build: The atlas.
+        threads: Of PyTorch on the CPU.
+
+    Raises:
+        CheckpointError: This machine has other weights.
+        InputError: Other sources, or another lattice of points.
+    """
+
+    def __init__(self, make: Callable[[], AtlasReader], build: AtlasBuild, *, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._reader, self._build = make(), build
+        build.check(self._reader)
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Make the records whose numbers are in ``part``."""
+        for number in batch["part"].tolist():
+            self._build.compute(number, self._reader)
+        return {"part": batch["part"]}

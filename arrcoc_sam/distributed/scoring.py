@@ -1,0 +1,89 @@
+"""External masks are scored on Ray, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from arrcoc_sam.distributed.pool import OnRay
+from arrcoc_sam.errors import CheckpointError, explain
+from arrcoc_sam.quality.scoring import MaskScorer
+from arrcoc_sam.quality.scoring_run import Progress, ScoringRun, read_part, write_part
+from arrcoc_sam.quality.scoring_spec import EstimatorSpec
+
+__all__ = ["RayEngine", "ScoringActor"]
+
+
+@dataclass(frozen=True)
+class RayEngine(OnRay):
+    """Scores the parts of a run on a Ray cluster; its options are those of :class:`OnRay`.
+
+    Attributes:
+        spec: Makes the estimator on every actor.
+    """
+
+    spec: EstimatorSpec
+
+    def __call__(self, run: ScoringRun, progress: Progress | None) -> None:
+        """Score the parts that are missing.
+
+        Raises:
+            MissingExtraError: Ray is not installed.
+            ArrcocSamError: What an actor raised; what is scored is kept.
+        """
+        missing = run.missing()
+        if not missing:
+            return
+        total = run.num_masks(run.parts())
+        done = total - run.num_masks(missing)
+        given = (self.spec, run.plan["checkpoint_hash"], run.work.absolute(), run.folders)
+        for row in self.pool(self.spec.device).map(ScoringActor, given, missing):
+            done += int(row["num_masks"])
+            if progress is not None:
+                progress("Scoring", done, total)
+
+
+class ScoringActor:
+    """Holds an estimator and scores one part after the other.
+
+    Args:
+        spec: Makes the estimator.
+        checkpoint_hash: Of the weights that it must have.
+        work: The folder of work.
+        folders: Those of images and of mask files.
+        threads: Of PyTorch on the CPU.
+
+    Raises:
+        CheckpointError: This machine has other weights.
+    """
+
+    def __init__(
+        self,
+        spec: EstimatorSpec,
+        checkpoint_hash: str,
+        work: Path,
+        folders: tuple[Path, Path | None],
+        *,
+        threads: int,
+    ) -> None:
+        torch.set_num_threads(threads)
+        estimator = spec.build()
+        found = estimator.segmenter.checkpoint_hash
+        if found != checkpoint_hash:
+            came = f"this machine has the weights {found[:12]}… of {spec.segmenter}"
+            raise CheckpointError(explain(came, f"those of the run, {checkpoint_hash[:12]}…", "copy the same file"))
+        self._scorer = MaskScorer(estimator, *folders)
+        self._work = work
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Score the parts whose numbers are in ``part``; answers how many masks each had."""
+        counts = []
+        for number in batch["part"].tolist():
+            scores = self._scorer.score(read_part(self._work, number))
+            write_part(self._work, number, scores)
+            counts.append(len(scores))
+        return {"part": batch["part"], "num_masks": np.array(counts, dtype=np.int64)}
