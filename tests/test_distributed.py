@@ -189,17 +189,20 @@ def test_actors_that_share_the_images_make_the_local_engine_s_atlas(
     def engine(build: AtlasBuild, progress: object) -> None:
         threads = torch.get_num_threads()
         missing = build.missing()
-        assert missing == [0, 2, 3, 4, 5, 6]  # image 0 can't be read, image 1 began
+        assert missing == [2, 3, 4, 5, 6]  # image 0 can't be read, image 1 began
         with monkeypatch.context() as other:
             there = build.absolute()
             other.chdir(elsewhere)
             actors = [AtlasActor(make, there, threads=threads) for _ in range(2)]
-            for place, number in enumerate([*reversed(missing), missing[2]]):
+            for place, number in enumerate([*reversed(missing), 4, 0]):
                 assert actors[place % 2]({"part": np.array([number])})["part"].tolist() == [number]
         with pytest.raises(InputError, match="points_per_side is 3; expected 4"):
             AtlasActor(lambda: make(3), build, threads=threads)
         with pytest.raises(CheckpointError, match="checkpoint is"):
             AtlasActor(make, replace(build, asked={**build.asked, "checkpoint": "0" * 64}), threads=threads)
+        others = replace(make(), sources={"model": attention, "noise": lambda *given: attention(255 - given[0])})
+        with pytest.raises(CheckpointError, match=r"source 'noise' answers 1\.png otherwise"):
+            AtlasActor(lambda: others, build, threads=threads)
 
     monkeypatch.chdir(folder)
     images = [f"{number}.png" for number in range(7)]

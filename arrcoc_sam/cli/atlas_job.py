@@ -16,7 +16,7 @@ import typer
 from arrcoc_sam.cli.analysis_inputs import AttentionOptions, Inputs
 from arrcoc_sam.cli.analysis_job import BAD_FILES
 from arrcoc_sam.cli.console import err, out, print_json, print_table, tracked
-from arrcoc_sam.cli.options import check_segmenter, open_segmenter, refuse_ray_options
+from arrcoc_sam.cli.options import check_segmenter, open_segmenter, refuse_ray_options, wherever
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets import CocoDataset, human_hierarchies
 from arrcoc_sam.errors import CheckpointError, InputError, UnknownNameError, explain
@@ -95,6 +95,7 @@ class AtlasJob:
         if len(paths) < MIN_IMAGES:
             _note(f"{len(paths)} images: claims take at least {MIN_IMAGES}, so none will be made")
         asked = self._asked()
+        engine = self._ray(asked) if self.engine == "ray" else None
         # on a cluster this process reads one image, to know what the others have to look like
         here = "cpu" if self.engine == "ray" else self.device
         source, *controls = self._load(asked, here)
@@ -114,7 +115,7 @@ class AtlasJob:
                     false_discovery_rate=self.false_discovery_rate,
                     seed=self.seed,
                     description=self._description(segmenter),
-                    engine=self._ray(asked) if self.engine == "ray" else None,
+                    engine=engine,
                     progress=progress,
                 )
         except KeyboardInterrupt:
@@ -171,12 +172,13 @@ class AtlasJob:
         from arrcoc_sam.distributed import RayAtlasEngine
 
         levels = _Levels(
-            segmenter=self.segmenter,
+            segmenter=wherever(self.segmenter),
             checkpoint=None if self.checkpoint is None else self.checkpoint.absolute(),
             hierarchy=None if self.hierarchy is None else self.hierarchy.absolute(),
         )
+        sources = {name: replace(options, name=wherever(options.name)) for name, options in asked.items()}
         return RayAtlasEngine(
-            partial(_reader, asked, levels, self.grid, self.device),
+            partial(_reader, sources, levels, self.grid, self.device),
             device=self.device,
             address=self.address,
             actors=self.actors,
@@ -205,7 +207,7 @@ class AtlasJob:
             segmenter=None if segmenter is None else segmenter.name,
             checkpoint_hash=None if segmenter is None else segmenter.checkpoint_hash,
             attention=self.attention.describe(),
-            device=None if segmenter is None else str(segmenter.device),
+            device=None if segmenter is None else self.device if self.engine == "ray" else str(segmenter.device),
             seed=self.seed,
         )
 

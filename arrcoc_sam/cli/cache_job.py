@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 
 from arrcoc_sam.cli.console import err, out, print_json, print_table
-from arrcoc_sam.cli.options import check_segmenter, open_segmenter, refuse_ray_options
+from arrcoc_sam.cli.options import check_segmenter, open_segmenter, refuse_ray_options, wherever
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.errors import InputError, explain
@@ -67,7 +67,7 @@ class CacheJob:
         paths = find_images(self.images, recursive=self.recursive)
         make = self._maker(paths)
         # on a cluster this process only has to know the weights' hash
-        source = make("cpu" if self.engine == "ray" else self.device)
+        source = make(self.segmenter, "cpu" if self.engine == "ray" else self.device)
         with stage_progress() as progress:
             report = build_cache(
                 source,
@@ -81,8 +81,8 @@ class CacheJob:
         if report.faults:
             raise typer.Exit(BAD_FILES)
 
-    def _maker(self, paths: Sequence[Path]) -> Callable[[str], LevelSource]:
-        """What makes the source of levels on a device, here or on another machine."""
+    def _maker(self, paths: Sequence[Path]) -> Callable[[str, str], LevelSource]:
+        """What makes the source of levels of a segmenter on a device, here or on another machine."""
         dataset = None if self.truth is None else CocoDataset.read(self.truth)
         if self.human and dataset is not None:
             return partial(_drawn_levels, dataset)
@@ -95,14 +95,14 @@ class CacheJob:
         else:
             prompts = GridPrompts(8 if self.grid is None else self.grid)
         checkpoint = None if self.checkpoint is None else self.checkpoint.absolute()
-        return partial(_segmenter_levels, self.segmenter, checkpoint, prompts, self.quality)
+        return partial(_segmenter_levels, checkpoint, prompts, self.quality)
 
-    def _ray(self, make: Callable[[str], LevelSource]) -> CacheEngine:
+    def _ray(self, make: Callable[[str, str], LevelSource]) -> CacheEngine:
         from arrcoc_sam.distributed import RayCacheEngine
 
         device = "cpu" if self.human else self.device
         return RayCacheEngine(
-            partial(make, device),
+            partial(make, wherever(self.segmenter), device),
             device=device,
             address=self.address,
             actors=self.actors,
@@ -128,12 +128,12 @@ class CacheJob:
             print_table("Images left out", ["image", "why"], report.faults, to=err())
 
 
-def _drawn_levels(dataset: CocoDataset, device: str) -> LevelSource:
-    del device
+def _drawn_levels(dataset: CocoDataset, name: str, device: str) -> LevelSource:
+    del name, device
     return TruthLevels(dataset)
 
 
 def _segmenter_levels(
-    name: str, checkpoint: Path | None, prompts: PromptPlan, quality: bool, device: str
+    checkpoint: Path | None, prompts: PromptPlan, quality: bool, name: str, device: str
 ) -> LevelSource:
     return SegmenterLevels(open_segmenter(name, checkpoint, device), prompts, quality=quality)

@@ -102,6 +102,12 @@ def refuse_ray_options(engine: str, address: str | None, actors: int | None, gpu
         raise InputError(explain(f"{misplaced[0]} with --engine local", "--engine ray"))
 
 
+def wherever(model: str) -> str:
+    """The name of a model for a process that works in another folder: ``hf:`` and a relative folder become absolute."""
+    kind, _, place = model.partition(":")
+    return f"hf:{Path(place).absolute()}" if kind == "hf" and Path(place).is_dir() else model
+
+
 def open_segmenter(name: str, checkpoint: Path | None, device: str) -> Segmenter:
     """The segmenter that the options name, with a word on stderr where it is the demonstration model."""
     from arrcoc_sam.cli.console import noted

@@ -11,7 +11,7 @@ import typer
 
 from arrcoc_sam.cli.analysis_job import BAD_FILES
 from arrcoc_sam.cli.console import err, noted, out, print_json
-from arrcoc_sam.cli.options import check_segmenter, refuse_ray_options
+from arrcoc_sam.cli.options import check_segmenter, refuse_ray_options, wherever
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.datasets.mask_sets import MaskSet
@@ -101,7 +101,7 @@ class ScoreJob:
         from arrcoc_sam.distributed import RayEngine
 
         return RayEngine(
-            replace(spec, device=self.device),
+            replace(spec, segmenter=wherever(spec.segmenter), device=self.device),
             address=self.address,
             actors=self.actors,
             gpus_per_actor=self.gpus_per_actor,

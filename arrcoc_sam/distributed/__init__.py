@@ -8,13 +8,14 @@ the other engine. All machines must see the data, the images and the outcome's f
 
 from arrcoc_sam.distributed.atlas import AtlasActor, RayAtlasEngine
 from arrcoc_sam.distributed.caching import CacheActor, RayCacheEngine
-from arrcoc_sam.distributed.pool import ActorPool
+from arrcoc_sam.distributed.pool import ActorPool, OnRay
 from arrcoc_sam.distributed.scoring import RayEngine, ScoringActor
 
 __all__ = [
     "ActorPool",
     "AtlasActor",
     "CacheActor",
+    "OnRay",
     "RayAtlasEngine",
     "RayCacheEngine",
     "RayEngine",

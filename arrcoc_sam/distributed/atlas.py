@@ -1,4 +1,4 @@
-"""The images of an atlas are read on Ray, one by one."""
+"""The images of an atlas are read on Ray."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ __all__ = ["AtlasActor", "RayAtlasEngine"]
 class RayAtlasEngine(OnRay):
     """Makes the records of an atlas on a Ray cluster, for ``run_atlas(engine=...)``; see :class:`OnRay`.
 
-    What is judged of the records afterwards is the work of one process.
+    Name images by their files: those in memory go through Ray to every actor. The heads are judged by the process that
+    asked. For ``run_atlas(paths, source, segmenter, folder, controls={"noise": noise}, engine=RayAtlasEngine(make))``
+    ``make()`` answers ``AtlasReader({"model": source, "noise": noise}, segmenter, None, 3, True)`` with models of its
+    own. Each actor first reads an image whose record is there, and refuses to go on where it finds something else.
 
     Attributes:
-        make: Makes sources and segmenter on every actor, as they were given to ``run_atlas``; has to be picklable.
+        make: Makes what was given to ``run_atlas``, on every actor; has to be picklable.
         device: What the actors compute on.
     """
 
@@ -58,7 +61,7 @@ class AtlasActor:
 
     Raises:
         CheckpointError: This machine has other weights.
-        InputError: Other sources, or another lattice of points.
+        InputError: Other sources, another lattice of points, other annotations.
     """
 
     def __init__(self, make: Callable[[], AtlasReader], build: AtlasBuild, *, threads: int) -> None:
@@ -67,7 +70,8 @@ class AtlasActor:
         build.check(self._reader)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Make the records whose numbers are in ``part``."""
+        """Make the records whose numbers are in ``part``, but for those that another actor has made."""
         for number in batch["part"].tolist():
-            self._build.compute(number, self._reader)
+            if self._build.lacks(number):
+                self._build.compute(number, self._reader)
         return {"part": batch["part"]}

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from arrcoc_sam.errors import ArrcocSamError, InputError, MissingExtraError, explain
@@ -42,12 +43,15 @@ class OnRay:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        """Check the numbers.
+        """Check the numbers, and that Ray is there: models may be loaded before it is asked.
 
         Raises:
             InputError: One is out of its range.
+            MissingExtraError: Ray is not installed.
         """
         self.pool("auto")
+        if find_spec("ray") is None:
+            raise MissingExtraError.of("ray", "ray")
 
     def pool(self, device: str) -> ActorPool:
         """The actors, on a device."""

@@ -93,7 +93,7 @@ def run_atlas(
         InputError: No images, neither segmenter nor hierarchies, a control of a reserved name, or fewer than 4 images
             with measurable levels.
         DataError: A source answers different grids or names, or depends on points where hierarchies bring none.
-        OutputError: The folder belongs to another run, or can't be written.
+        OutputError: The folder belongs to another run, or can't be written; an engine that left images out.
     """
     check_names([metric])
     sources = {MODEL: source, **(controls or {})}
@@ -106,6 +106,7 @@ def run_atlas(
         "sources": list(sources),
         "description": dict(description or {}),
     }
+    folder = Path(folder).expanduser()
     store = AtlasStore(folder, plan)
     reader = AtlasReader(sources, segmenter, hierarchies, points_per_side, square)
     build = AtlasBuild(store, tuple(images), tuple(names), AtlasBuild.asked_of(reader))

@@ -18,12 +18,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arrcoc_sam.attention.maps import ImageLike
-from arrcoc_sam.errors import CheckpointError, DataError, ImageReadError, InputError, explain
+from arrcoc_sam.errors import CheckpointError, DataError, ImageReadError, InputError, OutputError, explain
 from arrcoc_sam.granularity.atlas_read import AtlasReader
 from arrcoc_sam.granularity.atlas_store import AtlasStore, Thresholds
 from arrcoc_sam.granularity.trials import Progress
 
 __all__ = ["AtlasBuild", "AtlasEngine", "local_engine"]
+
+# Largest difference of attention between two machines, as a share of the largest value.
+_SAME_ATTENTION = 0.05
 
 
 @dataclass(frozen=True)
@@ -53,35 +56,56 @@ class AtlasBuild:
         }
 
     def check(self, reader: AtlasReader) -> None:
-        """Refuse a reader that asks something else, as another machine's might.
+        """Refuse a reader that makes other records, as another machine's might.
+
+        It is shown an image whose record is there.
 
         Raises:
-            CheckpointError: A segmenter of other weights.
-            InputError: Other sources, another lattice of points, another crop.
+            CheckpointError: A segmenter or a source of other weights.
+            InputError: Other sources, another lattice of points, another crop, other levels that people drew.
         """
         found = self.asked_of(reader)
-        differing = [key for key, value in self.asked.items() if found[key] != value]
-        if differing:
-            key = differing[0]
-            came = f"on this machine {key} is {found[key]}"
-            kind = CheckpointError if key == "checkpoint" else InputError
-            raise kind(explain(came, f"{self.asked[key]}, as where the run began", "copy the same files"))
+        for key in (key for key, value in self.asked.items() if found[key] != value):
+            came, expected = f"on this machine {key} is {found[key]}", f"{self.asked[key]}, as where the run began"
+            if key == "checkpoint":
+                raise CheckpointError(explain(came, expected, "copy the same file of weights"))
+            raise InputError(explain(came, expected, "make the reader that run_atlas was given"))
+        known = next((number for number in range(len(self.names)) if number in self.store), None)
+        if known is None:
+            return
+        record, _ = reader.read(self.images[known])
+        for source in reader.sources:
+            maps, kept = record.attention[source], self.store.attention(known, source)
+            if maps.shape != kept.shape or bool((maps - kept).abs().max() > _SAME_ATTENTION * kept.abs().max()):
+                came = f"source {source!r} answers {self.names[known]} otherwise on this machine"
+                raise CheckpointError(explain(came, "the attention of the run's beginning", "copy the same weights"))
+        human = reader.hierarchies is not None
+        if human and not torch.equal(record.levels.intersections, self.store.levels(known).intersections):
+            came = f"the levels of {self.names[known]} are others on this machine"
+            raise InputError(explain(came, "those of the run's beginning", "copy the same file of annotations"))
 
     def absolute(self) -> AtlasBuild:
         """The same, for a process that works in another folder."""
-        images = tuple(Path(each).absolute() if isinstance(each, (str, Path)) else each for each in self.images)
-        return replace(self, store=self.store.absolute(), images=images)
+        return replace(self, store=self.store.absolute(), images=tuple(_absolute(image) for image in self.images))
 
     def missing(self) -> list[int]:
-        """Numbers of the images that have no record; those that could not be read are tried again."""
-        return [number for number in range(len(self.names)) if number not in self.store]
+        """Numbers of the images that are still to be read."""
+        return [number for number in range(len(self.names)) if self.lacks(number)]
+
+    def lacks(self, number: int) -> bool:
+        """Whether an image has no record yet, nor a reason in this run why it can't have one."""
+        return number not in self.store and self.store.fault(number) is None
 
     def begin(self, reader: AtlasReader) -> None:
         """Make the first record, unless there is one: all others are compared with its names and grid.
 
+        Images that could not be read in a run before are tried again.
+
         Raises:
             DataError: As :meth:`compute`.
+            OutputError: It can't be written.
         """
+        self.store.forget_faults()
         for number in range(len(self.names)):
             if number not in self.store:
                 self.compute(number, reader)
@@ -102,11 +126,19 @@ class AtlasBuild:
             self.store.write_fault(number, came)
             return
         self.store.keep_names(map_names, self.names[number])
-        _check_alike(record.levels.valid, self._grid(), self.names[number])
+        _check_alike(record.levels.valid, self.store.grid(), self.names[number])
         self.store.write(number, record)
 
     def table(self) -> pd.DataFrame:
-        """One row an image: its prompts, those that the grid can measure, and why it was left out."""
+        """One row an image: its prompts, those that the grid can measure, and why it was left out.
+
+        Raises:
+            OutputError: Images that nobody has read.
+        """
+        if missing := self.missing():
+            came = f"{len(missing)} images have no record, {self.names[missing[0]]} first"
+            mend = "run the same command again; on a cluster, see that all machines share the folder"
+            raise OutputError(explain(came, "a record or a reason for each", mend))
         rows: list[dict[str, Any]] = []
         for number, name in enumerate(self.names):
             row = {"image": name, "prompts": 0, "measurable": 0, "error": ""}
@@ -118,11 +150,6 @@ class AtlasBuild:
             rows.append(row)
         return pd.DataFrame(rows)
 
-    def _grid(self) -> Float[Tensor, "h w"] | None:
-        """Cell weights of the first record."""
-        first = next((number for number in range(len(self.names)) if number in self.store), None)
-        return None if first is None else self.store.levels(first).valid
-
 
 AtlasEngine: TypeAlias = Callable[[AtlasBuild, Progress | None], None]
 """Makes the records that are missing."""
@@ -133,12 +160,16 @@ def local_engine(reader: AtlasReader) -> AtlasEngine:
 
     def compute(build: AtlasBuild, progress: Progress | None) -> None:
         for number in range(len(build.names)):
-            if number not in build.store:
+            if build.lacks(number):
                 build.compute(number, reader)
             if progress is not None:
                 progress("images", number + 1, len(build.names))
 
     return compute
+
+
+def _absolute(image: ImageLike) -> ImageLike:
+    return Path(image).absolute() if isinstance(image, (str, Path)) else image
 
 
 def _check_alike(valid: Float[Tensor, "h w"], first: Float[Tensor, "h w"] | None, name: str) -> None:

@@ -91,7 +91,8 @@ class AtlasStore:
     """
 
     def __init__(self, folder: str | Path, plan: dict[str, Any]) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder).expanduser()
+        self._valid: Tensor | None = None
         path = self.folder / "plan.json"
         wanted = json.loads(json.dumps(plan))
         try:
@@ -147,8 +148,7 @@ class AtlasStore:
         try:
             with replacing(path) as draft:
                 save_file({name: values.detach().cpu().contiguous() for name, values in tensors.items()}, str(draft))
-            self._fault_path(number).unlink(missing_ok=True)
-        except (OSError, SafetensorError) as error:
+        except SafetensorError as error:
             raise OutputError(explain(f"{path} can't be written: {error}", "room and permission")) from error
 
     def write_fault(self, number: int, reason: str) -> None:
@@ -156,10 +156,26 @@ class AtlasStore:
         with replacing(self._fault_path(number)) as draft:
             draft.write_text(reason, encoding="utf-8")
 
-    def fault(self, number: int) -> str:
-        """Why an image has no record; empty where nothing is known."""
+    def fault(self, number: int) -> str | None:
+        """Why an image has no record, if anybody has tried."""
         path = self._fault_path(number)
-        return path.read_text(encoding="utf-8") if path.exists() else ""
+        return path.read_text(encoding="utf-8") if path.exists() else None
+
+    def forget_faults(self) -> None:
+        """Let images that could not be read be tried again."""
+        for path in (self.folder / "images").glob("*.error.txt"):
+            path.unlink(missing_ok=True)
+
+    def grid(self) -> Float[Tensor, "h w"] | None:
+        """Cell weights of some record, which are those of all; None before the first.
+
+        Raises:
+            OutputError: The record is damaged.
+        """
+        if self._valid is None:
+            some = min((path.stem for path in (self.folder / "images").glob("[!.]*.safetensors")), default=None)
+            self._valid = None if some is None else self._read(int(some), ("valid",))[0]
+        return self._valid
 
     def levels(self, number: int) -> Levels:
         """The levels of an image, without reading its attention.

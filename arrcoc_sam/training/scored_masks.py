@@ -14,7 +14,7 @@ from arrcoc_sam.datasets import CocoAnnotation, CocoDataset, CocoImage
 from arrcoc_sam.errors import DataError, ImageReadError, InputError, explain
 from arrcoc_sam.masks import pairwise_iou
 from arrcoc_sam.quality.degradations import DEGRADATIONS, DegradationKind, degrade, mask_context
-from arrcoc_sam.training.iou_transfer import ScoredImage
+from arrcoc_sam.training.iou_transfer_masks import ScoredImage
 from arrcoc_sam.training.sources import MaskSource
 
 __all__ = ["DegradedMasks", "MatchedMasks", "split_images"]

@@ -26,6 +26,7 @@ import torch
 from matplotlib.figure import Figure
 from rich.progress import Progress
 from safetensors.torch import save_file
+from scoring import SCENES, fit_scoring
 from segment_anything.modeling import Sam
 
 import arrcoc_sam as aa
@@ -197,6 +198,21 @@ PHASES = {
     ),
     # as phase 10
     13: Phase(replace(HEAD, seed=42)),
+    # the encoder above all: twelve targets dense, one of them through the decoder, once; two processes
+    14: Phase(
+        SegmenterTraining(
+            stages=(Stage(224, 5000, num_targets=12),),
+            recipe=replace(MEANT, num_rounds=1, grouping_weight=1.5, decoded_targets=1),
+            augmentation=Augmentation(smallest_crop=0.45),
+            learning_rate=5e-4,
+            warmup_steps=100,
+            decay_share=1.0,
+            floor=0.3,
+            ema_decay=0.998,
+            freeze_batch_norm=True,
+            seed=50,
+        ),
+    ),
 }
 
 
@@ -220,6 +236,8 @@ def train(out: Path, phases: Sequence[int], *, device: str, num_workers: int) ->
                 num_workers=num_workers,
                 progress=lambda step, _, task=task: progress.update(task, completed=step),
             )
+            if os.environ.get("RANK", "0") != "0":  # torchrun: another process writes
+                continue
             save_model(model, out / f"phase{number}.safetensors")
             (HERE / f"training_phase{number}.csv").write_bytes((out / f"phase{number}" / "log.csv").read_bytes())
 
@@ -260,9 +278,14 @@ def in_git(name: str) -> bytes:
 
 
 def ship(out: Path) -> None:
-    """Puts the weights of the last phase into the package, in half precision."""
-    model = build_tiny()
-    load_weights(model, out / f"phase{max(PHASES)}.safetensors", name="the embedded model")
+    """Corrects the predicted IoU of the last phase's weights and puts them into the package, in half precision."""
+    trained = out / f"phase{max(PHASES)}.safetensors"
+    model: Any = build_tiny()
+    load_weights(model, trained, name="the embedded model")
+    with Progress() as progress, ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), start_worker) as pool:
+        task = progress.add_task("scenes for the predicted IoU", total=1.0)
+        network = fit_scoring(trained, pool, lambda done, total: progress.update(task, completed=done / total))
+    model.mask_decoder.mask_scoring["several"].load_state_dict(network.state_dict())
     save_model(model, Path(tiny_weights_path()), shorten=half)
 
 
@@ -296,6 +319,7 @@ def evaluate() -> dict[str, Any]:
         "bytes": Path(tiny_weights_path()).stat().st_size,
         "checkpoint_hash": segmenter.checkpoint_hash,
         "scenes": {"plain": [PLAIN.start, PLAIN.stop], "rich": [RICH.start, RICH.stop], "rich_share": RICH_SHARE},
+        "scoring": {style: [seeds.start, seeds.stop] for style, seeds in SCENES.items()},
         "before": BEFORE,
         "phases": {str(number): asdict(phase) for number, phase in PHASES.items()},
         "versions": {"arrcoc_sam": aa.__version__, "torch": torch.__version__, "numpy": np.__version__},

@@ -191,6 +191,38 @@ def test_an_image_that_was_mended_is_read_by_the_next_run(tmp_path):
     assert not list((tmp_path / "atlas" / "images").glob("*.txt"))
 
 
+def test_an_engine_that_leaves_images_out_is_found_out(tmp_path):
+    def engine(build, progress):
+        for number in build.missing()[:-2]:
+            build.compute(number, reader)
+
+    reader = AtlasReader({"model": source}, None, hierarchies, 1, True)
+    with pytest.raises(OutputError, match="2 images have no record, image 6 first"):
+        run(tmp_path, IMAGES[:8], engine=engine)
+    assert run(tmp_path, IMAGES[:8]).num_images == 8
+
+
+def test_levels_that_people_drew_otherwise_are_found_out(tmp_path):
+    def engine(build, progress):
+        own = AtlasReader({"model": source}, None, hierarchies, 1, True)
+        build.check(own)
+        others = AtlasReader({"model": source}, None, lambda image: hierarchies(image + 1), 1, True)
+        with pytest.raises(InputError, match="levels of image 0 are others"):
+            build.check(others)
+        for number in build.missing():
+            build.compute(number, own)
+
+    run(tmp_path, IMAGES[:5], engine=engine)
+
+
+def test_a_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert run("~/atlas", IMAGES[:5]).num_images == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["atlas"]
+    assert AtlasResult.load(tmp_path / "atlas").num_images == 5
+
+
 def test_the_matrix_is_every_image_against_every_other(tmp_path, monkeypatch):
     run(tmp_path, IMAGES[:7])
     plan = json.loads((tmp_path / "plan.json").read_text())

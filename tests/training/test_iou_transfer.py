@@ -102,7 +102,7 @@ class _Killed(Exception):
 def test_a_killed_transfer_goes_on(
     degraded: DegradedMasks, part: Any, at: tuple[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("arrcoc_sam.training.iou_transfer._KEEP_EVERY", 1)
+    monkeypatch.setattr("arrcoc_sam.training.iou_transfer_masks._KEEP_EVERY", 1)
     settings, seen = TransferSettings(part=part, epochs=3, batch_size=8), []
 
     def transfer(folder: Path | None, **more: Any) -> Any:

@@ -1,0 +1,98 @@
+"""Fits the network that corrects the predicted IoU of an ambiguous click, once the masks are there.
+
+The masks no longer change then, so each click is decoded once, and what the network sees of it (the geometry of the
+three masks, and what the head says) is kept: a click costs next to nothing as often as it is shown. In a phase of
+training it costs an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from ceilings import clicks
+from numpy import ndarray
+from torch import Tensor
+
+import arrcoc_sam as aa
+from arrcoc_sam.masks import pairwise_iou
+from arrcoc_sam.scenes import TEST_V1, generate_scene
+from arrcoc_sam.segmenters.mask_scoring import MaskScoring, mask_geometry
+from arrcoc_sam.segmenters.tiny import IMAGE_SIZE, set_image_size
+
+SCENES = {"plain": range(16_000, 18_400), "rich": range(1_008_000, 1_008_600)}
+"""Seeds of scenes that the masks were not trained on."""
+
+EPOCHS, CLICKS_A_STEP, RATE, WEIGHT_DECAY = 40, 128, 2e-3, 1e-2
+
+
+class Seen(NamedTuple):
+    """Clicks, what the network sees of each, and what it shall say."""
+
+    geometry: ndarray
+    predicted_iou: ndarray
+    expected_iou: ndarray
+
+
+def fit_scoring(weights: Path, pool: Executor, progress: Callable[[int, int], None]) -> MaskScoring:
+    """A new network for the three masks of a click, fitted to what these weights answer."""
+    seeds = [(style, seed) for style, range_ in SCENES.items() for seed in range_]
+    parts = []
+    for part in pool.map(partial(see, weights), seeds, chunksize=20):
+        parts.append(part)
+        progress(len(parts), len(seeds))
+    return fitted(Seen(*(np.concatenate(column) for column in zip(*parts, strict=True))))
+
+
+def fitted(seen: Seen, seed: int = 0) -> MaskScoring:
+    """A network of least squared error."""
+    torch.manual_seed(seed)
+    geometry, predicted_iou, expected_iou = (torch.from_numpy(values) for values in seen)
+    network = MaskScoring(seen.expected_iou.shape[1])
+    total = EPOCHS * (len(seen.expected_iou) // CLICKS_A_STEP)
+    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=total)
+    for rows in batches(len(seen.expected_iou)):
+        said = network(geometry[rows], predicted_iou[rows])
+        loss = (said - expected_iou[rows]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return network.eval()
+
+
+def batches(count: int) -> Iterator[Tensor]:
+    """Rows, shuffled, each once an epoch but for those that fill no batch."""
+    for _ in range(EPOCHS):
+        yield from torch.randperm(count)[: count - count % CLICKS_A_STEP].split(CLICKS_A_STEP)
+
+
+@torch.no_grad()
+def see(weights: Path, scene: tuple[str, int]) -> Seen:
+    """One click in each node of a scene, as the protocol draws them."""
+    style, seed = scene
+    drawn = generate_scene(seed, TEST_V1.size, style=style)
+    nodes, chance, places = clicks(drawn)
+    segmenter = uncorrected(weights)
+    prompts = aa.Prompts(points_xy=places[:, None].astype(np.float64), labels=np.ones((len(nodes), 1), np.int64))
+    candidates = segmenter.decode(segmenter.encode(drawn.image), prompts, multimask=True)
+    each = pairwise_iou(candidates.masks(), nodes.expand(len(nodes), -1, -1, -1)).nan_to_num(0.0)
+    expected = (each * chance[:, None]).sum(dim=2)
+    seen = mask_geometry(candidates.logits), candidates.predicted_iou.float(), expected.float()
+    return Seen(*(values.numpy() for values in seen))  # tensors would travel by open files
+
+
+@cache
+def uncorrected(weights: Path) -> aa.Segmenter:
+    """The segmenter at its size, with the head's own predictions."""
+    segmenter: Any = aa.load_segmenter("tiny", checkpoint=weights, device="cpu")
+    set_image_size(segmenter.model, IMAGE_SIZE)
+    decoder = segmenter.model.mask_decoder
+    decoder.mask_scoring["several"] = MaskScoring(decoder.num_multimask_outputs).eval()
+    return segmenter
