@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from arrcoc_sam.attention.maps import AttentionMaps
-from arrcoc_sam.errors import CheckpointError, InputError
+from arrcoc_sam.errors import CheckpointError, DataError, InputError
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.masks import encode_rle
 from arrcoc_sam.segmenters.tiny import build_tiny
@@ -96,6 +96,8 @@ def test_actors_that_share_the_parts_make_the_local_engine_s_table(folder: Path)
         for place, number in enumerate([*reversed(missing), missing[0]]):
             answer = actors[place % 2]({"part": np.array([number])})
             assert answer["num_masks"].tolist() == [2]
+        with pytest.raises(DataError, match="this machine has no folder"):
+            ScoringActor(spec, weights, run.work, (folder / "elsewhere", None), threads=threads)
         with pytest.raises(CheckpointError, match="those of the run, 000000000000"):
             ScoringActor(spec, "0" * 64, run.work, run.folders, threads=threads)
 

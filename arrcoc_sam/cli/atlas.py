@@ -30,7 +30,7 @@ def atlas(
         typer.Option(
             "--model",
             "-m",
-            help="timm:MODEL or hf:MODEL, a vision transformer; or relevance (ARR-COC's maps).",
+            help="timm:MODEL (or its bare name) or hf:MODEL, a vision transformer; or relevance (ARR-COC's maps).",
             show_default=False,
         ),
     ],
@@ -46,7 +46,7 @@ def atlas(
     out: Annotated[
         Path,
         typer.Option("--out", "-o", help="Folder for records and results; the same command goes on in it."),
-    ],
+    ] = Path("arrcoc-sam-atlas"),
     segmenter: SegmenterOption = "tiny",
     checkpoint: CheckpointOption = None,
     device: DeviceOption = "auto",
@@ -125,6 +125,8 @@ def atlas(
     from arrcoc_sam.cli.analysis_inputs import AttentionOptions
     from arrcoc_sam.cli.atlas_job import AtlasJob
 
+    if ":" not in model and model != "relevance" and not Path(model).exists():
+        model = f"timm:{model}"
     options = {"framing": "squash"} | ({} if image_size is None else {"image_size": image_size})
     attention = AttentionOptions(
         name=model,

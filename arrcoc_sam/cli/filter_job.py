@@ -140,7 +140,7 @@ class FilterJob:
         unscored: pd.DataFrame,
         record: dict[str, Any],
     ) -> None:
-        best, worst = self._pictures(dataset, scores)
+        best, worst = self._pictures(dataset, scores, target.parent)
         kept = pd.Index(scores["id"][judgement.kept])
         if self.keep_unscored:
             kept = kept.union(pd.Index(unscored["id"].dropna()).astype(kept.dtype))
@@ -168,11 +168,15 @@ class FilterJob:
         )
         filter_report(figures, _beside(target, "report.html"))
 
-    def _pictures(self, dataset: MaskSet, scores: pd.DataFrame) -> tuple[Sequence[MaskPicture], Sequence[MaskPicture]]:
+    def _pictures(
+        self, dataset: MaskSet, scores: pd.DataFrame, beside: Path
+    ) -> tuple[Sequence[MaskPicture], Sequence[MaskPicture]]:
+        """The best and the worst; to find them the data set is listed once more, in a file beside the output."""
         if not self.pictures or scores.empty:
             return (), ()
+        beside.mkdir(parents=True, exist_ok=True)
         with (
-            tempfile.TemporaryDirectory() as folder,
+            tempfile.TemporaryDirectory(prefix=".pictures-", dir=beside) as folder,
             MaskIndex(Path(folder) / "index", name=str(dataset.path)) as index,
         ):
             dataset.fill(index)

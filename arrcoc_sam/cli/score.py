@@ -48,7 +48,10 @@ def score(
     ] = False,
     calibration: Annotated[
         Path | None,
-        typer.Option(help="A calibration; scores are then estimates of IoU, not bounds.", show_default=False),
+        typer.Option(
+            help="A calibration, or embedded (of tiny): scores are then estimates of IoU, not bounds.",
+            show_default=False,
+        ),
     ] = None,
     annotated: Annotated[
         Path | None,

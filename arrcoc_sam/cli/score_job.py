@@ -16,6 +16,7 @@ from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.datasets.mask_sets import MaskSet
 from arrcoc_sam.errors import InputError, OutputError, explain
+from arrcoc_sam.quality.calibration import EMBEDDED
 from arrcoc_sam.quality.score_table import ScoredChanges
 from arrcoc_sam.quality.scoring_local import ScoringSummary, local_engine, run_scoring
 from arrcoc_sam.quality.scoring_run import scoring_plan
@@ -71,7 +72,7 @@ class ScoreJob:
             self.protocol,
             "all",
             self.components,
-            None if self.calibration is None else str(self.calibration.absolute()),
+            self._calibration(),
         )
         if self.segmenter == DEMONSTRATION_MODEL:
             noted("'tiny' is a demonstration model; real work names a real checkpoint (--segmenter sam_vit_b)")
@@ -94,6 +95,11 @@ class ScoreJob:
         if self.annotated is not None:
             dataset.rewrite(self.annotated, ScoredChanges(summary.scores))
         self._tell(summary)
+
+    def _calibration(self) -> str | None:
+        if self.calibration is None:
+            return None
+        return EMBEDDED if str(self.calibration) == EMBEDDED else str(self.calibration.absolute())
 
     def _ray(self, spec: EstimatorSpec) -> Engine:
         from dataclasses import replace

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from arrcoc_sam.cli.console import err
+from arrcoc_sam.cli.console import err, print_notes
 
 __all__ = ["stage_progress"]
 
@@ -19,6 +19,7 @@ def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+    print_notes(succeeded=True)  # what was asked for is sound, and may take long
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = err()
     tasks: dict[str, TaskID] = {}

@@ -74,7 +74,9 @@ class TrainIoUHeadJob:
             ).as_json(),
         }
         weights = self.out / WEIGHTS
-        save_weights(weights, done.model, {"image_size": str(size), "run": json.dumps(record)})
+        save_weights(
+            weights, done.model, {"image_size": str(size), "judges": config.transfer.prompt, "run": json.dumps(record)}
+        )
         write_text(self.out / RECORD, json.dumps(record, indent=2) + "\n")
         shutil.rmtree(progress, ignore_errors=True)
         if self.as_json:

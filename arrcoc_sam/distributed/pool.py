@@ -171,6 +171,7 @@ def _start(ray: Any, cores: int) -> None:
     for left in reversed(range(_STARTS)):
         try:
             ray.init(
+                address="local",  # not one that happens to run here: it is joined by its address
                 num_cpus=max(cores, os.cpu_count() or 1),
                 object_store_memory=_STORE_BYTES,
                 include_dashboard=False,

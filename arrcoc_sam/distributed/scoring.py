@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from arrcoc_sam.distributed.pool import OnRay
-from arrcoc_sam.errors import CheckpointError, explain
+from arrcoc_sam.errors import CheckpointError, DataError, explain
 from arrcoc_sam.quality.scoring import MaskScorer
 from arrcoc_sam.quality.scoring_run import Progress, ScoringRun, read_part, write_part
 from arrcoc_sam.quality.scoring_spec import EstimatorSpec
@@ -59,6 +59,7 @@ class ScoringActor:
 
     Raises:
         CheckpointError: This machine has other weights.
+        DataError: It lacks a folder.
     """
 
     def __init__(
@@ -76,6 +77,10 @@ class ScoringActor:
         if found != checkpoint_hash:
             came = f"this machine has the weights {found[:12]}… of {spec.segmenter}"
             raise CheckpointError(explain(came, f"those of the run, {checkpoint_hash[:12]}…", "copy the same file"))
+        for folder in (each for each in folders if each is not None):
+            if not folder.is_dir():
+                came = f"this machine has no folder {folder}"
+                raise DataError(explain(came, "the pictures under one path on all machines", "mount it, and go on"))
         self._scorer = MaskScorer(estimator, *folders)
         self._work = work
 

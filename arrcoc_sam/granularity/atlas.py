@@ -8,6 +8,7 @@ Memory does not grow with the number of images; the matrix on disk grows with it
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from typing import Any
 import pandas as pd
 
 from arrcoc_sam.attention.maps import AttentionSource, ImageLike
-from arrcoc_sam.errors import InputError, explain
-from arrcoc_sam.granularity.atlas_build import AtlasBuild, AtlasEngine, local_engine
+from arrcoc_sam.errors import InputError, OutputError, explain
+from arrcoc_sam.granularity.atlas_build import AtlasBuild, AtlasEngine, array_digest, local_engine
 from arrcoc_sam.granularity.atlas_judge import AtlasJudge
 from arrcoc_sam.granularity.atlas_read import CONTROLS, AtlasReader, Hierarchies
 from arrcoc_sam.granularity.atlas_result import MODEL, AtlasResult
@@ -24,6 +25,7 @@ from arrcoc_sam.granularity.atlas_store import AtlasStore, Thresholds
 from arrcoc_sam.granularity.claims import MIN_COMPUTED, MIN_IMAGES
 from arrcoc_sam.granularity.metrics import check_names
 from arrcoc_sam.granularity.trials import Progress
+from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.segmenters.base import Segmenter
 
 __all__ = ["ABLATION", "AtlasResult", "Thresholds", "run_atlas"]
@@ -93,17 +95,19 @@ def run_atlas(
         InputError: No images, neither segmenter nor hierarchies, a control of a reserved name, or fewer than 4 images
             with measurable levels.
         DataError: A source answers different grids or names, or depends on points where hierarchies bring none.
-        OutputError: The folder belongs to another run, or can't be written; an engine that left images out.
+        CheckpointError: The folder's records are of other models under the same names.
+        OutputError: The folder belongs to another run, can't be written, or has no room; an engine left images out.
     """
     check_names([metric])
     sources = {MODEL: source, **(controls or {})}
     _check_arguments(images, segmenter, hierarchies, controls or {}, points_per_side)
     names = [str(image) if isinstance(image, (str, Path)) else f"image {n}" for n, image in enumerate(images)]
     plan = {
-        "images": names,
+        "images": [f"{name} {array_digest(image) or ''}".strip() for name, image in zip(names, images, strict=True)],
         "points_per_side": points_per_side if hierarchies is None else None,
         "square": square,
         "sources": list(sources),
+        "checkpoint": None if segmenter is None else segmenter.checkpoint_hash,
         "description": dict(description or {}),
     }
     folder = Path(folder).expanduser()
@@ -111,6 +115,7 @@ def run_atlas(
     reader = AtlasReader(sources, segmenter, hierarchies, points_per_side, square)
     build = AtlasBuild(store, tuple(images), tuple(names), AtlasBuild.asked_of(reader))
     build.begin(reader)
+    _check_room(store, len(images))
     (local_engine(reader) if engine is None else engine)(build, progress)
     table = build.table()
     readable = table.index[table["error"] == ""].tolist()
@@ -150,6 +155,18 @@ def _judged(
             "seed": judge.seed,
         },
     )
+
+
+def _check_room(store: AtlasStore, num_images: int) -> None:
+    """Refuse a matrix that the disk can't hold, before all images are read."""
+    num_maps = sum(len(names) for names in store.map_names().values()) + len(CONTROLS)
+    needed = num_maps * num_images**2 * len(LEVELS) * 4
+    kept = sum(path.stat().st_size for path in store.folder.glob("values.*.npy"))  # these are made anew
+    free = shutil.disk_usage(store.folder).free + kept
+    if needed > free:
+        came = f"{store.folder} has room for {free / 1e9:.1f} GB"
+        expected = f"{needed / 1e9:.1f} GB: every one of {num_maps} maps on {num_images} images against all others"
+        raise OutputError(explain(came, expected, "fewer images, fewer layers or heads, another disk"))
 
 
 def _check_arguments(

@@ -7,7 +7,9 @@ killed run goes on where it stopped, whatever the engine.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,8 +24,9 @@ from arrcoc_sam.errors import CheckpointError, DataError, ImageReadError, InputE
 from arrcoc_sam.granularity.atlas_read import AtlasReader
 from arrcoc_sam.granularity.atlas_store import AtlasStore, Thresholds
 from arrcoc_sam.granularity.trials import Progress
+from arrcoc_sam.images import load_image
 
-__all__ = ["AtlasBuild", "AtlasEngine", "local_engine"]
+__all__ = ["AtlasBuild", "AtlasEngine", "array_digest", "local_engine"]
 
 # Largest difference of attention between two machines, as a share of the largest value.
 _SAME_ATTENTION = 0.05
@@ -77,12 +80,14 @@ class AtlasBuild:
         for source in reader.sources:
             maps, kept = record.attention[source], self.store.attention(known, source)
             if maps.shape != kept.shape or bool((maps - kept).abs().max() > _SAME_ATTENTION * kept.abs().max()):
-                came = f"source {source!r} answers {self.names[known]} otherwise on this machine"
-                raise CheckpointError(explain(came, "the attention of the run's beginning", "copy the same weights"))
+                came = f"source {source!r} answers {self.names[known]} otherwise than when the run began"
+                mend = "the same weights and options, on every machine; or another folder"
+                raise CheckpointError(explain(came, "the attention that is in its record", mend))
         human = reader.hierarchies is not None
         if human and not torch.equal(record.levels.intersections, self.store.levels(known).intersections):
-            came = f"the levels of {self.names[known]} are others on this machine"
-            raise InputError(explain(came, "those of the run's beginning", "copy the same file of annotations"))
+            came = f"the levels of {self.names[known]} are others than when the run began"
+            mend = "the same annotations on every machine; or another folder"
+            raise InputError(explain(came, "those in its record", mend))
 
     def absolute(self) -> AtlasBuild:
         """The same, for a process that works in another folder."""
@@ -99,16 +104,21 @@ class AtlasBuild:
     def begin(self, reader: AtlasReader) -> None:
         """Make the first record, unless there is one: all others are compared with its names and grid.
 
-        Images that could not be read in a run before are tried again.
+        Images that could not be read in a run before are tried again, and the first record that is there is compared.
 
         Raises:
+            CheckpointError: The record that is there is of other models.
+            InputError: It is of other levels that people drew.
             DataError: As :meth:`compute`.
             OutputError: It can't be written.
         """
         self.store.forget_faults()
         for number in range(len(self.names)):
-            if number not in self.store:
-                self.compute(number, reader)
+            if number in self.store:
+                with suppress(ImageReadError):  # a picture that is gone has its record
+                    self.check(reader)  # of a run before, perhaps of other models under the same names
+                return
+            self.compute(number, reader)
             if number in self.store:
                 return
 
@@ -166,6 +176,14 @@ def local_engine(reader: AtlasReader) -> AtlasEngine:
                 progress("images", number + 1, len(build.names))
 
     return compute
+
+
+def array_digest(image: ImageLike) -> str | None:
+    """What tells an image in memory from another; None of a file, which has a name."""
+    if isinstance(image, (str, Path)):
+        return None
+    pixels = load_image(image)
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]
 
 
 def _absolute(image: ImageLike) -> ImageLike:

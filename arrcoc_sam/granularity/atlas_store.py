@@ -99,8 +99,8 @@ class AtlasStore:
             (self.folder / "images").mkdir(parents=True, exist_ok=True)
             if path.exists():
                 found = json.loads(path.read_text())
-                if found != wanted:
-                    differing = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+                # what an older version did not record is not compared
+                if differing := sorted(key for key, value in found.items() if value != wanted.get(key)):
                     came = f"{self.folder} holds an atlas of other {', '.join(differing)}"
                     raise OutputError(explain(came, "the same run, to go on with", "choose another folder"))
             else:

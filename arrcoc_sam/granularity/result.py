@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from arrcoc_sam.hierarchy import MaskHierarchy
 from arrcoc_sam.hierarchy.levels import LEVELS
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from arrcoc_sam.report.figures import Figure
 
 __all__ = ["ABSTAIN", "GranularityResult"]
 
@@ -106,11 +107,19 @@ class GranularityResult:
             columns |= {"z": column(self.z, "nkl"), "p_value": column(self.p_value, "nkl")}
         return pd.DataFrame(columns)
 
-    def plot(self) -> Figure:
-        """The image with its levels outlined, each map over it, and bars a level."""
+    def plot(self, maps: Sequence[int | str] | None = None, **options: Any) -> Figure:
+        """The image with its levels outlined, maps over it, and bars a level.
+
+        Args:
+            maps: Which, by number or name; the first nine by default.
+            **options: Of :func:`arrcoc_sam.report.plot_granularity`.
+
+        Raises:
+            InputError: A map or a prompt that there is not.
+        """
         from arrcoc_sam.report.plots import plot_granularity
 
-        figure: Figure = plot_granularity(self)
+        figure: Figure = plot_granularity(self, maps=maps, **options)
         return figure
 
     def to_html(self, path: str | Path, *, command: str | None = None) -> Path:

@@ -149,7 +149,11 @@ class HierarchicalAttentionLoss(_FocalDiceModule):
         valid: Bool[Tensor, "B L"] | Bool[Tensor, " B"] | None = None,
         normalizer: float | Float[Tensor, ""] | None = None,
     ) -> Float[Tensor, "B L"] | Float[Tensor, ""]:
-        """The loss of L levels of attention logits against masks (B, L, H, W), weighted by confidence (B, L)."""
+        """The loss of L levels of attention logits against masks (B, L, H, W), weighted by confidence (B, L).
+
+        On several processes, or with accumulated gradients, ``normalizer`` is what the mean divides by: see
+        :func:`~arrcoc_sam.losses.functional.hierarchical_focal_dice_loss`.
+        """
         return hierarchical_focal_dice_loss(
             attention_logits,
             masks,

@@ -26,6 +26,7 @@ from arrcoc_sam.report.writing import write_text
 from arrcoc_sam.segmenters.base import Segmenter
 
 __all__ = [
+    "EMBEDDED",
     "ConformalIntervals",
     "FittedCalibration",
     "embedded_calibration_path",
@@ -35,6 +36,9 @@ __all__ = [
 ]
 
 FORMAT = "arrcoc-sam calibration"
+
+EMBEDDED = "embedded"
+"""In the place of a file: :func:`embedded_calibration_path`."""
 VERSION = 2
 
 _SCORES = ("lower_bound", "predicted_iou", "alignment_iou", "stability", "soft_iou", "area_share")
@@ -175,13 +179,14 @@ class FittedCalibration:
 
 
 def load_calibration(path: str | os.PathLike[str]) -> FittedCalibration:
-    """A calibration from its file.
+    """A calibration from its file, or :data:`EMBEDDED`, the one that ships for the embedded model.
 
     Raises:
         DataError: No such file, not a calibration, of another format version, or damaged.
     """
+    file = Path(embedded_calibration_path() if str(path) == EMBEDDED else path)
     try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        record = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = (error.strerror or str(error)) if isinstance(error, OSError) else "not JSON"
         raise DataError(explain(f"{path} can't be read ({reason})", "a file of arrcoc-sam calibrate")) from error

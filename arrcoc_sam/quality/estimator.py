@@ -90,7 +90,8 @@ class MaskQualityEstimator:
 
         Raises:
             UnknownNameError: No such protocol or threshold.
-            InputError: Another ``multimask``; something that is no calibration, or one of other weights or options.
+            InputError: Another ``multimask``; something that is no calibration, or one of other weights or options; a
+                segmenter whose head was taught to judge the mask that it is shown (``train iou-head``).
             DataError: The calibration's file can't be read.
         """
         if protocol not in PROMPT_KINDS:
@@ -99,6 +100,10 @@ class MaskQualityEstimator:
             raise InputError(explain(f"multimask={multimask!r}", "True, False or 'all'"))
         if threshold is not None:
             check_threshold(threshold, mass_share)
+        if segmenter.judges is not None:
+            came = f"the IoU head of {segmenter.name} was taught to judge the mask that it is shown"
+            mend = f"decode Prompts.from_masks(masks, segmenter, {segmenter.judges!r}) and read predicted_iou"
+            raise InputError(explain(came, "a head that speaks of the segmenter's own masks, as bounds need it", mend))
         self.segmenter, self.protocol, self.components = segmenter, protocol, components
         self.multimask: bool | Literal["all"] = multimask
         if isinstance(calibration, (str, os.PathLike)):

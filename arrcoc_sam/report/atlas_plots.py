@@ -29,8 +29,9 @@ from arrcoc_sam.report.results import ABSTAIN
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
+
+    from arrcoc_sam.report.figures import Figure
 
 __all__ = ["atlas_figures", "plot_balance", "plot_best_heads", "plot_contrast", "plot_levels", "plot_masses"]
 
@@ -243,7 +244,8 @@ def _panels(groups_of_maps: list[pd.DataFrame], *, beside: float = 0.0) -> tuple
 
 
 def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    from arrcoc_sam.report.figures import Figure
 
     return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06), dpi=130)

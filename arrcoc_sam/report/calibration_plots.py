@@ -10,7 +10,7 @@ import pandas as pd
 from arrcoc_sam.errors import InputError, explain
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from arrcoc_sam.report.figures import Figure
 
 __all__ = ["plot_calibration", "plot_protocols"]
 
@@ -27,7 +27,7 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame], errors: Mapping[str, fl
     Raises:
         InputError: No table.
     """
-    from matplotlib.figure import Figure
+    from arrcoc_sam.report.figures import Figure
 
     if not tables:
         raise InputError(explain("no reliability table", "at least one"))
@@ -49,7 +49,7 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame], errors: Mapping[str, fl
 
 def plot_protocols(table: pd.DataFrame) -> Figure:
     """Rank correlation of the bound with the actual IoU, with intervals, one row a way of asking, the best on top."""
-    from matplotlib.figure import Figure
+    from arrcoc_sam.report.figures import Figure
 
     if table.empty:
         raise InputError(explain("a table without rows", "the table of compare_protocols"))

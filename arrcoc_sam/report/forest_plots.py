@@ -16,7 +16,8 @@ from arrcoc_sam.report.panels import show_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+    from arrcoc_sam.report.figures import Figure
 
 __all__ = ["plot_forest"]
 
@@ -44,7 +45,8 @@ def plot_forest(image: ImageInput, forest: MaskForest, *, max_nodes: int = 60, t
         InputError: The image is not of the masks' size, or ``max_nodes`` is below 1.
     """
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
+
+    from arrcoc_sam.report.figures import Figure
 
     pixels = load_image(image)
     if pixels.shape[:2] != tuple(forest.masks.shape[-2:]):

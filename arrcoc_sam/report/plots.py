@@ -15,7 +15,9 @@ from arrcoc_sam.report.results import ABSTAIN, GranularityLike
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.figure import SubFigure
+
+    from arrcoc_sam.report.figures import Figure
 
 __all__ = ["plot_granularity"]
 
@@ -24,7 +26,12 @@ _PANEL_INCHES = 2.5
 
 
 def plot_granularity(
-    result: GranularityLike, *, prompts: Sequence[int] | None = None, max_maps: int = 9, title: str | None = None
+    result: GranularityLike,
+    *,
+    maps: Sequence[int | str] | None = None,
+    prompts: Sequence[int] | None = None,
+    max_maps: int = 9,
+    title: str | None = None,
 ) -> Figure:
     """The image with the click and its three masks, each attention map over it, and bars a level and metric.
 
@@ -32,18 +39,21 @@ def plot_granularity(
 
     Args:
         result: What an analysis answered.
+        maps: Which of the maps to draw, by number (negative ones from the end) or name; the first ``max_maps`` by
+            default.
         prompts: Which of the K prompts to show, one below the other; the first four by default.
-        max_maps: The first so many maps are drawn; the figure says so where there are more.
+        max_maps: At most so many maps are drawn; the figure says so where there are more.
         title: Above the figure.
 
     Returns:
         The figure.
 
     Raises:
-        InputError: No prompt, or one that there is not; ``max_maps`` below 1.
+        InputError: No prompt, or one that there is not; no map, or one that there is not; ``max_maps`` below 1.
     """
-    from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    from arrcoc_sam.report.figures import Figure
 
     num_prompts = len(result.masks)
     chosen = list(range(min(num_prompts, 4))) if prompts is None else list(prompts)
@@ -52,7 +62,8 @@ def plot_granularity(
     if max_maps < 1:
         raise InputError(explain(f"max_maps={max_maps}", "at least 1"))
 
-    num_maps = min(len(result.maps), max_maps)
+    drawn = _chosen_maps(result, maps)[:max_maps]
+    num_maps = len(drawn)
     rows = -(-(1 + num_maps) // _PANELS_A_ROW)
     height, width = result.image.shape[:2]
     # Panels keep the image's aspect ratio, within reason, so that little paper is left blank.
@@ -69,28 +80,40 @@ def plot_granularity(
     blocks = figure.subfigures(len(chosen), 1, squeeze=False)[:, 0]
     for block, prompt in zip(blocks, chosen, strict=True):
         upper, lower = block.subfigures(2, 1, height_ratios=[images_high + 0.35, bars_high])
-        _draw_panels(upper, result, prompt, num_maps, rows)
-        _draw_bars(lower, result, prompt, num_maps)
+        _draw_panels(upper, result, prompt, drawn, rows)
+        _draw_bars(lower, result, prompt, drawn)
     return figure
 
 
-def _draw_panels(figure: SubFigure, result: GranularityLike, prompt: int, num_maps: int, rows: int) -> None:
+def _chosen_maps(result: GranularityLike, maps: Sequence[int | str] | None) -> list[int]:
+    """Numbers of the maps that were asked for."""
+    names = list(result.maps.names)
+    if maps is None:
+        return list(range(len(names)))
+    numbers = [names.index(one) if isinstance(one, str) and one in names else one for one in maps]
+    if not numbers or not all(isinstance(one, int) and -len(names) <= one < len(names) for one in numbers):
+        expected = f"some of 0 … {len(names) - 1}, or names such as {names[0]!r}"
+        raise InputError(explain(f"maps={list(maps)!r}", expected))
+    return [int(one) % len(names) for one in numbers]
+
+
+def _draw_panels(figure: SubFigure, result: GranularityLike, prompt: int, maps: Sequence[int], rows: int) -> None:
     panels = figure.subplots(rows, _PANELS_A_ROW, squeeze=False).ravel()
     outlines = level_outlines(level_array(result.masks, prompt))
     show_image(panels[0], result.image)
     panels[0].set_title(_click(result, prompt), fontsize=9.5)
     drawn = None
-    for panel, index in zip(panels[1:], range(num_maps), strict=False):
+    for panel, index in zip(panels[1:], maps, strict=False):
         density = relative_density(result.maps, index, prompt)
         top = display_peak(density)
         drawn = overlay_attention(panel, result.image, density, transform=result.maps.transform, vmax=top)
         name = textwrap.shorten(result.maps.names[index], 26, placeholder="…")
         panel.set_title(f"{name} (top {top:.2g} ×)\n{_verdict(result, index, prompt)}", fontsize=9.5)
-    for panel in panels[: 1 + num_maps]:
+    for panel in panels[: 1 + len(maps)]:
         draw_outlines(panel, outlines)
         if result.points_xy is not None:
             mark_point(panel, result.points_xy[prompt].tolist())
-    for panel in panels[1 + num_maps :]:
+    for panel in panels[1 + len(maps) :]:
         panel.set_axis_off()
     if drawn is not None:
         bar = figure.colorbar(drawn, ax=list(panels), fraction=0.02, pad=0.01, aspect=25)
@@ -101,15 +124,15 @@ def _draw_panels(figure: SubFigure, result: GranularityLike, prompt: int, num_ma
     _legend(figure)
 
 
-def _draw_bars(figure: SubFigure, result: GranularityLike, prompt: int, num_maps: int) -> None:
+def _draw_bars(figure: SubFigure, result: GranularityLike, prompt: int, maps: Sequence[int]) -> None:
     panels: Sequence[Axes] = figure.subplots(1, len(result.metrics), sharey=True, squeeze=False)[0]
-    names = [textwrap.shorten(name, 28, placeholder="…") for name in result.maps.names[:num_maps]]
+    names = [textwrap.shorten(result.maps.names[index], 28, placeholder="…") for index in maps]
     shares = level_shares(result.maps, result.masks, prompt)
     for panel, (name, values) in zip(panels, result.metrics.items(), strict=True):
         label = metric_label(name)
         level_bars(
             panel,
-            values[:num_maps, prompt].detach().cpu().double().numpy(),
+            values[list(maps), prompt].detach().cpu().double().numpy(),
             names,
             title=label.title,
             unit=label.unit,
@@ -117,8 +140,9 @@ def _draw_bars(figure: SubFigure, result: GranularityLike, prompt: int, num_maps
         )
         if panel is not panels[0]:
             panel.tick_params(left=False, labelleft=False)
-    if num_maps < len(result.maps):
-        figure.supxlabel(f"the first {num_maps} of {len(result.maps)} maps", fontsize=8)
+    if len(maps) < len(result.maps):
+        first = "the first " if list(maps) == list(range(len(maps))) else ""
+        figure.supxlabel(f"{first}{len(maps)} of {len(result.maps)} maps", fontsize=8)
 
 
 def _click(result: GranularityLike, prompt: int) -> str:

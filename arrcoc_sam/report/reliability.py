@@ -9,7 +9,7 @@ import pandas as pd
 from arrcoc_sam.errors import InputError, explain
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from arrcoc_sam.report.figures import Figure
 
 __all__ = ["plot_reliability"]
 
@@ -32,7 +32,7 @@ def plot_reliability(table: pd.DataFrame, *, ece: float | None = None, title: st
     Raises:
         InputError: A column is missing, or there is no row.
     """
-    from matplotlib.figure import Figure
+    from arrcoc_sam.report.figures import Figure
 
     missing = [name for name in _COLUMNS if name not in table]
     if missing or table.empty:

@@ -83,7 +83,7 @@ def verdict(result: GranularityLike, index: int, prompt: int) -> tuple[str, str]
     if not result.calibrated or result.p_value is None:
         return match, "largest shell contrast, not calibrated"
     p = float(result.p_value[index, prompt, LEVELS.index(match)])
-    return match, f"beyond its image-independent prior, p = {p:.3g}"
+    return match, f"beyond its image-independent prior, p = {p:.3g} for this map and click alone"
 
 
 def _prompt(

@@ -12,7 +12,8 @@ from arrcoc_sam.report.labels import ATTENTION_COLORMAP
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+    from arrcoc_sam.report.figures import Figure
 
 __all__ = ["ValidationLike", "plot_validation"]
 
@@ -42,8 +43,9 @@ class ValidationLike(Protocol):
 
 def plot_validation(report: ValidationLike) -> Figure:
     """The confusion matrix beside the false-positive rates with their exact limits."""
-    from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    from arrcoc_sam.report.figures import Figure
 
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
     figure = Figure(figsize=(12.4, 4.2), layout=layout, dpi=130)

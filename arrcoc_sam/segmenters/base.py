@@ -69,6 +69,8 @@ class Segmenter(ABC):
         model: The model itself.
         name: What it was loaded as.
         device: Where it runs.
+        judges: How a head that was taught to judge the mask it is shown (``train iou-head``) is shown it, as a kind of
+            prompt of ``Prompts.from_masks``; None of a head that speaks of the segmenter's own masks, as SAM's does.
         mask_logit_scale: The logit that stands for certainty in a mask prompt made of a bool mask.
     """
 
@@ -100,6 +102,7 @@ class Segmenter(ABC):
         self.device = next(model.parameters()).device if device is None else choose_device(device)
         self.model = model.to(self.device)
         self._autocast_dtype = None if dtype == torch.float32 else dtype
+        self.judges: str | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.image_size} px, {self.device}, {self.dtype})"

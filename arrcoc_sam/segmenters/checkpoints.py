@@ -31,6 +31,7 @@ __all__ = [
     "cached_path",
     "fetch",
     "get_checkpoint",
+    "header_of",
     "load_weights",
     "read_weights",
     "verify",
@@ -229,6 +230,17 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(explain(f"{file} holds {type(state).__name__}, not weights", "a state dict of tensors"))
     return dict(state)
+
+
+def header_of(path: str | Path) -> dict[str, str]:
+    """The texts in the header of a .safetensors file that can be read; none of any other file."""
+    file = Path(path).expanduser()
+    if file.suffix != ".safetensors":
+        return {}
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as weights:
+        return dict(weights.metadata() or {})
 
 
 def load_weights(

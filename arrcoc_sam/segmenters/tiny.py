@@ -12,10 +12,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
-from safetensors import safe_open
 from segment_anything.modeling import ImageEncoderViT, PromptEncoder, Sam, TwoWayTransformer
 
 from arrcoc_sam.errors import CheckpointError, explain
+from arrcoc_sam.segmenters.checkpoints import header_of
 from arrcoc_sam.segmenters.tiny_decoder import TinyDecoder
 from arrcoc_sam.segmenters.tiny_encoder import TinyEncoder
 
@@ -89,11 +89,7 @@ def trained_image_size(path: str | Path) -> int:
     Raises:
         CheckpointError: The header names no multiple of 32.
     """
-    file = Path(path).expanduser()
-    if file.suffix != ".safetensors":
-        return IMAGE_SIZE
-    with safe_open(file, "pt") as weights:
-        named = (weights.metadata() or {}).get("image_size", str(IMAGE_SIZE))
+    named = header_of(path).get("image_size", str(IMAGE_SIZE))
     if not named.isdecimal() or int(named) < 32 or int(named) % 32:
-        raise CheckpointError(explain(f"{file} names image_size={named!r} in its header", "a multiple of 32"))
+        raise CheckpointError(explain(f"{path} names image_size={named!r} in its header", "a multiple of 32"))
     return int(named)

@@ -235,11 +235,13 @@ class HierarchyStream(IterableDataset[AttentionSample]):
         only_valid: Leave out clicks without two levels.
         shuffle_buffer: Rows that a sample is drawn from; 0 keeps the order of the cache.
         seed: Of the order.
-        rank: Number of this process, …
-        num_processes: … and how many there are.
+        rank: Number of this process, which has to be told …
+        num_processes: … as well as how many there are. The loader is then this process's own: not one for
+            ``accelerator.prepare``.
         **options: Of :class:`SampleReader`.
 
     Raises:
+        InputError: A number out of its range, or fewer shards than processes.
         DataError: A quality is asked for that the cache does not have; while it is read, a shard that is damaged
             inside.
     """
@@ -258,6 +260,9 @@ class HierarchyStream(IterableDataset[AttentionSample]):
         if not 0 <= rank < num_processes or shuffle_buffer < 0:
             came = f"rank={rank}, num_processes={num_processes}, shuffle_buffer={shuffle_buffer}"
             raise InputError(explain(came, "0 <= rank < num_processes, a buffer of 0 or more"))
+        if cache.plan.num_shards < num_processes:
+            came = f"{cache.plan.num_shards} shards for {num_processes} processes"
+            raise InputError(explain(came, "a shard for each at least", "build the cache with a smaller --shard"))
         self.cache, self.only_valid, self.shuffle_buffer, self.seed = cache, only_valid, shuffle_buffer, seed
         self.rank, self.num_processes, self.epoch = rank, num_processes, 0
         self.reader = SampleReader(cache.plan.root, **options)
@@ -271,7 +276,11 @@ class HierarchyStream(IterableDataset[AttentionSample]):
         """All samples of this process and worker."""
         worker = get_worker_info()
         workers = 1 if worker is None else worker.num_workers
-        part, parts = self.rank * workers + (0 if worker is None else worker.id), self.num_processes * workers
+        # ranks before workers: with few shards some workers of each rank are idle, and no rank
+        part, parts = (
+            (0 if worker is None else worker.id) * self.num_processes + self.rank,
+            self.num_processes * workers,
+        )
         rng = np.random.default_rng([self.seed, self.epoch, part])
         shards = np.arange(self.cache.plan.num_shards)
         if self.shuffle_buffer:

@@ -155,6 +155,7 @@ def transfer_iou_head(
     finally:  # whatever came of it, the weights are others now
         model.requires_grad_(False)
         segmenter.weights_changed()
+        segmenter.judges = chosen.prompt
     return IoUTransfer(
         model, compare_heads(before, after, judged.true_iou, judged.names, losses, num_bootstrap, chosen.seed)
     )

@@ -16,6 +16,10 @@ def write_card(results: dict[str, Any], path: Path) -> None:
     earlier = json.loads(Path(__file__).with_name("earlier_phases.json").read_text())
     plain, rich = results["scenes"]["plain"], results["scenes"]["rich"]
     scenes = f"plain ({plain[0]:,} to {plain[1] - 1:,}), {results['scenes']['rich_share']:.0%} rich ({rich[0]:,} to {rich[1] - 1:,})"
+    scoring = " and ".join(
+        f"{stop - first:,} {style} scenes ({first:,} to {stop - 1:,})"
+        for style, (first, stop) in results["scoring"].items()
+    )
     lines = [
         "# tiny: the embedded demonstration model",
         "",
@@ -53,6 +57,9 @@ def write_card(results: dict[str, Any], path: Path) -> None:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         *(phase_row(number, phase, scenes_of(phase)) for number, phase in enumerate(earlier)),
         *(phase_row(int(number), phase, scenes) for number, phase in results["phases"].items()),
+        "",
+        "Last, the network that corrects the predicted IoU of the three masks of a click was fitted to what these weights answer",
+        f"on {scoring} (`scoring.py`).",
         "",
         f"Evaluated at commit `{results['commit'][:12]}` with torch {results['versions']['torch']}. To make it again, five hours and a half of two cores:",
         "",

@@ -213,6 +213,20 @@ PHASES = {
             seed=50,
         ),
     ),
+    # as phase 12, from a high rate to nothing; two processes
+    15: Phase(
+        SegmenterTraining(
+            stages=(Stage(224, 1700, num_targets=8),),
+            recipe=replace(MEANT, given_mask_probability=0.2, grouping_weight=1.0, decoded_targets=3),
+            augmentation=Augmentation(smallest_crop=0.45),
+            learning_rate=3e-4,
+            warmup_steps=50,
+            decay_share=1.0,
+            ema_decay=0.995,
+            freeze_batch_norm=True,
+            seed=51,
+        ),
+    ),
 }
 
 

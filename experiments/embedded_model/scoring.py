@@ -1,4 +1,4 @@
-"""Fits the network that corrects the predicted IoU of an ambiguous click, once the masks are there.
+"""Fits the network that corrects the predicted IoU of the three masks of a first prompt, once the masks are there.
 
 The masks no longer change then, so each click is decoded once, and what the network sees of it (the geometry of the
 three masks, and what the head says) is kept: a click costs next to nothing as often as it is shown. In a phase of
@@ -20,13 +20,16 @@ from numpy import ndarray
 from torch import Tensor
 
 import arrcoc_sam as aa
-from arrcoc_sam.masks import pairwise_iou
+from arrcoc_sam.masks import mask_boxes, pairwise_iou
 from arrcoc_sam.scenes import TEST_V1, generate_scene
 from arrcoc_sam.segmenters.mask_scoring import MaskScoring, mask_geometry
 from arrcoc_sam.segmenters.tiny import IMAGE_SIZE, set_image_size
+from arrcoc_sam.training.recipe import ClickRecipe
 
 SCENES = {"plain": range(16_000, 18_400), "rich": range(1_008_000, 1_008_600)}
 """Seeds of scenes that the masks were not trained on."""
+
+BOX_SHARE = ClickRecipe().box_probability
 
 EPOCHS, CLICKS_A_STEP, RATE, WEIGHT_DECAY = 40, 128, 2e-3, 1e-2
 
@@ -40,7 +43,7 @@ class Seen(NamedTuple):
 
 
 def fit_scoring(weights: Path, pool: Executor, progress: Callable[[int, int], None]) -> MaskScoring:
-    """A new network for the three masks of a click, fitted to what these weights answer."""
+    """A new network for the three masks of a first prompt, fitted to what these weights answer."""
     seeds = [(style, seed) for style, range_ in SCENES.items() for seed in range_]
     parts = []
     for part in pool.map(partial(see, weights), seeds, chunksize=20):
@@ -75,12 +78,18 @@ def batches(count: int) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def see(weights: Path, scene: tuple[str, int]) -> Seen:
-    """One click in each node of a scene, as the protocol draws them."""
+    """One click in each node of a scene, as the protocol draws them, or its box, which can mean nothing else."""
     style, seed = scene
     drawn = generate_scene(seed, TEST_V1.size, style=style)
     nodes, chance, places = clicks(drawn)
+    boxed = torch.from_numpy(np.random.default_rng(seed).random(len(nodes)) < BOX_SHARE)
+    prompts = aa.Prompts(
+        points_xy=places[:, None].astype(np.float64),
+        labels=torch.where(boxed, -1, 1)[:, None],
+        boxes_xyxy=mask_boxes(nodes).masked_fill(~boxed[:, None], torch.nan),
+    )
+    chance = torch.where(boxed[:, None], torch.eye(len(nodes)), chance)
     segmenter = uncorrected(weights)
-    prompts = aa.Prompts(points_xy=places[:, None].astype(np.float64), labels=np.ones((len(nodes), 1), np.int64))
     candidates = segmenter.decode(segmenter.encode(drawn.image), prompts, multimask=True)
     each = pairwise_iou(candidates.masks(), nodes.expand(len(nodes), -1, -1, -1)).nan_to_num(0.0)
     expected = (each * chance[:, None]).sum(dim=2)

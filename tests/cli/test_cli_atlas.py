@@ -101,7 +101,7 @@ def test_few_images_make_no_claim_and_bad_files_are_left_out(command: Command, t
     assert set(heads["level"]) == {"abstain"}
     assert {file.name for file in Path("out/figures").iterdir()} == {"contrast.png", "best-heads.png", "masses.png"}
     # The same command goes on from what is there: no image is read again.
-    records = sorted(Path("out/images").iterdir())
+    records = sorted(Path("out/images").glob("*.safetensors"))
     before = [record.stat().st_mtime_ns for record in records]
     (tmp_path / "photos" / "broken.png").write_bytes((tmp_path / "photos" / "000.png").read_bytes())
     again = (*words, "--images", "photos", "--hierarchy", people, "--layers", "0,-1", "--format", "none")
@@ -182,7 +182,8 @@ def test_the_random_control_stands_beside_a_model_with_weights(
     ("words", "message"),
     [
         (("-m", "timm:no_such_model", "-i", "photos"), "no model 'no_such_model'"),
-        (("-m", "resnet", "-i", "photos"), "timm:MODEL, hf:MODEL or relevance"),
+        (("-m", "resnet", "-i", "photos"), "timm has no model 'resnet'; expected such as resnet"),
+        (("-m", "photos", "-i", "photos"), "timm:MODEL, hf:MODEL or relevance"),
         (("-m", MODEL, "-i", "nowhere"), "nowhere"),
         (("-m", MODEL, "-i", "photos/000.png"), "1 images"),
         (("-m", MODEL, "-i", "photos", "--metric", "no_such"), "no metric is called 'no_such'"),

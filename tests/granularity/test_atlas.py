@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -7,7 +8,7 @@ import torch
 from PIL import Image
 
 from arrcoc_sam.attention.maps import AttentionMaps
-from arrcoc_sam.errors import DataError, InputError, OutputError, UnknownNameError
+from arrcoc_sam.errors import CheckpointError, DataError, InputError, OutputError, UnknownNameError
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.granularity import metrics as M
 from arrcoc_sam.granularity.atlas import AtlasResult, Thresholds, run_atlas
@@ -146,7 +147,8 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, IMAGES[:9], source=counted)
     result = run(tmp_path, IMAGES[:9], source=counted)
-    assert sorted(calls) == sorted([*range(9), calls[5]])  # one image twice: the one that was not finished
+    # two images twice: the one that was not finished, and the first, which shows that the models are the same
+    assert sorted(calls) == sorted([*range(9), calls[5], 0])
     whole = run(tmp_path / "again", IMAGES[:9])
     pd.testing.assert_frame_equal(result.heads, whole.heads)
 
@@ -157,6 +159,36 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
         run(tmp_path, IMAGES[:6])
     with pytest.raises(OutputError, match="other description"):
         run(tmp_path, IMAGES[:5], description={"model": "another"})
+
+
+def test_records_of_other_models_under_the_same_names_are_refused(tmp_path):
+    run(tmp_path, IMAGES[:5])
+    with pytest.raises(CheckpointError, match="source 'model' answers image 0 otherwise"):
+        run(tmp_path, IMAGES[:5], source=lambda image, points_xy=None: source(image + 1))
+    with pytest.raises(InputError, match="the levels of image 0 are others"):
+        run(tmp_path, IMAGES[:5], hierarchies=lambda image: hierarchies(image + 1))
+    with pytest.raises(OutputError, match="other images"):
+        run(tmp_path, IMAGES[1:6])
+
+
+def test_a_picture_that_is_gone_has_its_record(tmp_path):
+    path = tmp_path / "first.png"
+    Image.fromarray(IMAGES[0]).save(path)
+    options = {"hierarchies": lambda image: hierarchies(IMAGES[0] if isinstance(image, str) else image)}
+    images = [str(path), *IMAGES[1:6]]
+    whole = run(tmp_path / "atlas", images, **options)
+    path.unlink()
+    pd.testing.assert_frame_equal(run(tmp_path / "atlas", images, **options).heads, whole.heads)
+
+
+def test_a_disk_without_room_is_refused_before_all_is_read(tmp_path, monkeypatch):
+    def usage(folder):
+        return SimpleNamespace(free=1000)
+
+    monkeypatch.setattr("arrcoc_sam.granularity.atlas.shutil.disk_usage", usage)
+    with pytest.raises(OutputError, match=r"has room for 0\.0 GB; expected .* 8 maps on 36 images"):
+        run(tmp_path)
+    assert len(list((tmp_path / "images").iterdir())) == 1
 
 
 def test_damaged_records_are_named(tmp_path):

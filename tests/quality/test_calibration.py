@@ -18,6 +18,7 @@ from arrcoc_sam.quality import (
     FittedCalibration,
     MaskQualityEstimator,
     calibration_samples,
+    embedded_calibration_path,
     fit_calibration,
     jaccard_bounds,
     load_calibration,
@@ -185,6 +186,7 @@ def test_bad_files(fitted: FittedCalibration, tmp_path: Path) -> None:
             load_calibration(path)
     with pytest.raises(DataError, match="No such file"):
         load_calibration(tmp_path / "none.json")
+    assert load_calibration("embedded").as_json() == load_calibration(embedded_calibration_path()).as_json()
 
 
 @pytest.mark.usefixtures("as_at_run_time")

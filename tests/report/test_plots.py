@@ -58,6 +58,23 @@ def test_prompts_are_chosen_and_hidden_maps_counted() -> None:
     assert "the first 5 of 12 maps" in text
 
 
+def test_maps_are_chosen_by_name_and_number() -> None:
+    result = make_result(1, 12)
+    first, last = result.maps.names[0], result.maps.names[-1]
+    figure = plot_granularity(result, maps=[-1, first])
+    titles = [axes.get_title() for axes in figure.subfigs[0].subfigs[0].axes if axes.get_title()]
+    assert [title.split(" (top")[0] for title in titles[1:]] == [last, first]
+    assert "2 of 12 maps" in words(figure)
+    assert "the first 2" not in words(figure)
+    for maps in ([], [12], ["nobody"]):
+        with pytest.raises(InputError, match="maps="):
+            plot_granularity(result, maps=maps)
+
+
+def test_a_notebook_shows_a_figure_as_a_picture() -> None:
+    assert make_result().plot(max_maps=1)._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+
+
 def test_wrong_choices_are_refused() -> None:
     result = make_result()
     with pytest.raises(InputError, match="prompts"):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -217,6 +218,23 @@ def test_the_stream_reads_every_sample_once(cache: HierarchyCache) -> None:
     assert all(dealt)
     streams[0].set_epoch(1)
     assert keys(iter(streams[0])) != dealt[0]
+
+
+def test_no_process_goes_without_a_shard_where_there_are_few(
+    cache: HierarchyCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = cache.plan.num_shards
+    with pytest.raises(InputError, match=f"{shards} shards for {shards + 1} processes"):
+        HierarchyStream(cache, num_processes=shards + 1)
+    counts = dict.fromkeys(range(shards), 0)
+    for rank in counts:
+        stream = HierarchyStream(cache, target_hw=(8, 8), rank=rank, num_processes=shards)
+        for number in range(8):  # workers of a loader
+            worker = SimpleNamespace(id=number, num_workers=8)
+            monkeypatch.setattr("arrcoc_sam.training.cache_dataset.get_worker_info", lambda worker=worker: worker)
+            counts[rank] += sum(1 for _ in stream)
+    assert min(counts.values()) > 0
+    assert sum(counts.values()) == len(HierarchyDataset(cache, target_hw=(8, 8)))
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from arrcoc_sam.errors import (
 )
 from arrcoc_sam.masks import encode_rle
 from arrcoc_sam.prompts import Prompts
+from arrcoc_sam.quality import MaskQualityEstimator
 from arrcoc_sam.scenes import generate_scene
 from arrcoc_sam.segmenters.sam import SamSegmenter
 from arrcoc_sam.segmenters.tiny import build_tiny
@@ -72,6 +73,9 @@ def test_only_the_head_moves(segmenter: SamSegmenter, degraded: DegradedMasks) -
     embedding = segmenter.encode(degraded[0].image)
     with torch.no_grad():
         torch.testing.assert_close(segmenter.decode(embedding, click).logits, drawn, rtol=0.0, atol=0.0)
+    assert segmenter.judges == "mask+point"
+    with pytest.raises(InputError, match="taught to judge the mask that it is shown"):
+        MaskQualityEstimator(segmenter)
     assert result.model is model
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert result.report.before.num_images == 2
