@@ -153,7 +153,7 @@ def atlas(
         metric=metric,
         false_discovery_rate=fdr,
         seed=seed,
-        out=out,
+        out=out.expanduser(),  # a shell leaves --out=~/atlas as it is
         figure_format=figure_format,
         title=title,
         engine=engine,

@@ -51,7 +51,7 @@ def err() -> Console:
 
 
 def noted(text: str) -> None:
-    """Say this on stderr once the command has succeeded: an error is one line and stands alone."""
+    """Say this on stderr once long work begins or the command has succeeded: an error is one line and stands alone."""
     _notes.append(text)
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "check_segmenter",
     "open_segmenter",
     "refuse_ray_options",
+    "wherever",
 ]
 
 SegmenterOption = Annotated[

@@ -103,10 +103,11 @@ def run_atlas(
     _check_arguments(images, segmenter, hierarchies, controls or {}, points_per_side)
     names = [str(image) if isinstance(image, (str, Path)) else f"image {n}" for n, image in enumerate(images)]
     plan = {
-        "images": [f"{name} {array_digest(image) or ''}".strip() for name, image in zip(names, images, strict=True)],
+        "images": names,
         "points_per_side": points_per_side if hierarchies is None else None,
         "square": square,
         "sources": list(sources),
+        "pixels of images": [array_digest(image) for image in images],
         "checkpoint": None if segmenter is None else segmenter.checkpoint_hash,
         "description": dict(description or {}),
     }
@@ -115,7 +116,7 @@ def run_atlas(
     reader = AtlasReader(sources, segmenter, hierarchies, points_per_side, square)
     build = AtlasBuild(store, tuple(images), tuple(names), AtlasBuild.asked_of(reader))
     build.begin(reader)
-    _check_room(store, len(images))
+    _check_room(build, ablated=bool(ablation))
     (local_engine(reader) if engine is None else engine)(build, progress)
     table = build.table()
     readable = table.index[table["error"] == ""].tolist()
@@ -157,15 +158,23 @@ def _judged(
     )
 
 
-def _check_room(store: AtlasStore, num_images: int) -> None:
-    """Refuse a matrix that the disk can't hold, before all images are read."""
-    num_maps = sum(len(names) for names in store.map_names().values()) + len(CONTROLS)
-    needed = num_maps * num_images**2 * len(LEVELS) * 4
+def _check_room(build: AtlasBuild, *, ablated: bool) -> None:
+    """Refuse what the disk can't hold, before all images are read: the records, and V of every source.
+
+    V is kept, and that of the model is there a second time while the thresholds are tried.
+    """
+    store, num_images, missing = build.store, len(build.names), len(build.missing())
+    counts = {name: len(maps) for name, maps in store.map_names().items()}
+    num_maps = sum(counts.values()) + len(CONTROLS) + (counts.get(MODEL, 0) if ablated else 0)
+    record = max((path.stat().st_size for path in (store.folder / "images").glob("*.safetensors")), default=0)
+    needed = num_maps * num_images**2 * len(LEVELS) * 4 + missing * record
     kept = sum(path.stat().st_size for path in store.folder.glob("values.*.npy"))  # these are made anew
     free = shutil.disk_usage(store.folder).free + kept
     if needed > free:
         came = f"{store.folder} has room for {free / 1e9:.1f} GB"
-        expected = f"{needed / 1e9:.1f} GB: every one of {num_maps} maps on {num_images} images against all others"
+        expected = (
+            f"{needed / 1e9:.1f} GB: {missing} records, and {num_maps} maps on {num_images} images against all others"
+        )
         raise OutputError(explain(came, expected, "fewer images, fewer layers or heads, another disk"))
 
 

@@ -22,13 +22,13 @@ from torch import Tensor
 from arrcoc_sam.attention.maps import ImageLike
 from arrcoc_sam.errors import CheckpointError, DataError, ImageReadError, InputError, OutputError, explain
 from arrcoc_sam.granularity.atlas_read import AtlasReader
-from arrcoc_sam.granularity.atlas_store import AtlasStore, Thresholds
+from arrcoc_sam.granularity.atlas_store import AtlasStore, ImageRecord, Thresholds
 from arrcoc_sam.granularity.trials import Progress
 from arrcoc_sam.images import load_image
 
 __all__ = ["AtlasBuild", "AtlasEngine", "array_digest", "local_engine"]
 
-# Largest difference of attention between two machines, as a share of the largest value.
+# Largest difference of a map between two machines, as a share of its largest value.
 _SAME_ATTENTION = 0.05
 
 
@@ -73,21 +73,28 @@ class AtlasBuild:
             if key == "checkpoint":
                 raise CheckpointError(explain(came, expected, "copy the same file of weights"))
             raise InputError(explain(came, expected, "make the reader that run_atlas was given"))
-        known = next((number for number in range(len(self.names)) if number in self.store), None)
-        if known is None:
+        if (known := self._known(reader)) is None:
             return
-        record, _ = reader.read(self.images[known])
+        number, record = known
         for source in reader.sources:
-            maps, kept = record.attention[source], self.store.attention(known, source)
-            if maps.shape != kept.shape or bool((maps - kept).abs().max() > _SAME_ATTENTION * kept.abs().max()):
-                came = f"source {source!r} answers {self.names[known]} otherwise than when the run began"
+            maps, kept = record.attention[source], self.store.attention(number, source)
+            if maps.shape != kept.shape or bool((_gap(maps, kept) > _SAME_ATTENTION).any()):
+                came = f"source {source!r} answers {self.names[number]} otherwise than when the run began"
                 mend = "the same weights and options, on every machine; or another folder"
                 raise CheckpointError(explain(came, "the attention that is in its record", mend))
         human = reader.hierarchies is not None
-        if human and not torch.equal(record.levels.intersections, self.store.levels(known).intersections):
-            came = f"the levels of {self.names[known]} are others than when the run began"
+        if human and not torch.equal(record.levels.intersections, self.store.levels(number).intersections):
+            came = f"the levels of {self.names[number]} are others than when the run began"
             mend = "the same annotations on every machine; or another folder"
             raise InputError(explain(came, "those in its record", mend))
+
+    def _known(self, reader: AtlasReader) -> tuple[int, ImageRecord] | None:
+        """The number of the first image that has a record and can still be read, and what this reader makes of it."""
+        for number in range(len(self.names)):
+            if number in self.store:
+                with suppress(ImageReadError):  # a picture that is gone has its record all the same
+                    return number, reader.read(self.images[number])[0]
+        return None
 
     def absolute(self) -> AtlasBuild:
         """The same, for a process that works in another folder."""
@@ -113,11 +120,10 @@ class AtlasBuild:
             OutputError: It can't be written.
         """
         self.store.forget_faults()
+        if self.store.grid() is not None:
+            self.check(reader)  # a run before, perhaps of other models under the same names
+            return
         for number in range(len(self.names)):
-            if number in self.store:
-                with suppress(ImageReadError):  # a picture that is gone has its record
-                    self.check(reader)  # of a run before, perhaps of other models under the same names
-                return
             self.compute(number, reader)
             if number in self.store:
                 return
@@ -182,12 +188,20 @@ def array_digest(image: ImageLike) -> str | None:
     """What tells an image in memory from another; None of a file, which has a name."""
     if isinstance(image, (str, Path)):
         return None
-    pixels = load_image(image)
+    try:
+        pixels = load_image(image)
+    except ImageReadError as problem:  # it will be left out, and why
+        return str(problem)
     return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]
 
 
 def _absolute(image: ImageLike) -> ImageLike:
     return Path(image).absolute() if isinstance(image, (str, Path)) else image
+
+
+def _gap(maps: Tensor, kept: Tensor) -> Tensor:
+    """The largest difference of each map from another, as a share of that one's largest value."""
+    return (maps - kept).abs().amax(dim=(-2, -1)) / kept.abs().amax(dim=(-2, -1)).clamp(min=1e-12)
 
 
 def _check_alike(valid: Float[Tensor, "h w"], first: Float[Tensor, "h w"] | None, name: str) -> None:

@@ -89,7 +89,7 @@ class AtlasResult:
         Raises:
             OutputError: The folder can't be written.
         """
-        target = Path(folder)
+        target = Path(folder).expanduser()
         try:
             target.mkdir(parents=True, exist_ok=True)
             for name in _TABLES:
@@ -108,7 +108,7 @@ class AtlasResult:
         Raises:
             DataError: The folder holds no atlas.
         """
-        source = Path(folder)
+        source = Path(folder).expanduser()
         try:
             tables = {name: pd.read_parquet(source / f"{name}.parquet") for name in _TABLES}
             info = json.loads((source / "atlas.json").read_text())

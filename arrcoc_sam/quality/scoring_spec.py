@@ -31,7 +31,7 @@ class EstimatorSpec:
         protocol: How a mask is turned into a prompt.
         multimask: Which tokens are decoded.
         components: Whether components are scored apart.
-        calibration: A file of a calibration; None for bounds.
+        calibration: A file of a calibration, or "embedded"; None for bounds.
     """
 
     segmenter: str = "tiny"

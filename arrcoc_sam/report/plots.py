@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.report.drawing import display_peak, level_array, level_outlines, level_shares, relative_density
@@ -91,7 +93,9 @@ def _chosen_maps(result: GranularityLike, maps: Sequence[int | str] | None) -> l
     if maps is None:
         return list(range(len(names)))
     numbers = [names.index(one) if isinstance(one, str) and one in names else one for one in maps]
-    if not numbers or not all(isinstance(one, int) and -len(names) <= one < len(names) for one in numbers):
+    if not numbers or not all(
+        isinstance(one, (int, np.integer)) and -len(names) <= one < len(names) for one in numbers
+    ):
         expected = f"some of 0 … {len(names) - 1}, or names such as {names[0]!r}"
         raise InputError(explain(f"maps={list(maps)!r}", expected))
     return [int(one) % len(names) for one in numbers]

@@ -74,7 +74,7 @@ def load_segmenter(
     import segment_anything
 
     from arrcoc_sam.segmenters.base import choose_device
-    from arrcoc_sam.segmenters.checkpoints import fetch, header_of, load_weights
+    from arrcoc_sam.segmenters.checkpoints import fetch, header_of, load_weights, taught_prompt
     from arrcoc_sam.segmenters.mobile_sam import build_mobile_sam, rename_mobile_sam
     from arrcoc_sam.segmenters.sam import SamSegmenter
     from arrcoc_sam.segmenters.tiny import build_tiny, set_image_size, tiny_weights_path, trained_image_size
@@ -93,5 +93,5 @@ def load_segmenter(
     if name == "tiny":
         set_image_size(model, trained_image_size(checkpoint))
     segmenter = SamSegmenter(model.eval().requires_grad_(False), name=name, device=target, dtype=dtype)
-    segmenter.judges = header_of(checkpoint).get("judges")
+    segmenter.judges = taught_prompt(header_of(checkpoint))
     return segmenter

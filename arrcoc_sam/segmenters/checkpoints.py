@@ -7,6 +7,7 @@ code (``weights_only=True``, or safetensors), and a file that is not what it sho
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import sys
@@ -34,6 +35,7 @@ __all__ = [
     "header_of",
     "load_weights",
     "read_weights",
+    "taught_prompt",
     "verify",
     "weights_hash",
 ]
@@ -241,6 +243,16 @@ def header_of(path: str | Path) -> dict[str, str]:
 
     with safe_open(file, "pt") as weights:
         return dict(weights.metadata() or {})
+
+
+def taught_prompt(header: Mapping[str, str]) -> str | None:
+    """How weights of ``train iou-head`` are shown the mask that their head judges; None of all others."""
+    if "judges" in header or "run" not in header:
+        return header.get("judges")
+    try:  # before the header said so itself, the record of the run did
+        return str(json.loads(header["run"])["transfer"]["prompt"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def load_weights(

@@ -250,8 +250,8 @@ def train(out: Path, phases: Sequence[int], *, device: str, num_workers: int) ->
                 num_workers=num_workers,
                 progress=lambda step, _, task=task: progress.update(task, completed=step),
             )
-            if os.environ.get("RANK", "0") != "0":  # torchrun: another process writes
-                continue
+            if os.environ.get("RANK", "0") != "0":  # torchrun, one phase at a time: another process writes
+                return
             save_model(model, out / f"phase{number}.safetensors")
             (HERE / f"training_phase{number}.csv").write_bytes((out / f"phase{number}" / "log.csv").read_bytes())
 

@@ -26,10 +26,11 @@ from arrcoc_sam.segmenters.mask_scoring import MaskScoring, mask_geometry
 from arrcoc_sam.segmenters.tiny import IMAGE_SIZE, set_image_size
 from arrcoc_sam.training.recipe import ClickRecipe
 
-SCENES = {"plain": range(16_000, 18_400), "rich": range(1_008_000, 1_008_600)}
+SCENES = {"plain": range(30_000, 32_400), "rich": range(1_008_000, 1_008_600)}
 """Seeds of scenes that the masks were not trained on."""
 
-BOX_SHARE = ClickRecipe().box_probability
+RECIPE = ClickRecipe()
+"""How boxes are asked."""
 
 EPOCHS, CLICKS_A_STEP, RATE, WEIGHT_DECAY = 40, 128, 2e-3, 1e-2
 
@@ -82,11 +83,12 @@ def see(weights: Path, scene: tuple[str, int]) -> Seen:
     style, seed = scene
     drawn = generate_scene(seed, TEST_V1.size, style=style)
     nodes, chance, places = clicks(drawn)
-    boxed = torch.from_numpy(np.random.default_rng(seed).random(len(nodes)) < BOX_SHARE)
+    rng = np.random.default_rng(seed)
+    boxed = torch.from_numpy(rng.random(len(nodes)) < RECIPE.box_probability)
     prompts = aa.Prompts(
         points_xy=places[:, None].astype(np.float64),
         labels=torch.where(boxed, -1, 1)[:, None],
-        boxes_xyxy=mask_boxes(nodes).masked_fill(~boxed[:, None], torch.nan),
+        boxes_xyxy=noisy_boxes(nodes, rng).masked_fill(~boxed[:, None], torch.nan),
     )
     chance = torch.where(boxed[:, None], torch.eye(len(nodes)), chance)
     segmenter = uncorrected(weights)
@@ -95,6 +97,16 @@ def see(weights: Path, scene: tuple[str, int]) -> Seen:
     expected = (each * chance[:, None]).sum(dim=2)
     seen = mask_geometry(candidates.logits), candidates.predicted_iou.float(), expected.float()
     return Seen(*(values.numpy() for values in seen))  # tensors would travel by open files
+
+
+def noisy_boxes(nodes: Tensor, rng: np.random.Generator) -> Tensor:
+    """Boxes whose corners moved as in training."""
+    boxes, frame = mask_boxes(nodes), nodes.shape[-1]
+    noise = (
+        torch.from_numpy(rng.normal(size=boxes.shape)) * RECIPE.box_noise * (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+    )
+    limit = RECIPE.box_noise_limit * frame
+    return (boxes + noise.clamp(-limit, limit)).clamp(0, frame - 1)
 
 
 @cache

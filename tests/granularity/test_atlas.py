@@ -155,7 +155,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
 
 def test_a_folder_of_another_run_is_refused(tmp_path):
     run(tmp_path, IMAGES[:5])
-    with pytest.raises(OutputError, match="other images"):
+    with pytest.raises(OutputError, match="other images, pixels of images"):
         run(tmp_path, IMAGES[:6])
     with pytest.raises(OutputError, match="other description"):
         run(tmp_path, IMAGES[:5], description={"model": "another"})
@@ -163,11 +163,12 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
 
 def test_records_of_other_models_under_the_same_names_are_refused(tmp_path):
     run(tmp_path, IMAGES[:5])
-    with pytest.raises(CheckpointError, match="source 'model' answers image 0 otherwise"):
+    (tmp_path / "images" / "000000.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="source 'model' answers image 1 otherwise"):
         run(tmp_path, IMAGES[:5], source=lambda image, points_xy=None: source(image + 1))
-    with pytest.raises(InputError, match="the levels of image 0 are others"):
+    with pytest.raises(InputError, match="the levels of image 1 are others"):
         run(tmp_path, IMAGES[:5], hierarchies=lambda image: hierarchies(image + 1))
-    with pytest.raises(OutputError, match="other images"):
+    with pytest.raises(OutputError, match="other pixels of images"):
         run(tmp_path, IMAGES[1:6])
 
 
@@ -186,7 +187,7 @@ def test_a_disk_without_room_is_refused_before_all_is_read(tmp_path, monkeypatch
         return SimpleNamespace(free=1000)
 
     monkeypatch.setattr("arrcoc_sam.granularity.atlas.shutil.disk_usage", usage)
-    with pytest.raises(OutputError, match=r"has room for 0\.0 GB; expected .* 8 maps on 36 images"):
+    with pytest.raises(OutputError, match=r"has room for 0\.0 GB; expected .*: 35 records, and 8 maps on 36 images"):
         run(tmp_path)
     assert len(list((tmp_path / "images").iterdir())) == 1
 

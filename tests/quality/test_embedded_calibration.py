@@ -6,7 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from arrcoc_sam.quality import MaskQualityEstimator, embedded_calibration_path, load_calibration
+from arrcoc_sam.quality import (
+    FittedCalibration,
+    MaskQualityEstimator,
+    embedded_calibration_path,
+    load_calibration,
+)
+from arrcoc_sam.quality.scoring_spec import EstimatorSpec
 from arrcoc_sam.scenes import VALIDATION_SEEDS, generate_scene
 from arrcoc_sam.segmenters import load_segmenter
 
@@ -24,6 +30,12 @@ def test_of_the_shipped_weights() -> None:
     scores = MaskQualityEstimator(segmenter, calibration=calibration).estimate(scene.image, scene.masks[:2])
     assert scores.quality_kind == "calibrated"
     assert (scores.interval_low <= scores.interval_high).all()
+
+
+def test_it_is_asked_for_by_name() -> None:
+    estimator = EstimatorSpec("tiny", device="cpu", calibration="embedded").build()
+    assert isinstance(estimator.calibration, FittedCalibration)
+    assert estimator.calibration.checkpoint_hash == estimator.segmenter.checkpoint_hash
 
 
 def test_its_record_is_complete_and_keeps_its_promises() -> None:

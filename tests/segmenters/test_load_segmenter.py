@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -38,6 +40,22 @@ def test_weights_come_from_the_file(weights, name):
     expected = SamSegmenter(model, name="same")
     came = segmenter.decode(segmenter.encode(image), prompts)
     torch.testing.assert_close(came.logits, expected.decode(expected.encode(image), prompts).logits)
+
+
+@pytest.mark.parametrize(
+    ("header", "judges"),
+    [
+        ({}, None),
+        ({"judges": "mask+box"}, "mask+box"),
+        ({"run": json.dumps({"transfer": {"prompt": "mask"}})}, "mask"),
+        ({"run": json.dumps({"training": {}})}, None),
+        ({"run": "no JSON"}, None),
+    ],
+)
+def test_a_file_says_how_its_head_was_taught(weights, tmp_path, header, judges):
+    model, _ = weights
+    save_file(model.state_dict(), tmp_path / "taught.safetensors", metadata={"image_size": "96", **header})
+    assert load_segmenter("tiny", tmp_path / "taught.safetensors", "cpu").judges == judges
 
 
 def test_the_embedded_model_has_the_size_that_the_file_names(weights, tmp_path):
