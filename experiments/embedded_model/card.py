@@ -12,7 +12,6 @@ LEVELS = ("whole", "part", "subpart")
 
 def write_card(results: dict[str, Any], path: Path) -> None:
     """The card as Markdown; every number comes from ``results``."""
-    last = list(results["phases"].values())[-1]["training"]
     earlier = json.loads(Path(__file__).with_name("earlier_phases.json").read_text())
     plain, rich = results["scenes"]["plain"], results["scenes"]["rich"]
     scenes = f"plain ({plain[0]:,} to {plain[1] - 1:,}), {results['scenes']['rich_share']:.0%} rich ({rich[0]:,} to {rich[1] - 1:,})"
@@ -29,7 +28,7 @@ def write_card(results: dict[str, Any], path: Path) -> None:
         "",
         "segment-anything's own prompt encoder and mask decoder (width 128, two layers) on a small encoder of stride 8,",
         f"convolutions with attention at stride 16: {results['parameters'] / 1e6:.2f} M parameters, {results['bytes'] / 1e6:.2f} MB as safetensors in half",
-        f"precision, frame {last['stages'][-1]['image_size']} × {last['stages'][-1]['image_size']} px. Prompt tokens are told what the image shows at their places",
+        f"precision, frame {results['image_size']} × {results['image_size']} px. Prompt tokens are told what the image shows at their places",
         "(`segmenters/prompt_content.py`), and what the IoU head predicts is corrected by two small networks that see the masks",
         "(`segmenters/mask_scoring.py`), in every predictor alike. Apache-2.0, as the package.",
         "",
@@ -51,7 +50,8 @@ def write_card(results: dict[str, Any], path: Path) -> None:
         "tokens are told their content since phase 5. From phase 4 on everything that a click may mean is learned, and a dense",
         "loss stands beside the decoder's; from phase 9 on some first prompts are masks that are wrong (docs/training.md). Half",
         "of the images from phase 8 on are crops, so that the frame of 256 px shows objects at the size that was trained;",
-        "from phase 11 on down to .45 of a side, so that some are as large as things in photographs are.",
+        "from phase 11 on down to .45 of a side, so that some are as large as things in photographs are. Batch normalisation keeps",
+        "its statistics in phases 14 and 15, which two processes of one thread each shared.",
         "",
         "| phase | scenes (seeds) | steps | a step | trained | learning rate | weight of the dense loss | weight of the IoU loss | moving average | seed |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -61,7 +61,7 @@ def write_card(results: dict[str, Any], path: Path) -> None:
         "Last, the network that corrects the predicted IoU of the three masks of a click was fitted to what these weights answer",
         f"on {scoring} (`scoring.py`).",
         "",
-        f"Evaluated at commit `{results['commit'][:12]}` with torch {results['versions']['torch']}. To make it again, five hours and a half of two cores:",
+        f"Evaluated at commit `{results['commit'][:12]}` with torch {results['versions']['torch']}. To make it again, seven hours of two cores:",
         "",
         "```bash",
         "uv run python experiments/embedded_model/run.py all",

@@ -332,6 +332,7 @@ def evaluate() -> dict[str, Any]:
         "parameters": sum(p.numel() for p in segmenter.model.parameters()),
         "bytes": Path(tiny_weights_path()).stat().st_size,
         "checkpoint_hash": segmenter.checkpoint_hash,
+        "image_size": segmenter.image_size,
         "scenes": {"plain": [PLAIN.start, PLAIN.stop], "rich": [RICH.start, RICH.stop], "rich_share": RICH_SHARE},
         "scoring": {style: [seeds.start, seeds.stop] for style, seeds in SCENES.items()},
         "before": BEFORE,
