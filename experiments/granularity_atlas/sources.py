@@ -30,6 +30,8 @@ class TrueLevels:
     measured, and count for nothing.
     """
 
+    checkpoint_hash = "the truth"
+
     def __init__(self, scenes: Sequence[Scene]) -> None:
         self.scenes = {_digest(scene.image): scene for scene in scenes}
 
