@@ -45,6 +45,7 @@ from arrcoc_sam.granularity.atlas_read import AtlasReader
 from arrcoc_sam.quality.scoring_local import run_scoring, score_masks
 from arrcoc_sam.quality.scoring_run import Progress, ScoringRun, scoring_plan
 from arrcoc_sam.quality.scoring_spec import EstimatorSpec
+from arrcoc_sam.scenes import generate_scene
 from arrcoc_sam.segmenters import load_segmenter
 from arrcoc_sam.training.cache import CacheBuild, build_cache
 from arrcoc_sam.training.cache_prompts import GridPrompts
@@ -248,18 +249,29 @@ def attention(image: np.ndarray, points_xy: Tensor | None = None) -> AttentionMa
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_ray_reads_an_atlas_as_the_local_engine_does(folder: Path) -> None:
-    (folder / "bad.png").write_bytes(b"no picture")
-    Image.fromarray(np.zeros((30, 30, 3), dtype=np.uint8)).save(folder / "4.png")
-    options = ("--model", "timm:vit_tiny_patch16_224", "--random-weights", "--images", folder, "--format", "none")
-    options = (*options, "--checkpoint", "tiny.safetensors", "--device", "cpu", "--json")
-    ray = arrcoc_sam(folder, "atlas", *options, "--out", "ray", "--engine", "ray", "--actors", 2)
+def test_ray_reads_an_atlas_as_the_local_engine_does(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "bad.png").write_bytes(b"no picture")
+    for number in range(6):
+        Image.fromarray(generate_scene(7_000_000 + number, 192).image).save(tmp_path / "photos" / f"{number}.png")
+    options = (
+        "--model",
+        "vit_tiny_patch16_224",
+        "--random-weights",
+        "--images",
+        "photos",
+        "--format",
+        "none",
+        "--json",
+    )
+    ray = arrcoc_sam(tmp_path, "atlas", *options, "--out", "ray", "--engine", "ray", "--actors", 2)
     assert ray.returncode == 3, ray.stderr
-    local = arrcoc_sam(folder, "atlas", *options, "--out", "local")
+    local = arrcoc_sam(tmp_path, "atlas", *options, "--out", "local")
     assert local.returncode == 3, local.stderr
-    first, second = (pd.read_csv(folder / name / "heads.csv") for name in ("local", "ray"))
+    first, second = (pd.read_csv(tmp_path / name / "heads.csv") for name in ("local", "ray"))
     pd.testing.assert_frame_equal(first, second, rtol=0, atol=1e-4)
-    assert (folder / "ray" / "errors.csv").read_text() == (folder / "local" / "errors.csv").read_text()
+    assert (tmp_path / "ray" / "errors.csv").read_text() == (tmp_path / "local" / "errors.csv").read_text()
+    assert json.loads(ray.stdout)["answers"] == json.loads(local.stdout)["answers"]
 
 
 @pytest.mark.usefixtures("as_at_run_time")
