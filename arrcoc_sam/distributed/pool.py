@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from typing import Any
 
@@ -49,35 +49,6 @@ class OnRay:
             InputError: One is out of its range.
             MissingExtraError: Ray is not installed.
         """
-        self.pool("auto")
-        if find_spec("ray") is None:
-            raise MissingExtraError.of("ray", "ray")
-
-    def pool(self, device: str) -> ActorPool:
-        """The actors, on a device."""
-        return ActorPool(device, self.address, self.actors, self.gpus_per_actor, self.threads)
-
-
-@dataclass(frozen=True)
-class ActorPool:
-    """Actors that take numbers; see :class:`OnRay` for what the other fields mean.
-
-    Attributes:
-        device: What the actors compute on: GPUs are asked for unless it is "cpu".
-    """
-
-    device: str
-    address: str | None = None
-    actors: int | None = None
-    gpus_per_actor: float | None = None
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            InputError: One is out of its range.
-        """
         for name in ("actors", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -85,6 +56,24 @@ class ActorPool:
         share = self.gpus_per_actor
         if share is not None and not (0 <= share <= 1 or (share > 1 and share == int(share))):
             raise InputError(explain(f"gpus_per_actor={share}", "a share in [0, 1], or a whole number"))
+        if find_spec("ray") is None:
+            raise MissingExtraError.of("ray", "ray")
+
+    def pool(self, device: str) -> ActorPool:
+        """The actors, on a device."""
+        options = {field.name: getattr(self, field.name) for field in fields(OnRay)}
+        return ActorPool(device, **options)
+
+
+@dataclass(frozen=True)
+class ActorPool(OnRay):
+    """Actors that take numbers; its options are those of :class:`OnRay`.
+
+    Attributes:
+        device: What the actors compute on: GPUs are asked for unless it is "cpu".
+    """
+
+    device: str
 
     def map(self, actor: type, given: tuple[Any, ...], numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
         """What actors answer each number with, in the order in which they are done.
