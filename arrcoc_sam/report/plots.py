@@ -71,7 +71,7 @@ def plot_granularity(
     # Panels keep the image's aspect ratio, within reason, so that little paper is left blank.
     images_high = rows * (_PANEL_INCHES * min(max(height / width, 0.5), 1.6) + 0.4)
     bars_high = 0.9 + 0.42 * num_maps
-    block_high = images_high + bars_high + 0.45
+    block_high = images_high + bars_high + 0.75
     figure = Figure(
         figsize=(_PANELS_A_ROW * _PANEL_INCHES + 1.2, len(chosen) * block_high + (0.5 if title else 0.1)),
         layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.07),  # inches: no label touches the edge
@@ -81,7 +81,7 @@ def plot_granularity(
         figure.suptitle(title, fontsize=13, fontweight="bold")
     blocks = figure.subfigures(len(chosen), 1, squeeze=False)[:, 0]
     for block, prompt in zip(blocks, chosen, strict=True):
-        upper, lower = block.subfigures(2, 1, height_ratios=[images_high + 0.35, bars_high])
+        upper, lower = block.subfigures(2, 1, height_ratios=[images_high + 0.65, bars_high])
         _draw_panels(upper, result, prompt, drawn, rows)
         _draw_bars(lower, result, prompt, drawn)
     return figure

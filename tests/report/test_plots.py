@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from io import BytesIO
+
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 from report_cases import make_result
 
 from arrcoc_sam.errors import InputError, ShapeError
@@ -69,6 +72,12 @@ def test_maps_are_chosen_by_name_and_number() -> None:
     for maps in ([], [12], ["nobody"]):
         with pytest.raises(InputError, match="maps="):
             plot_granularity(result, maps=maps)
+
+
+@pytest.mark.parametrize("num_maps", [4, 8])
+def test_no_title_is_cut_off_at_the_top(num_maps: int) -> None:
+    picture = make_result(1, num_maps).plot()._repr_png_()  # type: ignore[attr-defined]
+    assert (np.asarray(Image.open(BytesIO(picture)).convert("L"))[:2] == 255).all()
 
 
 def test_a_notebook_shows_a_figure_as_a_picture() -> None:
