@@ -31,8 +31,8 @@ from arrcoc_sam.training.attention_settings import AttentionTraining
 from arrcoc_sam.training.checkpoint import load_state, save_state, save_weights
 from arrcoc_sam.training.distributed import Devices, open_devices
 from arrcoc_sam.training.logs import TrainingLog
+from arrcoc_sam.training.optimizer import build_optimizer
 from arrcoc_sam.training.samples import AttentionBatch, AttentionSample
-from arrcoc_sam.training.trainable import parameter_groups
 
 __all__ = ["REPORT", "WEIGHTS", "build_attention", "load_attention_model", "peak_memory", "train_attention"]
 
@@ -121,10 +121,9 @@ class _Run:
             multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay),  # type: ignore[no-untyped-call]
             use_buffers=True,
         )
-        groups = parameter_groups(
-            self._model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, encoder_rate=1.0
+        self._optimizer = build_optimizer(
+            "adamw", self._model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        self._optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
         self._identity = {"settings": asdict(settings), "data": provenance}
         self.step = self._resume()
         self._wrapped = devices.prepare(self._model)

@@ -21,8 +21,9 @@ from arrcoc_sam.training.batches import PromptBatch
 from arrcoc_sam.training.checkpoint import load_state, save_state
 from arrcoc_sam.training.distributed import Devices
 from arrcoc_sam.training.interactive import InteractiveModel, num_targets
+from arrcoc_sam.training.optimizer import build_optimizer
 from arrcoc_sam.training.settings import SegmenterTraining, Stage, Validation
-from arrcoc_sam.training.trainable import has_live_batch_norm, parameter_groups, set_trainable, set_training_mode
+from arrcoc_sam.training.trainable import has_live_batch_norm, set_trainable, set_training_mode
 
 __all__ = ["SegmenterRun", "ready_to_train"]
 
@@ -57,13 +58,13 @@ class SegmenterRun:
         self.config, self.model, self.devices, self.folder = config, model, devices, folder
         self._module = devices.prepare(InteractiveModel(model, config.recipe, autocast=config.autocast))
         self._average = None if config.ema_decay == 0 else _average(model, config.ema_decay)
-        groups = parameter_groups(
+        self._optimizer = build_optimizer(
+            config.optimizer,
             model,
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
             encoder_rate=config.encoder_rate,
         )
-        self._optimizer = torch.optim.AdamW(groups)
         self._settings = {"training": _recorded(config), "origin": dict(origin)}
         self.extra: dict[str, Any] = {}
         self.step = self._resume()

@@ -8,6 +8,7 @@ from typing import Final
 from arrcoc_sam.errors import InputError, UnknownNameError, explain
 from arrcoc_sam.scenes.splits import VALIDATION_SEEDS
 from arrcoc_sam.training.batches import Augmentation
+from arrcoc_sam.training.optimizer import OptimizerName
 from arrcoc_sam.training.recipe import SAM1_RECIPE, SAM2_RECIPE, ClickRecipe
 from arrcoc_sam.training.schedule import Schedule, ScheduleShape
 
@@ -99,9 +100,11 @@ class SegmenterTraining:
         recipe: Prompts, rounds and loss weights.
         augmentation: How images are changed.
         trainable: Names of the parameters that are trained, with ``*`` and ``?``; the others stay as they are.
-        learning_rate: Peak of AdamW.
+        optimizer: "adamw", or "muon": matrices step along their orthogonalised gradient, the rest as by AdamW; a
+            learning rate means the same for both.
+        learning_rate: Peak of the optimizer.
         encoder_rate: What the image encoder's learning rate is multiplied with.
-        weight_decay: Of AdamW, on weights with two axes or more.
+        weight_decay: Decoupled, on weights with two axes or more.
         warmup_steps: Linear warm-up.
         schedule: How the rate falls: "linear", "cosine", "step" or "constant".
         decay_share: The last share of all steps, over which "linear" and "cosine" fall.
@@ -121,6 +124,7 @@ class SegmenterTraining:
     recipe: ClickRecipe = field(default_factory=ClickRecipe)
     augmentation: Augmentation = field(default_factory=Augmentation)
     trainable: tuple[str, ...] = ("*",)
+    optimizer: OptimizerName = "adamw"
     learning_rate: float = 8e-4
     encoder_rate: float = 1.0
     weight_decay: float = 0.05

@@ -1,19 +1,16 @@
-"""Which parameters of a model are trained, how fast, and what stays as it is."""
+"""Which parameters of a model are trained, and what stays as it is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from arrcoc_sam.errors import InputError, explain
 
-__all__ = ["has_live_batch_norm", "parameter_groups", "set_trainable", "set_training_mode"]
-
-_ENCODER = "image_encoder."
+__all__ = ["has_live_batch_norm", "set_trainable", "set_training_mode"]
 
 
 def set_trainable(model: nn.Module, patterns: Sequence[str]) -> list[str]:
@@ -65,29 +62,3 @@ def set_training_mode(model: nn.Module, *, freeze_batch_norm: bool) -> None:
 def has_live_batch_norm(model: nn.Module) -> bool:
     """Whether some layer normalises with the statistics of its own batch, which differ from part to part of one."""
     return any(isinstance(module, _BatchNorm) and module.training for module in model.modules())
-
-
-def parameter_groups(
-    model: nn.Module, *, learning_rate: float, weight_decay: float, encoder_rate: float
-) -> list[dict[str, Any]]:
-    """The trained parameters for an optimizer; biases, norms and embeddings of one row are not decayed.
-
-    Args:
-        model: After :func:`set_trainable`.
-        learning_rate: The peak.
-        weight_decay: Of matrices and kernels.
-        encoder_rate: What the image encoder's learning rate is multiplied with.
-
-    Returns:
-        Groups with ``lr``, and ``peak`` for schedules to scale.
-    """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            rate = learning_rate * (encoder_rate if name.startswith(_ENCODER) else 1.0)
-            decay = weight_decay if parameter.ndim > 1 and parameter.shape[0] > 1 else 0.0
-            groups.setdefault((rate, decay), []).append(parameter)
-    return [
-        {"params": parameters, "lr": rate, "peak": rate, "weight_decay": decay}
-        for (rate, decay), parameters in groups.items()
-    ]

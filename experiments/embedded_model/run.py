@@ -227,6 +227,22 @@ PHASES = {
             seed=51,
         ),
     ),
+    # as phase 14, by Muon, and a fifth of the decoder's prompts are foreign masks; two processes
+    16: Phase(
+        SegmenterTraining(
+            stages=(Stage(224, 5200, num_targets=12),),
+            recipe=replace(MEANT, num_rounds=1, given_mask_probability=0.2, grouping_weight=1.5, decoded_targets=1),
+            augmentation=Augmentation(smallest_crop=0.45),
+            optimizer="muon",
+            learning_rate=5e-4,
+            warmup_steps=50,
+            decay_share=1.0,
+            floor=0.3,
+            ema_decay=0.998,
+            freeze_batch_norm=True,
+            seed=60,
+        ),
+    ),
 }
 
 
