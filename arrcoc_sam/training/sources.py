@@ -193,7 +193,7 @@ class TripleSource:
 
 
 class MaskSetSource:
-    """A folder of images and masks, or Parquet: whatever :func:`arrcoc_sam.datasets.mask_sets.open_masks` opens.
+    """A folder of images and masks, or Parquet: whatever :func:`arrcoc_sam.datasets.mask_forms.open_masks` opens.
 
     Args:
         masks: The data set; a mask that it lists as unusable is refused here.
