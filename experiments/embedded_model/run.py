@@ -243,6 +243,21 @@ PHASES = {
             seed=60,
         ),
     ),
+    # as phase 15, by Muon; two processes
+    17: Phase(
+        SegmenterTraining(
+            stages=(Stage(224, 1700, num_targets=8),),
+            recipe=replace(MEANT, given_mask_probability=0.2, grouping_weight=1.0, decoded_targets=3),
+            augmentation=Augmentation(smallest_crop=0.45),
+            optimizer="muon",
+            learning_rate=3e-4,
+            warmup_steps=50,
+            decay_share=1.0,
+            ema_decay=0.995,
+            freeze_batch_norm=True,
+            seed=61,
+        ),
+    ),
 }
 
 
