@@ -34,6 +34,7 @@ from arrcoc_sam.report.atlas_plots import atlas_figures
 from arrcoc_sam.report.atlas_tables import KINDS, best_heads, claim_counts, groups, makes_claims, of_group
 from arrcoc_sam.report.provenance import DEMONSTRATION_MODEL
 from arrcoc_sam.report.results import ABSTAIN
+from arrcoc_sam.report.writing import made_folder
 
 if TYPE_CHECKING:
     from arrcoc_sam.attention import AttentionSource
@@ -214,8 +215,7 @@ class AtlasJob:
     def _save_figures(self, result: AtlasResult) -> None:
         if self.figure_format == "none":
             return
-        folder = self.out / "figures"
-        folder.mkdir(exist_ok=True)
+        folder = made_folder(self.out / "figures")
         for name, figure in atlas_figures(result).items():
             figure.savefig(folder / f"{name}.{self.figure_format}")
 

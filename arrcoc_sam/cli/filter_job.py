@@ -26,7 +26,7 @@ from arrcoc_sam.quality.score_table import ScoredChanges, read_plan, read_scores
 from arrcoc_sam.quality.scoring import read_mask
 from arrcoc_sam.report.filter_page import FilterFigures, MaskPicture, filter_report
 from arrcoc_sam.report.provenance import Provenance
-from arrcoc_sam.report.writing import replacing, write_text
+from arrcoc_sam.report.writing import made_folder, replacing, write_text
 
 __all__ = ["FilterJob"]
 
@@ -174,9 +174,8 @@ class FilterJob:
         """The best and the worst; to find them the data set is listed once more, in a file beside the output."""
         if not self.pictures or scores.empty:
             return (), ()
-        beside.mkdir(parents=True, exist_ok=True)
         with (
-            tempfile.TemporaryDirectory(prefix=".pictures-", dir=beside) as folder,
+            tempfile.TemporaryDirectory(prefix=".pictures-", dir=made_folder(beside)) as folder,
             MaskIndex(Path(folder) / "index", name=str(dataset.path)) as index,
         ):
             dataset.fill(index)

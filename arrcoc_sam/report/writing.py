@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and the folders that they go to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,25 @@ from pathlib import Path
 
 from arrcoc_sam.errors import OutputError, explain
 
-__all__ = ["replacing", "write_text"]
+__all__ = ["made_folder", "replacing", "write_text"]
+
+
+def made_folder(path: Path) -> Path:
+    """The folder, made with its parents where it is missing.
+
+    Raises:
+        OutputError: It can't be made: one of the names is a file, the disk is read-only.
+
+    Example:
+        >>> made_folder(getfixture("tmp_path") / "run" / "scenes").is_dir()
+        True
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        came = f"{path} can't be made ({error.strerror or error})"
+        raise OutputError(explain(came, "a folder to write to", "name another one")) from error
+    return path
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arrcoc_sam.errors import DataError, InputError, UnknownNameError, explain
-from arrcoc_sam.report.writing import replacing, write_text
+from arrcoc_sam.report.writing import made_folder, replacing, write_text
 from arrcoc_sam.scenes.generator import MAX_NODES, STYLES, generate_scene, style_of_version
 from arrcoc_sam.scenes.scene import Scene
 
@@ -123,6 +123,7 @@ def draw_bank(
         InputError: ``num_scenes`` is not positive.
         UnknownNameError: No such style.
         DataError: The folder holds a bank of other seeds, size or generator version.
+        OutputError: The folder can't be made.
     """
     if num_scenes < 1:
         raise InputError(explain(f"num_scenes = {num_scenes}", "a positive number"))
@@ -133,8 +134,7 @@ def draw_bank(
     found = _read_plan(folder)
     if found is not None and found != plan:
         raise DataError(explain(f"{folder} holds a bank of {found}", f"{plan}", "name another folder"))
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / _PLAN, json.dumps(plan))
+    write_text(made_folder(folder) / _PLAN, json.dumps(plan))
     numbers = [n for n in range(_num_shards(num_scenes)) if not _shard(folder, n, _KINDS[-1]).is_file()]
     seeds = [range(first_seed + n * _SHARD, first_seed + min((n + 1) * _SHARD, num_scenes)) for n in numbers]
     total, done = _num_shards(num_scenes), _num_shards(num_scenes) - len(numbers)

@@ -23,7 +23,7 @@ from arrcoc_sam.errors import CheckpointError, InputError, TrainingError, explai
 from arrcoc_sam.losses import HierarchicalAttentionLoss
 from arrcoc_sam.losses.levels import level_weights
 from arrcoc_sam.report.provenance import installed_versions
-from arrcoc_sam.report.writing import write_text
+from arrcoc_sam.report.writing import made_folder, write_text
 from arrcoc_sam.training.attention import MultiScaleAttention
 from arrcoc_sam.training.attention_evaluation import LevelReport, check_judged, evaluate_levels
 from arrcoc_sam.training.attention_feed import SampleCollection, StepSamples, feed_samples
@@ -87,6 +87,7 @@ def train_attention(
         InputError: Batch normalisation that is kept while a step is worked through in several parts; pictures that
             can't be dealt evenly; too few samples to judge on.
         TrainingError: The loss is not finite; or ``folder`` holds a run of other settings.
+        OutputError: ``folder`` can't be made.
     """
     devices = open_devices() if devices is None else devices
     if validation is not None:
@@ -191,9 +192,9 @@ class _Watch:
     ) -> None:
         self._run, self._validation, self._progress = run, validation, progress
         self._checkpoint_every, self._evaluate_every, self._log_every = checkpoint_every, evaluate_every, log_every
-        (run.folder / "evaluation").mkdir(parents=True, exist_ok=True)
+        evaluation = made_folder(run.folder / "evaluation")
         self._log = TrainingLog(run.folder, first_step=run.step, tensorboard=tensorboard)
-        self._judged = TrainingLog(run.folder / "evaluation", first_step=run.step, tensorboard=tensorboard)
+        self._judged = TrainingLog(evaluation, first_step=run.step, tensorboard=tensorboard)
         self._began, self._first = time.monotonic(), run.step
 
     def after_step(self, figures: dict[str, float]) -> None:

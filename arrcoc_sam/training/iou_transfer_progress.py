@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from arrcoc_sam.errors import OutputError, explain
+from arrcoc_sam.report.writing import made_folder
 from arrcoc_sam.training.checkpoint import load_state, save_state
 
 __all__ = ["TransferProgress"]
@@ -31,13 +31,8 @@ class TransferProgress:
     def __init__(self, folder: Path | None, settings: Mapping[str, Any]) -> None:
         self._folder, self._settings = folder, json.loads(json.dumps(settings))
         self.digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-        if folder is None:
-            return
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            came = f"{folder} can't be made ({error.strerror or error})"
-            raise OutputError(explain(came, "a folder to write to", "name another one")) from error
+        if folder is not None:
+            made_folder(folder)
 
     def load(self, name: str) -> dict[str, Any] | None:
         """The last state of this name, on the CPU, with ``step``; None where there is none.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.hierarchy import MaskHierarchy
-from arrcoc_sam.report.writing import replacing
+from arrcoc_sam.report.writing import made_folder, replacing
 from arrcoc_sam.scenes import Scene, generate_scene
 from arrcoc_sam.scenes.generator import GENERATOR_VERSION
 from arrcoc_sam.segmenters.base import Segmenter
@@ -93,12 +93,12 @@ def prepare_scenes(
     Raises:
         InputError: No scene with a triple, or exact masks that are to be scored.
         DataError: The folder holds a cache of other scenes.
+        OutputError: It can't be made.
     """
     folder = Path(folder)
     if segmenter is None and quality:
         raise InputError(explain("quality of exact masks", "a segmenter to score with"))
-    pictures = folder / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
+    pictures = made_folder(folder / "pictures")
     paths, points = [], {}
     for number, seed in enumerate(seeds):
         scene = generate_scene(seed, size)

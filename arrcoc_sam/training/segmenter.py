@@ -12,7 +12,8 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from arrcoc_sam.errors import InputError, OutputError, explain
+from arrcoc_sam.errors import InputError, explain
+from arrcoc_sam.report.writing import made_folder
 from arrcoc_sam.scenes.scene import Scene
 from arrcoc_sam.segmenters.checkpoints import load_weights
 from arrcoc_sam.segmenters.tiny import build_tiny
@@ -78,6 +79,7 @@ def train_segmenter(
         DataError: The source holds no target of a usable size.
         TrainingError: The loss or the gradient is not finite (the batch is saved then), or ``folder`` holds a run of
             another configuration.
+        OutputError: ``folder`` can't be made.
         MissingExtraError: Many devices without Accelerate, TensorBoard where it is not installed.
     """
     _check_counts(stop_after, checkpoint_every, log_every, num_workers)
@@ -87,7 +89,7 @@ def train_segmenter(
     _check(config, trained, devices)
     if initial is not None:
         load_weights(trained, initial, name="the model that is trained")
-    run = SegmenterRun(config, trained, devices, _made(Path(folder)), origin=origin or {})
+    run = SegmenterRun(config, trained, devices, made_folder(Path(folder)), origin=origin or {})
     shared = StepBatches(
         _as_source(source), config, _plan(config, trained), rank=devices.rank, world_size=devices.world_size
     )
@@ -179,15 +181,6 @@ def _check(config: SegmenterTraining, model: Sam, devices: Devices) -> None:
         if stage.num_images % parts:
             came = f"num_images={stage.num_images} for {parts} parts (devices x accumulation)"
             raise InputError(explain(came, "a multiple of their number"))
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        came = f"{folder} can't be made ({error.strerror or error})"
-        raise OutputError(explain(came, "a folder for checkpoints and log", "name another one")) from error
-    return folder
 
 
 def _as_source(source: MaskSource | SceneCollection) -> MaskSource:

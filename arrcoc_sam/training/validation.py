@@ -10,6 +10,7 @@ from typing import Any
 from safetensors import safe_open
 
 from arrcoc_sam.quality.click_protocol import AnnotatedImage, evaluate_clicks, summarize_clicks
+from arrcoc_sam.report.writing import made_folder
 from arrcoc_sam.scenes import generate_scene
 from arrcoc_sam.segmenters.sam import SamSegmenter
 from arrcoc_sam.training.checkpoint import save_weights
@@ -44,8 +45,7 @@ class SegmenterValidator:
 
     def __init__(self, run: SegmenterRun, *, tensorboard: bool = False) -> None:
         self._run, self._settings = run, run.config.validation
-        folder = run.folder / "validation"
-        folder.mkdir(exist_ok=True)
+        folder = made_folder(run.folder / "validation")
         self._log = TrainingLog(folder, first_step=run.step, tensorboard=tensorboard)
 
     @cached_property

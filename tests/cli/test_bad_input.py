@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -194,6 +195,19 @@ def test_results_that_can_t_be_written(refused: Any, photo: Path, tmp_path: Path
     (tmp_path / "file").touch()
     for target in ("file", "file/deep"):
         assert "file is a file; expected a folder" in refused("analyze", photo, "--out", target)
+
+
+@pytest.mark.parametrize("what", ["segmenter", "attention", "iou-head"])
+def test_runs_that_can_t_be_written(refused: Any, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("scenes.bank", "training.samples_scenes"):
+        monkeypatch.setattr(f"arrcoc_sam.{module}.generate_scene", lambda *_, **__: pytest.fail("a scene was drawn"))
+    (tmp_path / "file").touch()
+    small = '[data]\nlevels = "truth"\n[attention]\nlevels = [4, 8, 16]\nimage_size = 32\nwidth = 8\n'
+    (tmp_path / "run.toml").write_text(small)
+    settings = ["--config", "run.toml"] if what == "attention" else []
+    for target in ("file", "file/deep"):
+        message = refused("train", what, *settings, "--device", "cpu", "--out", target)
+        assert re.search(r"file/.* can't be made \(Not a directory\); expected a folder to write to", message)
 
 
 def test_words_that_are_no_command(refused: Any) -> None:

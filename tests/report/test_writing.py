@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from arrcoc_sam.errors import OutputError
-from arrcoc_sam.report.writing import replacing, write_text
+from arrcoc_sam.report.writing import made_folder, replacing, write_text
 
 
 def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path: Path) -> None:
@@ -42,4 +42,7 @@ def test_places_that_can_t_be_written_are_named(tmp_path: Path, name: str) -> No
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=str(tmp_path)):
         write_text(tmp_path / name, "")
+    if name != ".":
+        with pytest.raises(OutputError, match=r"file/x.txt can't be made .*; expected a folder"):
+            made_folder(tmp_path / name)
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
