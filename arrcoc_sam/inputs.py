@@ -1,4 +1,4 @@
-"""What callers pass as masks, coordinates and sizes, as tensors; or the error that says what is wrong with it."""
+"""What callers pass as masks, coordinates, sizes and devices, as torch has it; or the error that says what is wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from arrcoc_sam.errors import InputError, ShapeError, describe, explain
 
-__all__ = ["Coordinates", "as_coordinates", "as_masks", "as_size"]
+__all__ = ["Coordinates", "as_coordinates", "as_masks", "as_size", "choose_device"]
 
 Coordinates: TypeAlias = Tensor | np.ndarray | Sequence[Any]
 """Points or boxes as a caller has them: a tensor, an array or nested lists; the last axis is 2 or 4 long."""
@@ -108,3 +108,22 @@ def as_size(size_hw: Sequence[int], name: str) -> tuple[int, int]:
     if height < 1 or width < 1:
         raise InputError(explain(f"{name}={size_hw!r}", "(height, width) of at least 1 each"))
     return height, width
+
+
+def choose_device(device: torch.device | str) -> torch.device:
+    """The device meant: "auto" is CUDA's where there is one, and else the CPU.
+
+    Apple's GPU has to be named: it has no float64, in which sizes and coordinates are counted, and is not tested.
+
+    Raises:
+        InputError: No such device here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(explain(f"device={device!r} ({reason})", '"auto", "cpu", "cuda" or "mps"')) from error
+    return chosen

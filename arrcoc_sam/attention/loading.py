@@ -17,6 +17,7 @@ from torch import nn
 
 from arrcoc_sam.attention.families import require_supported
 from arrcoc_sam.errors import CheckpointError, InputError, MissingExtraError, UnknownNameError, explain
+from arrcoc_sam.inputs import choose_device
 
 __all__ = ["cache_only_if_unreachable", "load_vision_transformer"]
 
@@ -47,20 +48,19 @@ def load_vision_transformer(
         UnsupportedModelError: A family that is refused.
         CheckpointError: Weights or configuration can't be had.
         MissingExtraError: An "hf:" name without transformers.
-        InputError: The model does not take the options.
+        InputError: The model does not take the options, or there is no such device here.
     """
     library, _, rest = name.partition(":")
     if library not in ("timm", "hf") or not rest:
         raise UnknownNameError(
             explain(f"the model is called {name!r}", "'timm:<model>', 'hf:<repository>' or a module")
         )
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    target = choose_device(device)  # before weights are fetched
     load = _load_timm if library == "timm" else _load_transformers
     from_hub = pretrained if library == "timm" else not Path(rest).is_dir()
     with cache_only_if_unreachable() if from_hub else nullcontext():
         model, processor = load(rest, pretrained, image_size, any_size, options or {})
-    return model.eval().to(device), processor
+    return model.eval().to(target), processor
 
 
 def _load_timm(

@@ -73,7 +73,7 @@ def load_segmenter(
     # segment-anything takes a while to import
     import segment_anything
 
-    from arrcoc_sam.segmenters.base import choose_device
+    from arrcoc_sam.inputs import choose_device
     from arrcoc_sam.segmenters.checkpoints import fetch, header_of, load_weights, taught_prompt
     from arrcoc_sam.segmenters.mobile_sam import build_mobile_sam, rename_mobile_sam
     from arrcoc_sam.segmenters.sam import SamSegmenter

@@ -21,7 +21,7 @@ from arrcoc_sam.candidates import MaskCandidates
 from arrcoc_sam.errors import EmbeddingMismatchError, InputError, ShapeError, describe, explain
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.images import ImageInput, load_image
-from arrcoc_sam.inputs import as_size
+from arrcoc_sam.inputs import as_size, choose_device
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.segmenters.checkpoints import weights_hash
 from arrcoc_sam.segmenters.embedding import ImageEmbedding
@@ -34,7 +34,6 @@ __all__ = [
     "ModelPrompts",
     "Multimask",
     "Segmenter",
-    "choose_device",
 ]
 
 MIN_IMAGE_SIDE = 8
@@ -314,25 +313,6 @@ class Segmenter(ABC):
     def _full(self) -> AbstractContextManager[object]:
         """Around everything else: float32, whatever autocast the caller is in."""
         return torch.autocast(self.device.type, enabled=False)
-
-
-def choose_device(device: torch.device | str) -> torch.device:
-    """The device meant: "auto" is CUDA's where there is one, and else the CPU.
-
-    Apple's GPU has to be named: it has no float64, in which sizes and coordinates are counted, and is not tested.
-
-    Raises:
-        InputError: No such device here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(explain(f"device={device!r} ({reason})", '"auto", "cpu", "cuda" or "mps"')) from error
-    return chosen
 
 
 def _in_order(parts: Sequence[Tensor], place: Int[Tensor, " K"]) -> Tensor:

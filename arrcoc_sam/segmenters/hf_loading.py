@@ -14,7 +14,7 @@ from torch import nn
 
 from arrcoc_sam.attention.loading import cache_only_if_unreachable
 from arrcoc_sam.errors import CheckpointError, MissingExtraError, UnsupportedModelError, explain
-from arrcoc_sam.segmenters.base import choose_device
+from arrcoc_sam.inputs import choose_device
 from arrcoc_sam.segmenters.hf import HuggingFaceSegmenter
 from arrcoc_sam.segmenters.hf_families import FAMILIES, Family, family_of
 

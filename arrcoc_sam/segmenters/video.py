@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from arrcoc_sam.errors import UnsupportedModelError, explain
-from arrcoc_sam.segmenters.base import choose_device
+from arrcoc_sam.inputs import choose_device
 from arrcoc_sam.segmenters.hf import HuggingFaceSegmenter
 from arrcoc_sam.segmenters.hf_families import Family
 from arrcoc_sam.segmenters.hf_loading import PREFIX, load_hf_model

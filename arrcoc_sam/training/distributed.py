@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from arrcoc_sam.errors import MissingExtraError
-from arrcoc_sam.segmenters.base import choose_device
+from arrcoc_sam.inputs import choose_device
 
 __all__ = ["AcceleratedDevices", "Devices", "SingleDevice", "open_devices"]
 

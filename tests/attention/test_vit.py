@@ -332,6 +332,12 @@ def test_options_that_a_model_does_not_take() -> None:
         ViTAttention("timm:vit_tiny_patch16_224", pretrained=False, options={"no_such_option": 1})
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+def test_a_device_that_there_is_not(device: str) -> None:
+    with pytest.raises(InputError, match=f"device='{device}'.*expected"):
+        ViTAttention("timm:test_vit", pretrained=False, device=device)
+
+
 def test_dropped_tokens_are_noticed() -> None:
     model = vit()
     source = ViTAttention(model, layers=[1])

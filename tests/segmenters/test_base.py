@@ -11,8 +11,9 @@ from PIL import Image
 from segment_anything.modeling import Sam
 
 from arrcoc_sam.errors import EmbeddingMismatchError, ImageReadError, InputError, ShapeError
+from arrcoc_sam.inputs import choose_device
 from arrcoc_sam.prompts import Prompts
-from arrcoc_sam.segmenters.base import MIN_IMAGE_SIDE, choose_device
+from arrcoc_sam.segmenters.base import MIN_IMAGE_SIDE
 from arrcoc_sam.segmenters.embedding import ImageEmbedding
 from arrcoc_sam.segmenters.sam import SamSegmenter, stock_decoder
 
