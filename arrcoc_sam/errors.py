@@ -29,6 +29,7 @@ __all__ = [
     "UnsupportedModelError",
     "describe",
     "explain",
+    "first_line",
 ]
 
 
@@ -129,6 +130,20 @@ def explain(came: str, expected: str | None = None, mend: str | None = None) -> 
     if mend is not None:
         message += f" Mend: {mend}."
     return message
+
+
+def first_line(error: BaseException, limit: int = 160) -> str:
+    r"""What an error of somebody else says, short enough for a message of ours; its kind, where it says nothing.
+
+    Args:
+        error: What was raised.
+        limit: The most characters.
+
+    Example:
+        >>> first_line(ValueError("no such size\nby the way, …")), first_line(AssertionError())
+        ('no such size', 'AssertionError')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:limit]
 
 
 def describe(value: Any) -> str:

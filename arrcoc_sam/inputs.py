@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from arrcoc_sam.errors import InputError, ShapeError, describe, explain
+from arrcoc_sam.errors import InputError, ShapeError, describe, explain, first_line
 
 __all__ = ["Coordinates", "as_coordinates", "as_masks", "as_size", "choose_device"]
 
@@ -124,6 +124,6 @@ def choose_device(device: torch.device | str) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(explain(f"device={device!r} ({reason})", '"auto", "cpu", "cuda" or "mps"')) from error
+        came = f"device={device!r} ({first_line(error)})"
+        raise InputError(explain(came, '"auto", "cpu", "cuda" or "mps"')) from error
     return chosen

@@ -19,7 +19,7 @@ from arrcoc_sam.cli.console import err, out, print_json, print_table, tracked
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter, refuse_ray_options, wherever
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets import CocoDataset, human_hierarchies
-from arrcoc_sam.errors import CheckpointError, InputError, UnknownNameError, explain
+from arrcoc_sam.errors import CheckpointError, InputError, UnknownNameError, explain, first_line
 from arrcoc_sam.granularity.atlas import AtlasResult, run_atlas
 from arrcoc_sam.granularity.atlas_read import AtlasReader
 from arrcoc_sam.granularity.atlas_result import MODEL
@@ -164,9 +164,9 @@ class AtlasJob:
             # What is in a local folder needs no network; elsewhere the configuration may be missing, too.
             if self.attention.random_weights or (name.startswith("hf:") and not Path(name[3:]).is_dir()):
                 raise
-            reason = str(error.__cause__).strip().splitlines() or ["no reason given"]
+            reason = first_line(error.__cause__ or error)
             mend = "fetch them once on a connected machine, or name --random-weights, for a control only"
-            came = f"the weights of {name} can't be had ({reason[0]})"
+            came = f"the weights of {name} can't be had ({reason})"
             raise CheckpointError(explain(came, "a network, a cached copy or a local folder", mend)) from error
 
     def _ray(self, asked: Mapping[str, AttentionOptions]) -> AtlasEngine:

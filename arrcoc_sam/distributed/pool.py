@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from typing import Any
 
-from arrcoc_sam.errors import ArrcocSamError, InputError, MissingExtraError, explain
+from arrcoc_sam.errors import ArrcocSamError, InputError, MissingExtraError, explain, first_line
 
 __all__ = ["ActorPool", "OnRay"]
 
@@ -171,7 +171,7 @@ def _start(ray: Any, cores: int) -> None:
             ray.shutdown()
             if left:
                 continue
-            came, mend = f"Ray does not start here ({_reason(error)})", "try again when the machine is less busy"
+            came, mend = f"Ray does not start here ({first_line(error)})", "try again when the machine is less busy"
             raise InputError(explain(came, "a machine with room for it", f"{mend}, or name --engine local")) from error
 
 
@@ -179,12 +179,8 @@ def _join(ray: Any, address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False)
     except Exception as error:  # as above
-        came = f"no Ray cluster at {address!r} ({_reason(error)})"
+        came = f"no Ray cluster at {address!r} ({first_line(error)})"
         raise InputError(explain(came, "its address, or none to start one here", "see docs/cluster.md")) from error
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _ours(error: BaseException) -> BaseException:

@@ -22,7 +22,7 @@ import torch
 from platformdirs import user_cache_path
 from torch import Tensor, nn
 
-from arrcoc_sam.errors import CheckpointError, UnknownNameError, explain
+from arrcoc_sam.errors import CheckpointError, UnknownNameError, explain, first_line
 from arrcoc_sam.segmenters.download import Advance, download, sha256_of
 
 __all__ = [
@@ -222,10 +222,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             )
         ) from error
     except Exception as error:  # torch and safetensors raise a dozen kinds on damaged files
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            explain(f"{file} can't be read as weights ({reason[:120]})", "a whole .pth or .safetensors file", mend)
-        ) from error
+        came = f"{file} can't be read as weights ({first_line(error)})"
+        raise CheckpointError(explain(came, "a whole .pth or .safetensors file", mend)) from error
     for key in ("model", "state_dict"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]

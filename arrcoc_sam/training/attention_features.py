@@ -13,7 +13,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from arrcoc_sam.errors import CheckpointError, InputError, UnknownNameError, UnsupportedModelError, explain
+from arrcoc_sam.errors import CheckpointError, InputError, UnknownNameError, UnsupportedModelError, explain, first_line
 from arrcoc_sam.segmenters import load_segmenter
 from arrcoc_sam.segmenters.checkpoints import weights_hash
 from arrcoc_sam.segmenters.tiny import set_image_size
@@ -152,8 +152,7 @@ class FeatureMaps(nn.Module):
         except UnsupportedModelError:
             raise
         except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            came = f"{self.label} does not answer an image of {self.image_size} pixels ({reason})"
+            came = f"{self.label} does not answer an image of {self.image_size} pixels ({first_line(error)})"
             mend = "use another image_size, or another backbone"
             raise UnsupportedModelError(explain(came, "spatial features", mend)) from error
         finally:
@@ -214,9 +213,8 @@ def _timm_features(name: str, image_size: int, pretrained: bool) -> nn.Module:
         except TypeError:  # convolutional stages take images of any size, and no argument for it
             model = timm.create_model(name, pretrained=pretrained, features_only=True)
     except OSError as error:
-        reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
-            explain(f"the weights of {name} can't be had ({reason})", "a network or a cache")
+            explain(f"the weights of {name} can't be had ({first_line(error)})", "a network or a cache")
         ) from error
     except (RuntimeError, AttributeError, AssertionError) as error:
         raise UnsupportedModelError(

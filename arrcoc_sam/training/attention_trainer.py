@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from arrcoc_sam.errors import CheckpointError, InputError, TrainingError, explain
+from arrcoc_sam.errors import CheckpointError, InputError, TrainingError, explain, first_line
 from arrcoc_sam.losses import HierarchicalAttentionLoss
 from arrcoc_sam.losses.levels import level_weights
 from arrcoc_sam.report.provenance import installed_versions
@@ -259,8 +259,8 @@ def load_attention_model(path: str | Path) -> MultiScaleAttention:
         model = build_attention(settings)
         model.load_state_dict(load_file(path))
     except Exception as error:  # safetensors and torch raise many kinds on files that are something else
-        reason = str(error).strip().splitlines()[0][:120]
-        raise CheckpointError(explain(f"{path} can't be read ({reason})", f"the {WEIGHTS} of a run")) from error
+        came = f"{path} can't be read ({first_line(error)})"
+        raise CheckpointError(explain(came, f"the {WEIGHTS} of a run")) from error
     return model.eval()
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from arrcoc_sam.errors import TrainingError, explain
+from arrcoc_sam.errors import TrainingError, explain, first_line
 from arrcoc_sam.report.writing import replacing
 
 __all__ = ["load_state", "save_state", "save_weights"]
@@ -56,8 +56,8 @@ def load_state(
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         theirs = json.loads(state.pop("settings"))
     except Exception as error:  # torch raises a dozen kinds on damaged files
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise TrainingError(explain(f"{path} can't be read ({reason})", "a checkpoint of this run", mend)) from error
+        came = f"{path} can't be read ({first_line(error)})"
+        raise TrainingError(explain(came, "a checkpoint of this run", mend)) from error
     ours = json.loads(json.dumps(settings))
     theirs = _completed(theirs, json.loads(json.dumps(defaults or {})))
     if theirs != ours:

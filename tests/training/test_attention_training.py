@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -262,6 +263,12 @@ def test_bad_settings_and_data(samples: HeldSamples, folder: Path, tmp_path: Pat
         train_attention(replace(SMALL, steps=1), samples, tmp_path / "run", provenance={"cache": "other"})
     with pytest.raises(CheckpointError, match="can't be read"):
         load_attention_model(tmp_path)
+
+
+def test_a_library_that_gives_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "safe_open", Mock(side_effect=EOFError()))
+    with pytest.raises(CheckpointError, match=r"can't be read \(EOFError\)"):
+        load_attention_model("some.safetensors")
 
 
 def test_a_step_schedule_and_a_checkpoint_of_before_it_was_there(samples: HeldSamples, tmp_path: Path) -> None:
