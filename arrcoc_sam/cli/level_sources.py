@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
@@ -144,7 +143,7 @@ class HumanLevels:
     def on(self, path: Path, pixels: UInt8[np.ndarray, "H W 3"]) -> Levels:
         """What people drew; no model predicted an IoU, so scores are NaN."""
         hierarchy, points = self._found(path, (pixels.shape[0], pixels.shape[1]))
-        return Levels(points, replace(hierarchy, scores=torch.full_like(hierarchy.scores, torch.nan)))
+        return Levels(points, hierarchy)
 
     def provenance(self, rest: Provenance) -> Provenance:
         """The file, where the segmenter would stand."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -265,8 +265,8 @@ def human_hierarchies(
         image_hw: The picture's height and width, to be compared with what the file says.
 
     Returns:
-        The triples and their clicks, as :meth:`CocoDataset.hierarchies`; None where the file does not know the picture,
-        or knows no nested masks on it.
+        The triples and their clicks, as :meth:`CocoDataset.hierarchies`, but with NaN as scores: no model predicted an
+        IoU. None where the file does not know the picture, or knows no nested masks on it.
 
     Raises:
         DataError: The file or one of its triples is inconsistent, or the picture has another size.
@@ -277,7 +277,11 @@ def human_hierarchies(
         return None
     if image_hw is not None:
         _check_size(dataset.path, image, image_hw)
-    return dataset.hierarchies(image)
+    found = dataset.hierarchies(image)
+    if found is None:
+        return None
+    hierarchy, points = found
+    return replace(hierarchy, scores=torch.full_like(hierarchy.scores, torch.nan)), points
 
 
 def _check_pictures(images: Mapping[CocoId, CocoImage], folder: Path, log: FaultLog) -> None:

@@ -60,7 +60,7 @@ class GranularityResult:
 
     @property
     def scores(self) -> Float[Tensor, "K 3"]:
-        """Predicted IoU of whole, part, subpart; 1 for masks that no model made."""
+        """Predicted IoU of whole, part, subpart; NaN for masks that people drew."""
         return self.hierarchy.scores
 
     @property

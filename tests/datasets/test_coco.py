@@ -225,6 +225,7 @@ def test_human_hierarchies(tmp_path, pictures):
     path = write(tmp_path, {**record(), "hierarchies": [TRIPLE]})
     hierarchy, points = human_hierarchies(path, pictures / "a" / "one.png", image_hw=(HEIGHT, WIDTH))
     assert len(hierarchy) == len(points) == 1
+    assert hierarchy.scores.isnan().all()  # no model predicted an IoU
     data = CocoDataset.read(path)
     assert human_hierarchies(data, "elsewhere/two.png") is None
     assert human_hierarchies(data, pictures / "b" / "one.png") is None
