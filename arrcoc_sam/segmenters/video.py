@@ -105,7 +105,7 @@ class VideoSegmenter:
 
         Raises:
             InputError: No prompt, or one that does not fit the clip.
-            DataError: A clip without frames, with frames of several sizes, or damaged.
+            DataError: A clip without frames, with frames of several sizes, or damaged; or a state of another run.
             ImageReadError: Nothing that can be read.
         """
         frames = open_clip(clip)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from arrcoc_sam.errors import DataError, explain
 from arrcoc_sam.report.writing import replacing
 from arrcoc_sam.segmenters.video_frames import Clip
 from arrcoc_sam.segmenters.video_prompts import VideoPrompt
@@ -59,16 +60,23 @@ class TrackingCheckpoints:
         self._length = self.resumed = 0
 
     def resume(self, key: str) -> Checkpoint | None:
-        """The last state of a run of this key; None, and nothing left of others, where there is none."""
+        """The last state of a run of this key; None, and nothing left, where there is none or it is damaged.
+
+        Raises:
+            DataError: The folder holds the state of another run.
+        """
         try:
             state = torch.load(self._state, map_location="cpu", weights_only=True)
             if state["key"] != key:
-                raise ValueError("another run")
+                came = f"{self._folder} holds the state of another run: other prompts, clip, weights or libraries"
+                raise DataError(explain(came, "one of this run", "name another folder, or delete this one"))
             text = self._rows.read_bytes()[: state["length"]]
             if len(text) != state["length"]:
                 raise ValueError("rows are missing")
             rows = [ObjectFrame(**json.loads(line)) for line in text.splitlines()]
-        except Exception:  # no file, a damaged one, or of another run: torch raises what it likes
+        except DataError:
+            raise
+        except Exception:  # no file, or a damaged one: torch raises what it likes
             self.clear()
             return None
         os.truncate(self._rows, state["length"])

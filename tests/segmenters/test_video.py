@@ -367,7 +367,7 @@ def test_a_run_goes_on_where_it_broke_off(name, after, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_run_or_a_damaged_state_starts_anew(tmp_path):
+def test_a_damaged_state_starts_anew_and_another_run_s_is_refused(tmp_path):
     segmenter, clip, prompt = tracker("SAM 2"), clip_of(6), VideoPrompt(0, points_xy=[[15, 30]])
 
     def resumed(prompts: list[VideoPrompt]) -> int:
@@ -377,18 +377,20 @@ def test_another_run_or_a_damaged_state_starts_anew(tmp_path):
 
     assert resumed([prompt]) == 0
     assert resumed([prompt]) == 6
-    assert resumed([VideoPrompt(0, points_xy=[[16, 30]])]) == 0
+    with pytest.raises(DataError, match=r"state holds the state of another run: .* name another folder, or delete"):
+        resumed([VideoPrompt(0, points_xy=[[16, 30]])])
+    assert resumed([prompt]) == 6
     state, rows = tmp_path / "state" / "state.pt", tmp_path / "state" / "rows.jsonl"
     rows.write_bytes(rows.read_bytes()[:-20])
-    assert resumed([VideoPrompt(0, points_xy=[[16, 30]])]) == 0
+    assert resumed([prompt]) == 0
     with rows.open("ab") as file:  # written after the last state, by a run that was killed
         file.write(b'{"object_id": 1,')
-    assert resumed([VideoPrompt(0, points_xy=[[16, 30]])]) == 6
+    assert resumed([prompt]) == 6
     state.write_bytes(state.read_bytes()[:100])
     other = state.with_name("notes.txt")
     other.write_text("mine")
     (state.parent / ".state-abc.pt").touch()  # what a kill leaves of a state that was being written
-    assert resumed([VideoPrompt(0, points_xy=[[16, 30]])]) == 0
+    assert resumed([prompt]) == 0
     TrackingCheckpoints(state.parent).clear()
     assert list(state.parent.iterdir()) == [other]
 
