@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -170,13 +171,21 @@ class AnalysisJob:
         out().print(f"Report: {report}", soft_wrap=True, markup=False)
 
 
+class _Reference(NamedTuple):
+    """Attention on another image, of this size, with clicks at these places."""
+
+    size_hw: tuple[int, int]
+    places: Float64[Tensor, "K 2"]
+    maps: AttentionMaps
+
+
 class _References:
-    """The same attention on other images, made once where it does not depend on the clicks."""
+    """The same attention on other images, made once for all clicks at the same places."""
 
     def __init__(self, source: AttentionSource, paths: Sequence[Path]) -> None:
         self.source = source
         self.paths = paths
-        self._kept: dict[Path, AttentionMaps] = {}
+        self._kept: dict[Path, _Reference] = {}
 
     def of(self, path: Path, points: Float64[Tensor, "K 2"], size_hw: tuple[int, int]) -> list[AttentionMaps] | None:
         """Maps of all images but this one, at the same places; None where there are none to compare with."""
@@ -185,17 +194,29 @@ class _References:
         return [self._maps(other, points, size_hw) for other in self.paths if other.resolve() != path.resolve()]
 
     def _maps(self, other: Path, points: Float64[Tensor, "K 2"], size_hw: tuple[int, int]) -> AttentionMaps:
-        if other in self._kept:
-            return self._kept[other]
+        kept = self._kept.get(other)
+        if kept is not None and (
+            kept.maps.num_prompts is None or torch.equal(kept.places, _carried(points, size_hw, kept.size_hw))
+        ):
+            return kept.maps
         with about(other), torch.no_grad():
             pixels = load_image(other)
-            scale = torch.tensor([pixels.shape[1] / size_hw[1], pixels.shape[0] / size_hw[0]], dtype=torch.float64)
-            # Pixel indices count from the first pixel's centre, half a pixel from the edge that scaling leaves alone.
-            there = (points + 0.5) * scale - 0.5
-            maps = self.source(other if isinstance(self.source, ArrayAttention) else pixels, there)
-        if maps.num_prompts is None:
-            self._kept[other] = maps
+            other_hw = (pixels.shape[0], pixels.shape[1])
+            places = _carried(points, size_hw, other_hw)
+            maps = self.source(other if isinstance(self.source, ArrayAttention) else pixels, places)
+        self._kept[other] = _Reference(other_hw, places, maps)
         return maps
+
+
+def _carried(
+    points: Float64[Tensor, "K 2"], size_hw: tuple[int, int], other_hw: tuple[int, int]
+) -> Float64[Tensor, "K 2"]:
+    """The same places in an image of another size.
+
+    Pixel indices count from the first pixel's centre, half a pixel from the edge that scaling leaves alone.
+    """
+    scale = torch.tensor([other_hw[1] / size_hw[1], other_hw[0] / size_hw[0]], dtype=torch.float64)
+    return (points + 0.5) * scale - 0.5
 
 
 def save_figures(analysed: Analysed, folder: Path, stem: str, figure_format: str) -> None:

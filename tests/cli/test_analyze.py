@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+import arrcoc_sam as aa
+from arrcoc_sam.cli import analysis_job
 from arrcoc_sam.cli.analysis_inputs import Clicks, Inputs
 from arrcoc_sam.errors import InputError
 
@@ -121,6 +124,26 @@ def test_a_reference_makes_the_answers_calibrated(
     # Attention that does not depend on the image never stands out from other images.
     assert (table["best_match"] == "abstain").all()
     assert "Not calibrated." not in Path("out/report.html").read_text("utf-8")
+
+
+def test_maps_of_a_reference_are_made_once_for_clicks_at_the_same_places(make_photo: Any, tmp_path: Path) -> None:
+    asked: list[torch.Tensor] = []
+
+    def attend(image: np.ndarray, points_xy: torch.Tensor) -> torch.Tensor:
+        asked.append(points_xy)
+        return torch.ones(1, len(points_xy), 4, 6) * float(points_xy.sum())
+
+    other = make_photo(tmp_path / "other.png", height=80, width=120)
+    references = analysis_job._References(aa.CallableAttention(attend, takes_points=True), [other])
+    points = torch.tensor([[10.0, 12.0], [30.0, 20.0]], dtype=torch.float64)
+    first = references.of(tmp_path / "a.png", points, (40, 60))
+    assert references.of(tmp_path / "b.png", points.clone(), (40, 60))[0] is first[0]
+    assert references.of(tmp_path / "c.png", 2 * points + 0.5, (80, 120))[0] is first[0]  # the same places
+    assert len(asked) == 1
+    references.of(tmp_path / "d.png", points, (80, 120))
+    references.of(tmp_path / "e.png", points[:1], (80, 120))
+    assert len(asked) == 3
+    torch.testing.assert_close(asked[1], points)
 
 
 def test_a_transformer_with_random_weights_is_called_a_control(command: Command, photo: Path, weights: Path) -> None:
