@@ -114,13 +114,9 @@ class TrainAttentionJob:
                 named = self._segmenter()
             train = HierarchyCache.open(str(data.cache), segmenter=named)
             return train, None if data.validation_cache is None else _judging_cache(data.validation_cache, named)
-        found = None
-        if devices.rank == 0:
-            found = self._scenes(data, config.attention, progress)
+        found = self._scenes(data, config.attention, progress) if devices.rank == 0 else None
         devices.wait()
-        if found is None:
-            found = self._scenes(data, config.attention, progress)
-        return found
+        return self._drawn(data) if found is None else found
 
     def _segmenter(self) -> Segmenter:
         return open_segmenter(self.segmenter or DEMONSTRATION_MODEL, self.checkpoint, self.device)
@@ -144,6 +140,11 @@ class TrainAttentionJob:
         seeds = VALIDATION_SEEDS[: 2 * data.validation]
         judge = prepare_scenes(self.out / "validation", seeds, size=data.size, clicks=data.clicks, progress=progress)
         return train, judge
+
+    def _drawn(self, data: AttentionData) -> tuple[HierarchyCache, HierarchyCache | None]:
+        """What the main process made of the scenes."""
+        train = HierarchyCache.open(self.out / "scenes" / ("levels" if data.levels == "segmenter" else "truth"))
+        return train, HierarchyCache.open(self.out / "validation" / "truth") if data.validation else None
 
     def _print(self, report: LevelReport | None, last: dict[str, float]) -> None:
         figures: dict[str, Any] = {} if report is None else report.figures()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.hierarchy import MaskHierarchy
-from arrcoc_sam.report.writing import made_folder, replacing
+from arrcoc_sam.report.writing import made_folder, replacing, write_text
 from arrcoc_sam.scenes import Scene, generate_scene
 from arrcoc_sam.scenes.generator import GENERATOR_VERSION
 from arrcoc_sam.segmenters.base import Segmenter
@@ -53,6 +54,7 @@ class SceneLevels:
     def __init__(self, size: int, clicks: int) -> None:
         self.size, self.clicks = size, clicks
         self.checkpoint_hash = f"{GENERATOR_VERSION:064x}"
+        self._drawn: dict[int, list[dict[str, Any]]] = {}
 
     def describe_prompts(self) -> dict[str, Any]:
         """Kind, size and number."""
@@ -61,7 +63,14 @@ class SceneLevels:
     def rows(self, path: Path, image: UInt8[ndarray, "H W 3"]) -> Iterator[dict[str, Any]]:
         """One row a click."""
         del image
-        scene = generate_scene(int(path.stem), self.size)
+        seed = int(path.stem)
+        yield from self._drawn.pop(seed, None) or self._rows(generate_scene(seed, self.size))
+
+    def remember(self, scene: Scene) -> None:
+        """Find the rows of a scene that has just been drawn, so that it is not drawn again for them."""
+        self._drawn[scene.seed] = list(self._rows(scene))
+
+    def _rows(self, scene: Scene) -> Iterator[dict[str, Any]]:
         chains, points = scene_clicks(scene, self.clicks)
         masks = torch.from_numpy(scene.masks[chains].reshape(-1, 3, *scene.size_hw))
         yield from level_rows(MaskHierarchy.from_masks(masks), Clicks(points))
@@ -78,10 +87,10 @@ def prepare_scenes(
     images_per_shard: int = 64,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> HierarchyCache:
-    """Draw scenes and build their cache; what is there already is kept.
+    """Draw scenes and build their cache; what is there already is kept, and not drawn again.
 
     Args:
-        folder: Gets ``pictures`` and one cache a segmenter, ``truth`` or ``levels``.
+        folder: Gets ``pictures``, their clicks in ``clicks.json``, and one cache a segmenter, ``truth`` or ``levels``.
         seeds: One scene each; those without a triple are left out.
         size: Side of the pictures.
         clicks: The most a picture.
@@ -99,33 +108,61 @@ def prepare_scenes(
     if segmenter is None and quality:
         raise InputError(explain("quality of exact masks", "a segmenter to score with"))
     pictures = made_folder(folder / "pictures")
-    paths, points = [], {}
-    for number, seed in enumerate(seeds):
-        scene = generate_scene(seed, size)
-        found = scene_clicks(scene, clicks)[1].tolist()
-        if found:
-            path = pictures / f"{seed}.png"
-            points[path.name] = [(x, y) for x, y in found]
-            paths.append(path)
-            if not path.is_file():
-                with replacing(path) as temporary:
-                    Image.fromarray(scene.image).save(temporary)
-        if progress is not None:
-            progress("scenes", number + 1, len(seeds))
-    if not paths:
+    exact = SceneLevels(size, clicks)
+    points = _draw(seeds, exact, pictures, remember=segmenter is None, progress=progress)
+    if not points:
         raise InputError(explain(f"{len(seeds)} scenes, none with a triple", "more scenes"))
-    source = (
-        SceneLevels(size, clicks)
-        if segmenter is None
-        else SegmenterLevels(segmenter, PointPrompts(points), quality=quality)
-    )
+    source = exact if segmenter is None else SegmenterLevels(segmenter, PointPrompts(points), quality=quality)
     target = folder / ("truth" if segmenter is None else "levels")
     stage = "exact levels" if segmenter is None else f"levels of {segmenter.name}"
     build_cache(
         source,
-        paths,
+        [pictures / name for name in points],
         target,
         images_per_shard=images_per_shard,
         progress=None if progress is None else lambda done, total: progress(stage, done, total),
     )
     return HierarchyCache.open(target)
+
+
+def _draw(
+    seeds: Sequence[int],
+    exact: SceneLevels,
+    pictures: Path,
+    *,
+    remember: bool,
+    progress: Callable[[str, int, int], None] | None,
+) -> dict[str, list[tuple[float, float]]]:
+    """Pictures that are not there yet; answers the clicks of all, by the names of their files."""
+    record = pictures.with_name("clicks.json")
+    plan = {"version": GENERATOR_VERSION, "size": exact.size, "clicks": exact.clicks}
+    known = _known_clicks(record, plan)
+    found: dict[str, list[tuple[float, float]]] = {}
+    for number, seed in enumerate(seeds):
+        path = pictures / f"{seed}.png"
+        points = known.get(path.name)
+        if points is None or (points and not path.is_file()):
+            scene = generate_scene(seed, exact.size)
+            points = [(x, y) for x, y in scene_clicks(scene, exact.clicks)[1].tolist()]
+            if points and not path.is_file():
+                with replacing(path) as temporary:
+                    Image.fromarray(scene.image).save(temporary)
+            if points and remember:
+                exact.remember(scene)
+        found[path.name] = points
+        if progress is not None:
+            progress("scenes", number + 1, len(seeds))
+    if found.keys() - known.keys():
+        write_text(record, json.dumps({"scenes": plan, "points": known | found}))
+    return {name: points for name, points in found.items() if points}
+
+
+def _known_clicks(record: Path, plan: dict[str, int]) -> dict[str, list[tuple[float, float]]]:
+    """Clicks that an earlier run found in the same scenes, by file name; none of those that have no triple."""
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+        if content["scenes"] != plan:
+            return {}
+        return {name: [(x, y) for x, y in points] for name, points in content["points"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or damaged: they are found again
+        return {}

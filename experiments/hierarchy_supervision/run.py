@@ -20,7 +20,6 @@ import pandas as pd
 import torch
 
 from arrcoc_sam.datasets import CocoDataset
-from arrcoc_sam.errors import DataError
 from arrcoc_sam.granularity.metrics import shell_contrast
 from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.images import find_images
@@ -28,7 +27,6 @@ from arrcoc_sam.masks import area_average
 from arrcoc_sam.report.provenance import installed_versions
 from arrcoc_sam.report.writing import replacing, write_text
 from arrcoc_sam.segmenters import load_segmenter
-from arrcoc_sam.segmenters.base import Segmenter
 from arrcoc_sam.training.attention_evaluation import evaluate_levels, measurable_samples
 from arrcoc_sam.training.attention_feed import HeldSamples
 from arrcoc_sam.training.attention_settings import AttentionTraining
@@ -114,11 +112,9 @@ def prepare(work: Path) -> None:
     """All caches; what is there already is kept."""
     segmenter = load_segmenter("tiny", device="cpu")
     options = {"size": SIZE, "clicks": CLICKS}
-    if not finished(work / "train" / "levels", segmenter):
-        prepare_scenes(work / "train", TRAIN, segmenter=segmenter, quality=True, **options)
+    prepare_scenes(work / "train", TRAIN, segmenter=segmenter, quality=True, **options)
     for place, seeds in {"train": TRAIN, "validation": VALIDATION, "test": TEST}.items():
-        if not finished(work / place / "truth"):
-            prepare_scenes(work / place, seeds, **options)
+        prepare_scenes(work / place, seeds, **options)
     data = data_folder()
     if data is not None:
         sys.path.insert(0, str(HERE.parent / "human_hierarchy"))
@@ -127,15 +123,6 @@ def prepare(work: Path) -> None:
         coco = CocoDataset.read(convert_pack(data / "nested-masks", work / "nested.json"))
         images = find_images([data / "nested-masks" / "images"], recursive=True)
         build_cache(TruthLevels(coco), images, work / "real")
-
-
-def finished(place: Path, segmenter: Segmenter | None = None) -> bool:
-    """Whether a cache is there, whole and of this segmenter."""
-    try:
-        HierarchyCache.open(place, segmenter=segmenter)
-    except DataError:
-        return False
-    return True
 
 
 def prepared(work: Path) -> dict[str, HierarchyCache]:

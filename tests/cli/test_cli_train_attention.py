@@ -35,7 +35,9 @@ warmup_steps = 1
 """
 
 
-def test_it_trains_and_says_what_the_heads_attend_to(command: Command, tmp_path: Path) -> None:
+def test_it_trains_and_says_what_the_heads_attend_to(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "small.toml").write_text(CONFIG.format(steps=2))
     answer = command("train", "attention", "--config", "small.toml", "-o", "run", "--json")
     assert answer.code == 0, answer.err
@@ -43,6 +45,9 @@ def test_it_trains_and_says_what_the_heads_attend_to(command: Command, tmp_path:
     assert set(record["claimed"]) <= {"whole", "part", "subpart", "abstain"}
     assert "contrast_part" in record["evaluation"]
     assert load_attention_model(record["weights"]).grids == (4, 8, 16)
+    monkeypatch.setattr(
+        "arrcoc_sam.training.samples_scenes.generate_scene", lambda *_, **__: pytest.fail("a scene is drawn again")
+    )
     again = command("train", "attention", "--config", "small.toml", "-o", "run")
     assert again.code == 0, again.err  # nothing left to do
     assert "Shell contrast beyond other images" in again.out
