@@ -11,12 +11,13 @@ __all__ = ["checkpoints"]
 
 checkpoints = typer.Typer(help="Known weights: list, fetch, verify.", pretty_exceptions_enable=False)
 
+_Json = Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.")]
 _Name = Annotated[str, typer.Argument(help="A checkpoint's name, as `arrcoc-sam checkpoints list` shows it.")]
 
 
 @checkpoints.command("list")
 def list_checkpoints(
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.")] = False,
+    as_json: _Json = False,
 ) -> None:
     """Known checkpoints: size, licence, SHA-256, and where they are cached."""
     from arrcoc_sam.cli.console import err, out, print_json, print_table
@@ -57,22 +58,36 @@ def list_checkpoints(
 
 
 @checkpoints.command()
-def fetch(name: _Name) -> None:
+def fetch(name: _Name, as_json: _Json = False) -> None:
     """Download a checkpoint, verify it, and keep it in the cache. A broken download is continued."""
     from arrcoc_sam.segmenters import checkpoints as known
 
-    print(known.fetch(name))
+    path = known.fetch(name)
+    _tell(name, path, str(path), as_json=as_json)
 
 
 @checkpoints.command()
 def verify(
     name: _Name,
     path: Annotated[Path | None, typer.Option(help="A file elsewhere than in the cache.", show_default=False)] = None,
+    as_json: _Json = False,
 ) -> None:
     """Compare a checkpoint's file with the published SHA-256."""
     from arrcoc_sam.segmenters import checkpoints as known
 
-    print(f"{known.verify(name, path=path)} is {name}: SHA-256 {known.get_checkpoint(name).sha256}")
+    verified = known.verify(name, path=path)
+    _tell(name, verified, f"{verified} is {name}: SHA-256 {known.get_checkpoint(name).sha256}", as_json=as_json)
+
+
+def _tell(name: str, path: Path, words: str, *, as_json: bool) -> None:
+    """Which file it is, whose content has been compared."""
+    from arrcoc_sam.cli.console import print_json
+    from arrcoc_sam.segmenters.checkpoints import get_checkpoint
+
+    if as_json:
+        print_json({"name": name, "path": str(path), "sha256": get_checkpoint(name).sha256})
+    else:
+        print(words)
 
 
 def _size(count: int) -> str:

@@ -39,5 +39,8 @@ def test_a_good_file_is_verified(command: Command, tmp_path: Path, monkeypatch: 
     answer = command("checkpoints", "verify", "sam_vit_b")
     assert answer.code == 0
     assert digest in answer.out
+    for word in ("verify", "fetch"):
+        record = json.loads(command("checkpoints", word, "sam_vit_b", "--json").out)
+        assert record == {"name": "sam_vit_b", "path": str(tmp_path / "w.pth"), "sha256": digest}
     # What is there already is not fetched again.
     assert command("checkpoints", "fetch", "sam_vit_b").out.strip() == str(tmp_path / "w.pth")
