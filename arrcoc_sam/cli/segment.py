@@ -37,6 +37,29 @@ _MinStability = Annotated[
 _CropLayers = Annotated[
     int | None, typer.Option(help="With --everything: layers of crops besides the image.", min=0, show_default="0")
 ]
+_BoxNmsIou = Annotated[
+    float | None,
+    typer.Option(
+        help="With --everything: of masks whose boxes overlap more, the best one stays.",
+        min=0,
+        max=1,
+        show_default="0.7",
+    ),
+]
+_CropPointsDownscale = Annotated[
+    int | None,
+    typer.Option(
+        help="With --everything: each layer of crops has so many times fewer clicks a side.", min=1, show_default="1"
+    ),
+]
+_MinRegionArea = Annotated[
+    int | None,
+    typer.Option(
+        help="With --everything: holes and islands of fewer pixels are removed; 0 leaves them.",
+        min=0,
+        show_default="100",
+    ),
+]
 _Exact = Annotated[
     bool, typer.Option("--exact", help="With --everything: segment-anything's masks but for rounding, slower.")
 ]
@@ -60,7 +83,10 @@ def segment(
     points_per_side: _PointsPerSide = None,
     min_predicted_iou: _MinPredictedIou = None,
     min_stability: _MinStability = None,
+    box_nms_iou: _BoxNmsIou = None,
     crop_layers: _CropLayers = None,
+    crop_points_downscale: _CropPointsDownscale = None,
+    min_region_area: _MinRegionArea = None,
     exact: _Exact = False,
     segmenter: SegmenterOption = "tiny",
     checkpoint: CheckpointOption = None,
@@ -86,7 +112,10 @@ def segment(
         "points_per_side": points_per_side,
         "min_predicted_iou": min_predicted_iou,
         "min_stability": min_stability,
+        "box_nms_iou": box_nms_iou,
         "crop_layers": crop_layers,
+        "crop_points_downscale": crop_points_downscale,
+        "min_region_area": min_region_area,
         "exact": exact or None,
     }
     if not everything:

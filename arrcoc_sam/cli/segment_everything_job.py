@@ -50,7 +50,10 @@ class SegmentEverythingJob:
     points_per_side: int = 32
     min_predicted_iou: float = 0.88
     min_stability: float = 0.95
+    box_nms_iou: float = 0.7
     crop_layers: int = 0
+    crop_points_downscale: int = 1
+    min_region_area: int = 100
     exact: bool = False
 
     def run(self) -> None:
@@ -71,7 +74,10 @@ class SegmentEverythingJob:
             points_per_side=self.points_per_side,
             min_predicted_iou=self.min_predicted_iou,
             min_stability=self.min_stability,
+            box_nms_iou=self.box_nms_iou,
             num_crop_layers=self.crop_layers,
+            crop_points_downscale=self.crop_points_downscale,
+            min_region_area=self.min_region_area,
             exact=self.exact,
         )
         with about(self.image), stage_progress() as report:

@@ -14,6 +14,7 @@ from PIL import Image
 
 import arrcoc_sam as aa
 from arrcoc_sam.masks import decode_rle
+from arrcoc_sam.segmenters.everything import AutomaticMaskGenerator
 from arrcoc_sam.segmenters.sam import SamSegmenter
 
 Command = Callable[..., Any]
@@ -87,6 +88,17 @@ def test_everything_with_its_forest(command: Command, photo: Path, weights: Path
     assert Path("out/photo-forest.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_options_of_everything_reach_the_generator(
+    command: Command, photo: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Mock(wraps=AutomaticMaskGenerator)
+    monkeypatch.setattr("arrcoc_sam.cli.segment_everything_job.AutomaticMaskGenerator", made)
+    words = ("--crop-points-downscale", 2, "--box-nms-iou", 0.5, "--min-region-area", 7, "--points-per-side", 2)
+    assert command("segment", photo, "--everything", *words, "--checkpoint", weights).code == 0
+    expected = {"crop_points_downscale": 2, "box_nms_iou": 0.5, "min_region_area": 7, "points_per_side": 2}
+    assert {name: made.call_args.kwargs[name] for name in expected} == expected
+
+
 def test_no_mask_at_all_says_what_to_lower(command: Command, photo: Path, weights: Path) -> None:
     words = ("segment", photo, "--everything", "--points-per-side", 2, "--checkpoint", weights, "-o", "out.json")
     answer = command(*words, "--min-predicted-iou", 9)
@@ -118,6 +130,9 @@ def test_an_image_of_many_prompts_is_decoded_once(
         ("--min-predicted-iou", 0),
         ("--exact",),
         ("--crop-layers", 0),
+        ("--box-nms-iou", 0.5),
+        ("--crop-points-downscale", 2),
+        ("--min-region-area", 0),
     ],
 )
 @pytest.mark.parametrize("prompt", [("--point", "10,12"), ("--points-file", "prompts.json")])
