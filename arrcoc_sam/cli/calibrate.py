@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from arrcoc_sam.cli.options import CheckpointOption, DeviceOption, JsonOption, SegmenterOption
+from arrcoc_sam.cli.options import CheckpointOption, DeviceOption, JsonOption, SegmenterOption, TokensOption
 from arrcoc_sam.cli.record import current_command
 
 __all__ = ["calibrate"]
@@ -28,6 +28,7 @@ def calibrate(
     protocol: Annotated[
         str, typer.Option(help="How a mask is asked about: mask, box, point, mask+point, mask+box, mask+point+box.")
     ] = "mask+point",
+    tokens: TokensOption = "all",
     components: Annotated[
         bool, typer.Option("--components", help="For score --components: a mask by the worst of its components.")
     ] = False,
@@ -60,6 +61,7 @@ def calibrate(
         checkpoint=checkpoint,
         device=device,
         protocol=protocol,
+        tokens=tokens,
         components=components,
         method=method,
         confidence=confidence,

@@ -16,7 +16,7 @@ import typer
 from arrcoc_sam.cli.analysis_job import BAD_FILES
 from arrcoc_sam.cli.calibrate_truth import TruthImages
 from arrcoc_sam.cli.console import err, out, print_json, print_table, progress
-from arrcoc_sam.cli.options import check_segmenter, open_segmenter
+from arrcoc_sam.cli.options import check_segmenter, open_segmenter, tokens_asked
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.quality import MaskQualityEstimator
@@ -39,6 +39,7 @@ class CalibrateJob:
     checkpoint: Path | None
     device: str
     protocol: str
+    tokens: Literal["all", "1-3", "0"]
     components: bool
     method: Literal["monotone", "isotonic"]
     confidence: float
@@ -69,7 +70,9 @@ class CalibrateJob:
         with staged_folder(self.out.parent) as folder:
             segmenter = open_segmenter(self.segmenter, self.checkpoint, self.device)
             truth.fits = segmenter.transform_for
-            estimator = MaskQualityEstimator(segmenter, self.protocol, components=self.components, keep_masks=False)
+            estimator = MaskQualityEstimator(
+                segmenter, self.protocol, tokens_asked(self.tokens), components=self.components, keep_masks=False
+            )
             samples = self._samples({"": estimator}, truth, len(truth), "Scoring")[""]
             data = {
                 "name": self.dataset.name,

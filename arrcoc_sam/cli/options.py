@@ -23,9 +23,11 @@ __all__ = [
     "JsonOption",
     "PointOption",
     "SegmenterOption",
+    "TokensOption",
     "check_segmenter",
     "open_segmenter",
     "refuse_ray_options",
+    "tokens_asked",
     "wherever",
 ]
 
@@ -75,6 +77,10 @@ GpusPerActorOption = Annotated[
         show_default=False,
     ),
 ]
+TokensOption = Annotated[
+    Literal["all", "1-3", "0"],
+    typer.Option("--tokens", help="Mask tokens that are decoded: all four, the three of a click, or the single one."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print machine-readable results on stdout.")]
 
 
@@ -101,6 +107,11 @@ def refuse_ray_options(engine: str, address: str | None, actors: int | None, gpu
     misplaced = [option for option, value in given.items() if value is not None]
     if engine == "local" and misplaced:
         raise InputError(explain(f"{misplaced[0]} with --engine local", "--engine ray"))
+
+
+def tokens_asked(tokens: Literal["all", "1-3", "0"]) -> bool | Literal["all"]:
+    """The ``multimask`` that ``--tokens`` names."""
+    return "all" if tokens == "all" else tokens == "1-3"
 
 
 def wherever(model: str) -> str:

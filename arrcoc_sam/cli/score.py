@@ -16,6 +16,7 @@ from arrcoc_sam.cli.options import (
     GpusPerActorOption,
     JsonOption,
     SegmenterOption,
+    TokensOption,
 )
 from arrcoc_sam.cli.record import current_command
 
@@ -43,6 +44,7 @@ def score(
     protocol: Annotated[
         str, typer.Option(help="How a mask is asked about: mask, box, point, mask+point, mask+box, mask+point+box.")
     ] = "mask+point",
+    tokens: TokensOption = "all",
     components: Annotated[
         bool, typer.Option("--components", help="Score a mask by the worst of its connected components.")
     ] = False,
@@ -82,6 +84,7 @@ def score(
         device=device,
         dtype=dtype,
         protocol=protocol,
+        tokens=tokens,
         components=components,
         calibration=calibration,
         annotated=annotated,

@@ -11,7 +11,7 @@ import typer
 
 from arrcoc_sam.cli.analysis_job import BAD_FILES
 from arrcoc_sam.cli.console import err, noted, out, print_json
-from arrcoc_sam.cli.options import check_segmenter, refuse_ray_options, wherever
+from arrcoc_sam.cli.options import check_segmenter, refuse_ray_options, tokens_asked, wherever
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.datasets.mask_sets import MaskSet
@@ -41,6 +41,7 @@ class ScoreJob:
     device: str
     dtype: Literal["float32", "bfloat16", "float16"]
     protocol: str
+    tokens: Literal["all", "1-3", "0"]
     components: bool
     calibration: Path | None
     annotated: Path | None
@@ -70,7 +71,7 @@ class ScoreJob:
             "cpu" if self.engine == "ray" else self.device,
             self.dtype,
             self.protocol,
-            "all",
+            tokens_asked(self.tokens),
             self.components,
             self._calibration(),
         )

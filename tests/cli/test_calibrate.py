@@ -15,11 +15,12 @@ Command = Callable[..., Any]
 
 def test_calibrate_writes_a_calibration_of_these_weights(command: Command, truth: Path, weights: Path) -> None:
     words = ("calibrate", truth, "--out", "made/c.json", "--checkpoint", weights, "--per-mask", 2, "--min-masks", 8)
-    answer = command(*words, "--ablation-images", 2, "--json")
+    answer = command(*words, "--ablation-images", 2, "--tokens", "1-3", "--json")
     assert answer.code == 0, answer.err
     record = json.loads(answer.out)
     calibration = load_calibration("made/c.json")
     assert calibration.checkpoint_hash == load_segmenter("tiny", checkpoint=weights, device="cpu").checkpoint_hash
+    assert calibration.multimask is True
     assert record["report"] == json.loads(Path("made/c.json").read_text())["report"]
     assert calibration.provenance["data"]["name"] == "truth.json"
     assert sum(part["masks"] for part in calibration.provenance["sets"].values()) == 48

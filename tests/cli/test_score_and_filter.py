@@ -84,6 +84,17 @@ def test_score_writes_a_table_and_scores_beside_masks(command: Command, weights:
     assert json.loads(again.out) == record
 
 
+@pytest.mark.parametrize(("tokens", "expected"), [("all", {0, 1, 2, 3}), ("1-3", {1, 2, 3}), ("0", {0})])
+def test_score_decodes_the_tokens_that_are_named(
+    command: Command, weights: Path, tmp_path: Path, tokens: str, expected: set[int]
+) -> None:
+    path = write_masks(tmp_path / "set", num_images=1)
+    answer = command("score", path, "--checkpoint", weights, "-o", "scores.parquet", "--tokens", tokens, "--json")
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["plan"]["multimask"] == {"all": "all", "1-3": True, "0": False}[tokens]
+    assert set(pd.read_parquet("scores.parquet")["token_index"]) <= expected
+
+
 def test_bad_files_in_a_data_set_exit_3(command: Command, weights: Path, tmp_path: Path) -> None:
     path = write_masks(tmp_path / "set")
     (tmp_path / "set" / "1.png").unlink()
