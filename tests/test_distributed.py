@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -353,6 +354,25 @@ def test_a_start_that_times_out_is_tried_again() -> None:
 
 def test_an_address_is_tried_once() -> None:
     ray = _Ray(failures=1)
-    with pytest.raises(InputError, match="no Ray cluster at 'head:6379'"), _cluster(ray, "head:6379", cores=1):
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        with pytest.raises(InputError, match=f"no Ray cluster at '{address}' .The current"):
+            _cluster(ray, address, cores=1).__enter__()
+    assert ray.starts == [{"address": address, "log_to_driver": False}]
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_at_which_nobody_listens_is_not_left_to_ray(scheme: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        address = f"{scheme}127.0.0.1:{gone.getsockname()[1]}"
+    ray = _Ray(failures=0)
+    with pytest.raises(InputError, match=f"no Ray cluster at '{address}' .*refused"), _cluster(ray, address, cores=1):
         pass
-    assert ray.starts == [{"address": "head:6379", "log_to_driver": False}]
+    assert ray.starts == []
+
+
+@pytest.mark.parametrize("address", ["auto", "local", "head", "head:none"])
+def test_words_in_place_of_an_address_are_left_to_ray(address: str) -> None:
+    ray = _Ray(failures=0)
+    with _cluster(ray, address, cores=1):
+        assert ray.starts == [{"address": address, "log_to_driver": False}]

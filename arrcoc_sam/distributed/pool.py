@@ -6,11 +6,13 @@ Ray is started here, or a cluster is joined; nothing of what is computed goes th
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from typing import Any
+from urllib.parse import urlsplit
 
 from arrcoc_sam.errors import ArrcocSamError, InputError, MissingExtraError, explain, first_line
 
@@ -177,10 +179,26 @@ def _start(ray: Any, cores: int) -> None:
 
 def _join(ray: Any, address: str) -> None:
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False)
     except Exception as error:  # as above
         came = f"no Ray cluster at {address!r} ({first_line(error)})"
         raise InputError(explain(came, "its address, or none to start one here", "see docs/cluster.md")) from error
+
+
+def _knock(address: str, seconds: float = 5.0) -> None:
+    """See that somebody listens at a host and port: Ray would try for a minute and longer.
+
+    Raises:
+        OSError: Nobody does.
+    """
+    try:
+        place = urlsplit(address if "://" in address else f"//{address}")
+        host, port = place.hostname, place.port
+    except ValueError:  # Ray says what is wrong with it
+        return
+    if host is not None and port is not None:
+        socket.create_connection((host, port), timeout=seconds).close()
 
 
 def _ours(error: BaseException) -> BaseException:
