@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sqlite3
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -171,18 +172,27 @@ class FilterJob:
     def _pictures(
         self, dataset: MaskSet, scores: pd.DataFrame, beside: Path
     ) -> tuple[Sequence[MaskPicture], Sequence[MaskPicture]]:
-        """The best and the worst; to find them the data set is listed once more, in a file beside the output."""
+        """The best and the worst; to find them the data set is listed once more, in a file beside the output.
+
+        Raises:
+            OutputError: There is no room for it.
+        """
         if not self.pictures or scores.empty:
             return (), ()
-        with (
-            tempfile.TemporaryDirectory(prefix=".pictures-", dir=made_folder(beside)) as folder,
-            MaskIndex(Path(folder) / "index", name=str(dataset.path)) as index,
-        ):
-            dataset.fill(index)
-            best, worst = (
-                [_picture(dataset, index, scores.loc[[row]].iloc[0]) for row in rows]
-                for rows in best_and_worst(scores, self.pictures)
-            )
+        made_folder(beside)
+        try:
+            with (
+                tempfile.TemporaryDirectory(prefix=".pictures-", dir=beside) as folder,
+                MaskIndex(Path(folder) / "index", name=str(dataset.path)) as index,
+            ):
+                dataset.fill(index)
+                best, worst = (
+                    [_picture(dataset, index, scores.loc[[row]].iloc[0]) for row in rows]
+                    for rows in best_and_worst(scores, self.pictures)
+                )
+        except (OSError, sqlite3.OperationalError) as error:
+            came = f"the masks can't be listed in {beside} ({getattr(error, 'strerror', None) or error})"
+            raise OutputError(explain(came, "room and permission", "make room, or name --pictures 0")) from error
         return [picture for picture in best if picture], [picture for picture in worst if picture]
 
     def _tell(self, record: dict[str, Any], judgement: Judgement, scores: pd.DataFrame) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -254,6 +255,19 @@ def test_filter_writes_what_stays_with_a_report(command: Command, scored: Path) 
     assert "square &lt;b&gt;" in page
     assert "square <b>" not in page
     assert "Demonstration model" in page
+
+
+def test_filter_on_a_full_disk(command: Command, scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    before = {file for file in tmp_path.rglob("*") if file.is_file()}
+    monkeypatch.setattr("arrcoc_sam.datasets.mask_index.MaskIndex.add", full)
+    answer = command("filter", scored, "--min-quality", 0.1, "--out", "kept.json")
+    assert answer.code == 2
+    assert "can't be listed in" in answer.error
+    assert "(database or disk is full); expected room" in answer.error
+    assert {file for file in tmp_path.rglob("*") if file.is_file()} == before
 
 
 def test_a_dry_run_writes_nothing_and_says_the_same(command: Command, scored: Path, tmp_path: Path) -> None:
