@@ -15,7 +15,7 @@ import typer
 
 from arrcoc_sam.cli.analysis_job import BAD_FILES
 from arrcoc_sam.cli.calibrate_truth import TruthImages
-from arrcoc_sam.cli.console import err, out, print_json, print_table, progress
+from arrcoc_sam.cli.console import err, json_document, out, print_json, print_table, progress
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.errors import DataError, InputError, explain
@@ -95,7 +95,7 @@ class EvaluateIouJob:
                 reports[1].reliability.to_csv(folder / "reliability.csv", index=False)
                 words = f"{segmenter.name}, one click, three masks"
                 reports[1].plot(title=words).savefig(folder / "reliability.png")
-                (folder / "iou_head.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+                (folder / "iou_head.json").write_text(json_document(record), encoding="utf-8")
         if self.as_json:
             print_json(record)
         else:

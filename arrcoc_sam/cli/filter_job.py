@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from arrcoc_sam.cli.console import err, out, print_json, print_table
+from arrcoc_sam.cli.console import err, json_document, out, print_json, print_table
 from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.datasets.mask_index import MaskIndex
 from arrcoc_sam.datasets.mask_sets import MaskSet
@@ -150,8 +150,7 @@ class FilterJob:
         dataset.rewrite(target, changes)
         with replacing(_beside(target, "dropped.csv")) as temporary:
             judgement.dropped(scores).to_csv(temporary, index=False, quoting=csv.QUOTE_MINIMAL)
-        manifest = json.dumps(record, indent=2, ensure_ascii=False)
-        write_text(_beside(target, "manifest.json"), manifest + "\n")
+        write_text(_beside(target, "manifest.json"), json_document(record))
         figures = FilterFigures(
             scores=scores,
             kept=judgement.kept.to_numpy(bool),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,9 +148,8 @@ class TrainAttentionJob:
     def _print(self, report: LevelReport | None, last: dict[str, float]) -> None:
         figures: dict[str, Any] = {} if report is None else report.figures()
         if self.as_json:
-            clean = {name: value if math.isfinite(value) else None for name, value in figures.items()}
             claimed = None if report is None else [str(level) for level in report.claims.level]
-            print_json({"weights": str(self.out / WEIGHTS), "evaluation": clean, "claimed": claimed})
+            print_json({"weights": str(self.out / WEIGHTS), "evaluation": figures, "claimed": claimed})
             return
         if report is not None:
             rows = [

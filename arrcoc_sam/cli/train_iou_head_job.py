@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from arrcoc_sam.cli.console import out, print_json, print_table
+from arrcoc_sam.cli.console import finite, json_document, out, print_json, print_table
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.cli.train_segmenter_job import build_model
 from arrcoc_sam.report import Provenance
@@ -74,10 +74,9 @@ class TrainIoUHeadJob:
             ).as_json(),
         }
         weights = self.out / WEIGHTS
-        save_weights(
-            weights, done.model, {"image_size": str(size), "judges": config.transfer.prompt, "run": json.dumps(record)}
-        )
-        write_text(self.out / RECORD, json.dumps(record, indent=2) + "\n")
+        header = {"image_size": str(size), "judges": config.transfer.prompt, "run": json.dumps(finite(record))}
+        save_weights(weights, done.model, header)
+        write_text(self.out / RECORD, json_document(record))
         shutil.rmtree(progress, ignore_errors=True)
         if self.as_json:
             print_json({"weights": str(weights), **record})

@@ -13,7 +13,7 @@ import segment_anything
 import torch
 from segment_anything.modeling import Sam
 
-from arrcoc_sam.cli.console import err, out, print_json, print_table
+from arrcoc_sam.cli.console import err, finite, json_document, out, print_json, print_table
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.errors import CheckpointError, explain
 from arrcoc_sam.report import Provenance
@@ -111,8 +111,8 @@ class TrainSegmenterJob:
             ).as_json(),
         }
         weights = self.out / WEIGHTS
-        save_weights(weights, trained, {"image_size": str(size), "run": json.dumps(record)})
-        write_text(self.out / RECORD, json.dumps(record, indent=2) + "\n")
+        save_weights(weights, trained, {"image_size": str(size), "run": json.dumps(finite(record))})
+        write_text(self.out / RECORD, json_document(record))
         if self.as_json:
             print_json({"weights": str(weights), **record})
             return

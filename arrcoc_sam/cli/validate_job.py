@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import typer
 
-from arrcoc_sam.cli.console import err, out, print_json, print_table
+from arrcoc_sam.cli.console import err, json_document, out, print_json, print_table
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.granularity.validation import ValidationReport, validate
@@ -96,7 +96,7 @@ def _save(report: ValidationReport, record: dict[str, Any], folder: Path) -> Non
     report.by_gain.to_csv(folder / "by_gain.csv", index=False)
     report.sizes.to_csv(folder / "false_positive_rates.csv", index=False)
     report.single_image.to_csv(folder / "single_image.csv", index=False)
-    (folder / "validation.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (folder / "validation.json").write_text(json_document(record), encoding="utf-8")
     plot_validation(report).savefig(folder / "validation.png")
 
 

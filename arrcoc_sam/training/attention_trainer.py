@@ -325,7 +325,7 @@ def _finish(
         record["evaluation"] = figures | {
             "claimed": claimed,
             "reason": [str(reason) for reason in report.claims.reason],
-            "p_level": [[float(p) for p in row] for row in report.claims.p_level],
+            "p_level": [[float(p) if p == p else None for p in row] for row in report.claims.p_level],
             "num_images": report.claims.num_images,
         }
     write_text(folder / REPORT, json.dumps(record, indent=2) + "\n")

@@ -92,6 +92,10 @@ def test_numbers_are_printed_and_written(
     record = json.loads(Path("out/validation.json").read_text())
     assert record["passed"] is True
     assert record["command"] == "arrcoc-sam validate -o out"
+    monkeypatch.setattr(validate_job, "validate", lambda **_: replace(report, balanced_accuracy_answered=float("nan")))
+    assert command("validate", "-o", "out").code == 0
+    record = json.loads(Path("out/validation.json").read_text(), parse_constant=pytest.fail)
+    assert record["balanced_accuracy_answered"] is None
 
 
 def test_a_method_that_errs_too_often_exits_1_and_says_why(
