@@ -15,6 +15,7 @@ from torch import Tensor
 
 from arrcoc_sam.errors import InputError, ShapeError, describe, explain
 from arrcoc_sam.inputs import as_masks
+from arrcoc_sam.masks.precision import full_precision
 
 __all__ = [
     "areas",
@@ -150,7 +151,8 @@ def pairwise_intersection(
         some, others = left[begin : begin + group], right[begin : begin + group]
         for start in range(0, pixels, step):
             chunk, against = some[..., start : start + step].float(), others[..., start : start + step].float()
-            counts[begin : begin + group] += (chunk @ against.mT).round().long()
+            with full_precision(left.device):
+                counts[begin : begin + group] += (chunk @ against.mT).round().long()
     return counts.reshape(*batch, left.shape[1], right.shape[1])
 
 

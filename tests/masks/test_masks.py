@@ -12,6 +12,7 @@ from torchmetrics.functional import jaccard_index
 
 from arrcoc_sam import masks as module
 from arrcoc_sam.errors import InputError, ShapeError
+from arrcoc_sam.hierarchy import MaskForest, MaskHierarchy
 from arrcoc_sam.masks import (
     areas,
     containment,
@@ -76,6 +77,17 @@ def test_intersections_beyond_what_float32_counts():
     masks = torch.ones(1, 4200, 4200, dtype=torch.bool)  # 17.6 million pixels; 2^24 = 16.8 million
     masks[0, 0, 0] = False
     assert pairwise_intersection(masks, masks).item() == 17_639_999
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_counts_are_exact_under_autocast(dtype):
+    masks = random_masks(3, 600, 600, share=0.9)
+    expected = pairwise_intersection(masks, masks)
+    assert expected.diagonal().tolist() == areas(masks).tolist()
+    with torch.autocast("cpu", dtype):
+        assert torch.equal(pairwise_intersection(masks, masks), expected)
+        assert torch.equal(MaskHierarchy.from_masks(masks[None]).areas[0].sort().values, areas(masks).sort().values)
+        assert torch.equal(MaskForest.from_masks(masks).areas.sort().values, areas(masks).sort().values)
 
 
 def test_iou_is_torchmetrics():
