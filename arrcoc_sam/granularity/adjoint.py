@@ -47,7 +47,7 @@ def image_moments(
         distinct: Which levels count; all when not given.
 
     Returns:
-        Moments in float64. Masks are carried to the grid in float32 (float64 if they are), which costs about 1e-7.
+        Moments in float64, the way of the masks to the grid included.
 
     Raises:
         ShapeError: Shapes that do not agree.

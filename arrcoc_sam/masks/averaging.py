@@ -21,12 +21,13 @@ from torch import Tensor
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.inputs import as_masks, as_size
 from arrcoc_sam.masks.cell_windows import CellWindows, average_over_windows
+from arrcoc_sam.masks.precision import full_precision
 
 __all__ = ["area_average", "overlap_matrix", "sampling_matrix", "separable_average"]
 
-# Elements worked on at a time: on the CPU 4 MB of floats, so that they stay in the caches.
-_CHUNK_CPU = 1 << 20
-_CHUNK_GPU = 1 << 26
+# Elements worked on at a time: on the CPU 4 MB of float64s, so that they stay in the caches.
+_CHUNK_CPU = 1 << 19
+_CHUNK_GPU = 1 << 25
 
 
 def overlap_matrix(
@@ -113,9 +114,10 @@ def separable_average(
     rows: Float[Tensor, "h H"],
     columns: Float[Tensor, "w W"],
 ) -> Float[Tensor, "*N h w"]:
-    """``rows @ masks @ columns.T`` for masks of any dtype, without a float copy of all of them.
+    """``rows @ masks @ columns.T`` in float64 for masks of any dtype, without a float copy of all of them.
 
-    Works through the masks in chunks that stay in the processor's caches. Differentiable in soft masks.
+    Works through the masks in chunks that stay in the processor's caches. Differentiable in soft masks. Products are
+    exact to float64's rounding whatever autocast and TF32 are set to, so that a mask of ones has no variance.
 
     Args:
         masks: (…, H, W), bool or float.
@@ -123,9 +125,9 @@ def separable_average(
         columns: Weights of the columns, (w, W).
 
     Returns:
-        (…, h, w) float32; float64 for float64 masks.
+        (…, h, w) float64; float32 on Apple's GPUs, which have nothing wider.
     """
-    dtype = torch.float64 if masks.dtype == torch.float64 else torch.float32
+    dtype = torch.float32 if masks.device.type == "mps" else torch.float64
     *batch, height, width = masks.shape
     flat = masks.reshape(-1, height, width)
     rows = rows.to(device=masks.device, dtype=dtype)
@@ -134,12 +136,13 @@ def separable_average(
     group = max(1, budget // (height * width))
     block = max(1, budget // width)  # rows at a time; only masks larger than the budget have more than one block
     averages = []
-    for start in range(0, max(1, len(flat)), group):
-        some = flat[start : start + group]
-        average = rows[:, :block] @ (some[:, :block].to(dtype) @ columns)
-        for top in range(block, height, block):
-            average = average + rows[:, top : top + block] @ (some[:, top : top + block].to(dtype) @ columns)
-        averages.append(average)
+    with full_precision(masks.device):
+        for start in range(0, max(1, len(flat)), group):
+            some = flat[start : start + group]
+            average = rows[:, :block] @ (some[:, :block].to(dtype) @ columns)
+            for top in range(block, height, block):
+                average = average + rows[:, top : top + block] @ (some[:, top : top + block].to(dtype) @ columns)
+            averages.append(average)
     return torch.cat(averages).reshape(*batch, len(rows), columns.shape[1])
 
 

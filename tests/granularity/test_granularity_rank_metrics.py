@@ -330,16 +330,35 @@ def test_image_resolution_is_the_metric_of_upsampled_maps(metric):
     ("grid", "size"), [((14, 14), (224, 224)), ((37, 23), (111, 300)), ((9, 9), (9, 9)), ((8, 5), (3, 21))]
 )
 def test_the_adjoint_is_exact(grid, size):
-    """Correlation with the upsampled map to 1e-6 from bool masks, and to 1e-8 from float64 ones."""
+    """Correlation with the upsampled map to 1e-8, from bool masks as from float64 ones."""
     generator = torch.Generator().manual_seed(10)
     masks = nested_masks(generator, 2, size)
     attention = torch.rand(3, *grid, generator=generator).double() ** 6  # peaked, like attention
     pixels = torch.nn.functional.interpolate(attention[None], size=size, mode="bilinear", align_corners=False)[0]
     stacked = np.concatenate([pixels.flatten(1), masks.flatten(2).flatten(0, 1)])
     expected = np.corrcoef(stacked)[:3, 3:].reshape(3, 2, 3)
-    np.testing.assert_allclose(M.pearson(attention, masks, resolution="image"), expected, atol=1e-6, rtol=0)
-    exact = M.pearson(attention, masks.double(), resolution="image")
-    np.testing.assert_allclose(exact, expected, atol=1e-8, rtol=0)
+    for given_masks in (masks, masks.double()):
+        found = M.pearson(attention, given_masks, resolution="image")
+        np.testing.assert_allclose(found, expected, atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("resolution", ["grid", "image"])
+def test_autocast_takes_no_digits(dtype, resolution):
+    generator = torch.Generator().manual_seed(12)
+    masks, attention = nested_masks(generator, 2, (90, 110)), torch.rand(2, 7, 7, generator=generator)
+    for metric in (M.pearson, M.shell_contrast, M.mass_accuracy, M.rank_accuracy, M.auc, M.spearman, M.attention_iou):
+        expected = metric(attention, masks, resolution=resolution)
+        with torch.autocast("cpu", dtype):
+            found = metric(attention, masks, resolution=resolution)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7, equal_nan=True)
+
+
+def test_a_whole_that_is_everything_at_image_resolution():
+    masks = torch.zeros(1, 3, 600, 480, dtype=torch.bool)
+    masks[0, 0], masks[0, 1, :40, :40], masks[0, 2, :9, :9] = True, True, True
+    value = M.pearson(torch.rand(3, 7, 7, generator=torch.Generator().manual_seed(0)), masks, resolution="image")
+    assert value.isnan().tolist() == [[[True, False, False]]] * 3
 
 
 def test_soft_masks_at_image_resolution():
