@@ -36,11 +36,13 @@ class Relations(NamedTuple):
         nesting: (K, 2), the share of the part inside the whole, and of the subpart inside the part. NaN where the
             inner mask is empty.
         distinct: (K, 3), False where a level is empty or repeats the one above it.
-        valid: (K,), whether at least two levels are distinct and nested.
+        counted: (K, 3), whether a level is distinct and nested.
+        valid: (K,), whether at least two levels are.
     """
 
     nesting: Float[Tensor, "K 2"]
     distinct: Bool[Tensor, "K 3"]
+    counted: Bool[Tensor, "K 3"]
     valid: Bool[Tensor, " K"]
 
 
@@ -96,8 +98,8 @@ def relate_levels(
 ) -> Relations:
     """Nesting, distinctness and validity of triples that are in the order whole, part, subpart.
 
-    The whole has nothing above it: it is distinct and nested unless it is empty. A subpart counts as nested for
-    ``valid`` only if it lies inside the whole too: 0.9 of 0.9 could lie outside. An empty level is neither.
+    The whole has nothing above it: it is distinct and nested unless it is empty. A subpart counts as nested
+    only if it lies inside the whole too: 0.9 of 0.9 could lie outside. An empty level is neither.
 
     Args:
         intersections: Pixels in common of every two levels; areas on the diagonal.
@@ -115,7 +117,8 @@ def relate_levels(
         A part that repeats the whole, and a subpart inside both:
 
         >>> relate_levels(torch.tensor([[[100, 95, 20], [95, 95, 20], [20, 20, 20]]]))
-        Relations(nesting=tensor([[1., 1.]]), distinct=tensor([[ True, False,  True]]), valid=tensor([True]))
+        Relations(nesting=tensor([[1., 1.]]), distinct=tensor([[ True, False,  True]]),
+                  counted=tensor([[ True, False,  True]]), valid=tensor([True]))
     """
     if intersections.ndim != 3 or intersections.shape[-2:] != (3, 3):
         raise ShapeError(explain(f"intersections is {describe(intersections)}", "(K, 3, 3)"))
@@ -124,6 +127,7 @@ def relate_levels(
     return Relations(
         nesting=_adjacent(intersections) / areas[:, 1:],
         distinct=_distinct(intersections, distinct_iou),
+        counted=counted,
         valid=counted.sum(-1) >= 2,
     )
 

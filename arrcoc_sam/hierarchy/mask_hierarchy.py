@@ -47,7 +47,9 @@ class MaskHierarchy:
         nesting: (K, 2), the share of the part inside the whole, and of the subpart inside the part. NaN where the
             inner mask is empty.
         distinct: (K, 3), False where a level is empty or repeats the one above it.
-        valid: (K,), whether at least two levels are distinct and nested. What is not valid is reported as "abstain".
+        counted: (K, 3), whether a level is distinct and nested; the whole, unless it is empty, always is. A third mask
+            beside the part is distinct and not counted: it is nobody's subpart, and teaches nothing.
+        valid: (K,), whether at least two levels are counted. What is not valid is reported as "abstain".
     """
 
     LEVELS: ClassVar[tuple[str, str, str]] = LEVELS
@@ -58,6 +60,7 @@ class MaskHierarchy:
     areas: Int[Tensor, "K 3"]
     nesting: Float[Tensor, "K 2"]
     distinct: Bool[Tensor, "K 3"]
+    counted: Bool[Tensor, "K 3"]
     valid: Bool[Tensor, " K"]
 
     @classmethod
@@ -119,6 +122,7 @@ class MaskHierarchy:
             areas=common.diagonal(dim1=-2, dim2=-1),
             nesting=relations.nesting,
             distinct=relations.distinct,
+            counted=relations.counted,
             valid=relations.valid,
         )
 

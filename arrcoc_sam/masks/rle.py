@@ -14,7 +14,7 @@ from arrcoc_sam.errors import DataError, MixedSizesError, ShapeError, describe, 
 from arrcoc_sam.inputs import as_masks
 from arrcoc_sam.masks.run_lengths import coco_strings
 
-__all__ = ["RLE", "decode_rle", "encode_rle", "rle_areas", "run_lengths"]
+__all__ = ["RLE", "decode_rle", "encode_rle", "rle_areas", "rle_intersections", "run_lengths"]
 
 RLE: TypeAlias = dict[str, Any]
 """``{"size": [height, width], "counts": str}``, the string being COCO's compressed run lengths, column by column."""
@@ -90,6 +90,42 @@ def rle_areas(rle: Sequence[Mapping[str, Any]]) -> Int64[Tensor, " K"]:
         DataError: As for :func:`decode_rle`.
     """
     return torch.tensor([int(run_lengths(each)[1][1::2].sum()) for each in rle], dtype=torch.int64)
+
+
+def rle_intersections(rle: Sequence[Mapping[str, Any]]) -> Int64[Tensor, "K K"]:
+    """Pixels in common of every two masks, without decoding them; areas on the diagonal.
+
+    Args:
+        rle: Dictionaries with ``size`` and ``counts``, of one size.
+
+    Returns:
+        (K, K) int64, what :func:`arrcoc_sam.masks.pairwise_intersection` counts.
+
+    Raises:
+        DataError: As for :func:`decode_rle`.
+        MixedSizesError: The sizes of several differ.
+
+    Example:
+        >>> rle_intersections([{"size": [2, 4], "counts": [0, 6, 2]}, {"size": [2, 4], "counts": [4, 3, 1]}])
+        tensor([[6, 2],
+                [2, 3]])
+    """
+    parsed = [run_lengths(each) for each in rle]
+    if len({size for size, _ in parsed}) > 1:
+        sizes = sorted({size for size, _ in parsed})
+        raise MixedSizesError(explain(f"run lengths of sizes {sizes}", "one size", "compare them one at a time"))
+    edges, covered = [], []
+    for _, runs in parsed:
+        lit = runs.copy()
+        lit[::2] = 0
+        edges.append(np.concatenate(([0], runs.cumsum())))
+        covered.append(np.concatenate(([0], lit.cumsum())))  # pixels of the mask before each edge
+    common = np.zeros((len(parsed), len(parsed)))
+    for i, places in enumerate(edges):
+        for j in range(i + 1):
+            before = np.interp(places, edges[j], covered[j])  # slopes are 0 and 1: exact
+            common[i, j] = common[j, i] = np.diff(before)[1::2].sum()
+    return torch.from_numpy(common.astype(np.int64))
 
 
 def _drawn(rle: Mapping[str, Any]) -> Bool[Tensor, "H W"]:

@@ -12,15 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from arrcoc_sam.errors import DataError, InputError, explain
+from arrcoc_sam.hierarchy.levels import relate_levels
 from arrcoc_sam.images import load_image
 from arrcoc_sam.inputs import as_size
-from arrcoc_sam.masks.rle import run_lengths
+from arrcoc_sam.masks.rle import rle_intersections, run_lengths
 from arrcoc_sam.segmenters.base import Segmenter
 from arrcoc_sam.training.cache_grids import rle_to_grid
 from arrcoc_sam.training.cache_records import MANIFEST, CachePlan, read_shard, reading, shard_fault, shard_path
@@ -125,10 +126,12 @@ class SampleReader:
         """
         size = [row["height"], row["width"]]
         runs = [run_lengths({"size": size, "counts": counts})[1] for counts in row["counts"]]
+        masks = [{"size": size, "counts": lengths} for lengths in runs]
         triple = MaskTriple(
             score=np.array(row["score"], dtype=np.float64),
             token_index=np.array(row["token_index"], dtype=np.int64),
             distinct=np.array(row["distinct"], dtype=bool),
+            counted=_counted(row, masks),
             area_share=np.array([lengths[1::2].sum() for lengths in runs]) / (size[0] * size[1]),
             key=row["image_number"],
         )
@@ -140,9 +143,7 @@ class SampleReader:
             raise _not_finite(row, taught.confidence.tolist())
         used = sorted({int(mask) for mask in taught.mask[valid]})
         grids = np.zeros((3, *self.target_hw), dtype=np.float32)
-        drawn = dict(
-            zip(used, rle_to_grid([{"size": size, "counts": runs[m]} for m in used], self.target_hw), strict=True)
-        )
+        drawn = dict(zip(used, rle_to_grid([masks[m] for m in used], self.target_hw), strict=True))
         for level in np.flatnonzero(valid):
             grids[level] = drawn[int(taught.mask[level])]
         image, point = None, torch.tensor([row["x"], row["y"]], dtype=torch.float32)
@@ -318,6 +319,18 @@ def _check_scores(rows: pa.Table) -> None:
     if len(bad):
         row = {name: rows[name][int(bad[0])].as_py() for name in ("image", "x", "y", "score")}
         raise _not_finite(row, row["score"])
+
+
+def _counted(row: Mapping[str, Any], masks: Sequence[Mapping[str, Any]]) -> Bool[ndarray, " 3"]:
+    """Which levels are distinct and nested. The cache says which are distinct and whether two are both.
+
+    Caches are built with the usual thresholds.
+    """
+    distinct = np.array(row["distinct"], dtype=bool)
+    if row["valid"] and distinct.sum() == 2:
+        return distinct
+    counted: ndarray = relate_levels(rle_intersections(masks)[None]).counted[0].numpy()
+    return counted
 
 
 def _not_finite(row: Mapping[str, Any], confidence: Sequence[float]) -> DataError:

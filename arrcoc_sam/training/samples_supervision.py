@@ -33,7 +33,7 @@ __all__ = [
 
 SupervisionName: TypeAlias = Literal["hierarchy", "flat", "token_order", "permuted", "area_quantiles"]
 SUPERVISIONS: Final = ("hierarchy", "flat", "token_order", "permuted", "area_quantiles")
-"""hierarchy: whole, part, subpart by area and nesting; what is not distinct teaches nothing.
+"""hierarchy: whole, part, subpart by area and nesting; what is not distinct and nested teaches nothing.
 
 flat: the mask of the highest score teaches all levels. token_order: the decoder's tokens 1, 2, 3 teach whole, part,
 subpart as they come. permuted: the masks in an order drawn for each picture. area_quantiles: a mask teaches the level
@@ -49,6 +49,7 @@ class MaskTriple:
         score: (3,) predicted IoU, raw.
         token_index: (3,) the decoder's token of each.
         distinct: (3,) whether each differs from the one above.
+        counted: (3,) whether each is distinct and nested (``MaskHierarchy.counted``).
         area_share: (3,) of the picture, in [0, 1].
         key: Of the picture: what is drawn at random is drawn by it.
     """
@@ -56,6 +57,7 @@ class MaskTriple:
     score: Float[ndarray, " 3"]
     token_index: Int64[ndarray, " 3"]
     distinct: Bool[ndarray, " 3"]
+    counted: Bool[ndarray, " 3"]
     area_share: Float[ndarray, " 3"]
     key: int
 
@@ -98,8 +100,8 @@ def supervision(
         InputError: "area_quantiles" without bounds, or bounds that fall.
 
     Example:
-        >>> triple = MaskTriple(np.array([0.9, 0.7, 0.8]), np.array([3, 1, 2]), np.array([True, True, False]),
-        ...                     np.array([0.5, 0.2, 0.18]), key=0)
+        >>> triple = MaskTriple(np.array([0.9, 0.7, 0.8]), np.array([3, 1, 2]), distinct=np.array([True, True, True]),
+        ...                     counted=np.array([True, True, False]), area_share=np.array([0.5, 0.2, 0.18]), key=0)
         >>> taught = supervision("hierarchy")(triple)
         >>> taught.mask, taught.valid
         (array([0, 1, 2]), array([ True,  True, False]))
@@ -128,7 +130,7 @@ class _Teach:
     def __call__(self, triple: MaskTriple) -> Teaching:
         count = np.ones(3, dtype=bool)
         if self.name == "hierarchy":
-            mask, count = np.arange(3), triple.distinct
+            mask, count = np.arange(3), triple.counted
         elif self.name == "flat":
             mask = np.full(3, np.argmax(triple.score))
         elif self.name == "token_order":

@@ -72,6 +72,7 @@ def test_three_masks_follow_the_definition(prompts):
         whole, part, subpart = ordered = [sets[i] for i in order]
         assert [pixels(mask) for mask in hierarchy.masks[k]] == ordered
         assert hierarchy.areas[k].tolist() == [len(s) for s in ordered]
+        assert hierarchy.counted[k].tolist() == counted_levels(ordered)
         assert bool(hierarchy.valid[k]) == (sum(counted_levels(ordered)) >= 2)
         for level, (inner, above) in enumerate(((part, whole), (subpart, part))):
             share = len(inner & above) / len(inner) if inner else float("nan")
@@ -151,7 +152,16 @@ def test_subpart_beside_the_whole_does_not_make_a_triple_valid():
     assert hierarchy.distinct[0].tolist() == [True, False, True]
     assert hierarchy.nesting[0].tolist() == pytest.approx([0.9, 1.0])
     assert hierarchy.valid.tolist() == [False]
+    assert hierarchy.counted[0].tolist() == [True, False, False]
     assert not hierarchy.clipped()[0, 2].any()
+
+
+def test_a_mask_beside_the_part_is_distinct_and_not_counted():
+    hierarchy = triple(strip((0, 90)), strip((0, 40)), strip((50, 80)))
+    assert hierarchy.distinct[0].tolist() == [True, True, True]
+    assert hierarchy.counted[0].tolist() == [True, True, False]
+    assert hierarchy.valid.tolist() == [True]
+    assert hierarchy[0].counted.tolist() == [[True, True, False]]
 
 
 # --- degenerate -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, MixedSizesError, ShapeError
-from arrcoc_sam.masks.rle import decode_rle, encode_rle, rle_areas
+from arrcoc_sam.masks import pairwise_intersection
+from arrcoc_sam.masks.rle import decode_rle, encode_rle, rle_areas, rle_intersections
 
 shapes = st.tuples(st.integers(1, 60), st.integers(1, 60))
 
@@ -44,6 +45,17 @@ def test_bytes_are_pycocotools_and_come_back(mask):
     assert json.loads(json.dumps(rle)) == rle
     np.testing.assert_array_equal(decode_rle(rle).numpy(), mask)
     assert rle_areas([rle]).tolist() == [int(coco.area(expected))]
+
+
+@settings(deadline=None, max_examples=100)
+@given(any_mask(), st.integers(0, 10**6))
+def test_intersections_of_run_lengths_are_those_of_masks(mask, seed):
+    rng = np.random.default_rng(seed)
+    others = [rng.random(mask.shape) < share for share in (0.0, 0.5, 1.0)]
+    masks = torch.from_numpy(np.stack([mask, *others]))
+    assert torch.equal(rle_intersections(encode_rle(masks)), pairwise_intersection(masks, masks))
+    with pytest.raises(MixedSizesError):
+        rle_intersections([encode_rle(mask), encode_rle(np.zeros((70, 70), dtype=bool))])
 
 
 def test_large_masks_have_long_numbers():

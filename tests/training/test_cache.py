@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.errors import DataError, InputError
+from arrcoc_sam.hierarchy import MaskHierarchy
 from arrcoc_sam.images import load_image
 from arrcoc_sam.masks import area_average, decode_rle, encode_rle, mask_iou
 from arrcoc_sam.prompts import Prompts
@@ -24,10 +25,10 @@ from arrcoc_sam.scenes import generate_scene
 from arrcoc_sam.segmenters.sam import SamSegmenter
 from arrcoc_sam.segmenters.tiny import build_tiny
 from arrcoc_sam.training.cache import build_cache
-from arrcoc_sam.training.cache_dataset import HierarchyCache, HierarchyDataset, HierarchyStream
-from arrcoc_sam.training.cache_prompts import GridPrompts, PointPrompts, TruthPrompts
+from arrcoc_sam.training.cache_dataset import HierarchyCache, HierarchyDataset, HierarchyStream, SampleReader
+from arrcoc_sam.training.cache_prompts import Clicks, GridPrompts, PointPrompts, TruthPrompts
 from arrcoc_sam.training.cache_records import MANIFEST, shard_path
-from arrcoc_sam.training.cache_sources import SegmenterLevels, TruthLevels
+from arrcoc_sam.training.cache_sources import SegmenterLevels, TruthLevels, level_rows
 from arrcoc_sam.training.samples import AttentionSample, collate_samples, flip_sample
 from arrcoc_sam.training.samples_supervision import supervision
 
@@ -193,14 +194,27 @@ def test_targets_are_the_levels_on_the_grid(cache: HierarchyCache) -> None:
         hierarchy, points = triples_of(scene)
         for k in hierarchy.valid.nonzero()[:, 0].tolist():
             sample = dataset[index]
-            expected = area_average(hierarchy.masks[k], (16, 16)) * hierarchy.distinct[k][:, None, None]
+            expected = area_average(hierarchy.masks[k], (16, 16)) * hierarchy.counted[k][:, None, None]
             torch.testing.assert_close(sample.targets, expected, rtol=0.0, atol=1e-6)
             torch.testing.assert_close(sample.point_xy.double(), (points[k] + 0.5) * 32 / 48 - 0.5)
             assert sample.image is not None
             assert sample.image.shape == (3, 32, 32)
-            assert sample.valid.tolist() == hierarchy.distinct[k].tolist()
+            assert sample.valid.tolist() == hierarchy.counted[k].tolist()
             index += 1
     assert index == len(dataset)
+
+
+def test_a_mask_beside_the_part_is_not_taught_as_the_subpart(tmp_path: Path) -> None:
+    masks = torch.zeros(1, 3, 20, 20, dtype=torch.bool)
+    masks[0, 0, :, :18], masks[0, 1, :, :8], masks[0, 2, :10, 10:16] = True, True, True
+    hierarchy = MaskHierarchy.from_masks(masks)
+    assert hierarchy.valid.tolist() == [True]
+    assert hierarchy.distinct.tolist() == [[True, True, True]]
+    (row,) = level_rows(hierarchy, Clicks(torch.tensor([[3.0, 3.0]])))
+    sample = SampleReader(tmp_path, target_hw=(4, 4)).sample({"image": "a.png", "image_number": 0, **row})
+    assert sample.valid.tolist() == [True, True, False]
+    assert sample.confidence.tolist() == [1.0, 1.0, 0.0]
+    assert not bool(sample.targets[2].any())
 
 
 def test_the_stream_reads_every_sample_once(cache: HierarchyCache) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,13 +21,14 @@ from arrcoc_sam.training.samples_supervision import (
 TRIPLE = MaskTriple(
     score=np.array([0.5, 0.9, 0.7]),
     token_index=np.array([2, 3, 1]),
-    distinct=np.array([True, False, True]),
+    distinct=np.array([True, True, True]),
+    counted=np.array([True, False, True]),
     area_share=np.array([0.4, 0.3, 0.02]),
     key=5,
 )
 
 
-def test_the_hierarchy_leaves_out_what_is_not_distinct() -> None:
+def test_the_hierarchy_leaves_out_what_is_not_distinct_and_nested() -> None:
     taught = supervision()(TRIPLE)
     assert taught.mask.tolist() == [0, 1, 2]
     assert taught.valid.tolist() == [True, False, True]
@@ -46,7 +48,7 @@ def test_baselines() -> None:
     permuted = supervision("permuted", seed=1)
     orders = set()
     for key in range(50):
-        triple = MaskTriple(TRIPLE.score, TRIPLE.token_index, TRIPLE.distinct, TRIPLE.area_share, key)
+        triple = replace(TRIPLE, key=key)
         assert permuted(triple).mask.tolist() == permuted(triple).mask.tolist()
         orders.add(tuple(permuted(triple).mask.tolist()))
     assert len(orders) == 6
