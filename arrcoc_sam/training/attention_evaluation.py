@@ -3,6 +3,10 @@
 For a click, other images' attention is asked at the same place of theirs: V[j, i] is the contrast of image j's
 attention at image i's click, on image i's masks. A blob around the click scores the same on all of them, so the mean
 over j ≠ i takes it out, and what is left is what the model saw in the image.
+
+A sample holds averages over cells, not pixels, so levels are clipped cell by cell, by the smaller share. A level that
+counts lies inside the one above but for a tenth of it at most: of that tenth stays what shares a cell with the level
+above. Metrics of masks clip pixels.
 """
 
 from __future__ import annotations
@@ -64,7 +68,7 @@ class LevelReport:
 
 
 def measurable_samples(samples: SampleCollection, rows: int, *, most: int | None = None) -> list[AttentionSample]:
-    """One sample a picture whose three levels a grid can tell apart.
+    """One sample a picture with at least two levels that count, which a grid can tell apart.
 
     Args:
         samples: With targets that are finer than the grid, or as fine.
