@@ -25,7 +25,7 @@ from arrcoc_sam.granularity.metrics import shell_contrast
 from arrcoc_sam.hierarchy.levels import LEVELS, clip_levels, measurable_shells, shell_masks
 from arrcoc_sam.masks import area_average
 from arrcoc_sam.training.attention import MultiScaleAttention, attention_of_logits
-from arrcoc_sam.training.attention_feed import SampleCollection
+from arrcoc_sam.training.attention_feed import SampleCollection, by_picture
 from arrcoc_sam.training.samples import AttentionSample, collate_samples
 
 __all__ = ["LevelReport", "check_judged", "evaluate_levels", "measurable_samples"]
@@ -76,10 +76,9 @@ def measurable_samples(samples: SampleCollection, rows: int, *, most: int | None
         most: No more than this.
     """
     found: list[AttentionSample] = []
-    keys, first = np.unique(samples.image_keys(), return_index=True)
-    following = {int(key): np.flatnonzero(samples.image_keys() == key) for key in keys}
-    for key in keys[np.argsort(first)]:
-        for row in following[int(key)]:
+    order, starts = by_picture(samples.image_keys())
+    for picture in np.argsort(order[starts[:-1]]):  # as they first come
+        for row in order[starts[picture] : starts[picture + 1]]:
             sample = samples[int(row)]
             shells = area_average(shell_masks(clip_levels(sample.targets), sample.valid), (rows, rows))
             enough = torch.tensor([int(sample.valid.sum()) >= 2])

@@ -20,7 +20,7 @@ from arrcoc_sam.training.attention_settings import AttentionTraining
 from arrcoc_sam.training.samples import AttentionBatch, AttentionSample, collate_samples, flip_sample
 from arrcoc_sam.training.samples_supervision import draw_levels
 
-__all__ = ["HeldSamples", "SampleCollection", "StepSamples", "feed_samples"]
+__all__ = ["HeldSamples", "SampleCollection", "StepSamples", "by_picture", "feed_samples"]
 
 
 @runtime_checkable
@@ -53,6 +53,26 @@ class HeldSamples:
         return np.array([sample.image_key for sample in self.samples], dtype=np.int64)
 
 
+def by_picture(keys: Int64[ndarray, " n"]) -> tuple[Int64[ndarray, " n"], Int64[ndarray, " _"]]:
+    """The samples of every picture, by one sort.
+
+    Args:
+        keys: The picture of each sample.
+
+    Returns:
+        The samples' numbers, picture after picture by rising key, and where each picture's begin; at the end n.
+
+    Example:
+        >>> order, starts = by_picture(np.array([7, 4, 7]))
+        >>> order.tolist(), starts.tolist()
+        ([1, 0, 2], [0, 1, 3])
+    """
+    order = np.argsort(keys, kind="stable")
+    ranked = keys[order]
+    starts = np.flatnonzero(np.diff(ranked, prepend=ranked[:1] - 1))
+    return order, np.append(starts, len(keys))
+
+
 class StepSamples(Dataset[list[AttentionBatch]]):
     """What this process works through in each step: one batch for each part of it.
 
@@ -77,11 +97,10 @@ class StepSamples(Dataset[list[AttentionBatch]]):
             raise InputError(explain(came, f"a multiple of {parts}"))
         if len(samples) == 0:
             raise InputError(explain("no samples", "at least one"))
-        keys, place = np.unique(samples.image_keys(), return_inverse=True)
-        order = np.argsort(place, kind="stable")
-        self._of_picture = np.split(order, np.cumsum(np.bincount(place))[:-1])
+        self._order, self._starts = by_picture(samples.image_keys())
+        self._epoch, self._pictures = -1, self._order  # the order of the last epoch that was asked for
         self.samples, self.settings, self.rank, self.world_size = samples, settings, rank, world_size
-        self.num_pictures = len(keys)
+        self.num_pictures = len(self._starts) - 1
 
     def __getitem__(self, step: int) -> list[AttentionBatch]:
         parts = self.settings.accumulation
@@ -94,9 +113,9 @@ class StepSamples(Dataset[list[AttentionBatch]]):
         levels: list[torch.Tensor] = []
         for place in places:
             epoch, number = divmod(step * self.settings.num_images + place, self.num_pictures)
-            picture = np.random.default_rng([self.settings.seed, 0, epoch]).permutation(self.num_pictures)[number]
+            picture = self._shuffled(epoch)[number]
             rng = np.random.default_rng([self.settings.seed, 1, step, place])
-            rows = self._of_picture[picture]
+            rows = self._order[self._starts[picture] : self._starts[picture + 1]]
             chosen = rng.permutation(rows)[: self.settings.num_queries]
             some = [self.samples[int(row)] for row in chosen]
             if self.settings.flip and rng.random() < 0.5:
@@ -111,6 +130,13 @@ class StepSamples(Dataset[list[AttentionBatch]]):
         if not self.settings.draw_levels:
             return batch
         return replace(batch, valid=torch.cat(levels), confidence=torch.ones_like(batch.confidence))
+
+    def _shuffled(self, epoch: int) -> Int64[ndarray, " _"]:
+        """The pictures in the order of an epoch, drawn once while it lasts."""
+        if epoch != self._epoch:
+            rng = np.random.default_rng([self.settings.seed, 0, epoch])
+            self._epoch, self._pictures = epoch, rng.permutation(self.num_pictures)
+        return self._pictures
 
 
 def feed_samples(batches: StepSamples, steps: range, *, num_workers: int = 0) -> Iterator[list[AttentionBatch]]:

@@ -161,6 +161,45 @@ def test_a_step_is_the_same_on_any_number_of_processes(samples: HeldSamples) -> 
     assert not torch.equal(alone[0][0].points_xy, alone[1][0].points_xy)
 
 
+def test_draws_are_by_one_order_an_epoch_and_one_grouping(
+    samples: HeldSamples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(SMALL, flip=False)
+    keys = samples.image_keys()
+    shuffled = HeldSamples([samples[i] for i in np.random.default_rng(0).permutation(len(samples))])
+    for collection in (samples, shuffled):
+        batches = StepSamples(collection, settings)
+        pictures = np.unique(collection.image_keys())
+        for step in (0, 1, 9, 10, 2):
+            expected = []
+            for place in range(settings.num_images):
+                epoch, number = divmod(step * settings.num_images + place, len(pictures))
+                order = np.random.default_rng([settings.seed, 0, epoch]).permutation(len(pictures))
+                rows = np.flatnonzero(collection.image_keys() == pictures[order[number]])
+                chosen = np.random.default_rng([settings.seed, 1, step, place]).permutation(rows)
+                expected += [collection[i].point_xy for i in chosen[: settings.num_queries]]
+            assert torch.equal(batches[step][0].points_xy, torch.stack(expected))
+
+    orders, real = [], np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: orders.append(seed) or real(seed))
+    batches = StepSamples(samples, settings)
+    for step in range(len(np.unique(keys)) // settings.num_images):
+        batches[step]
+    assert [seed for seed in orders if seed[1] == 0] == [[settings.seed, 0, 0]]
+
+
+def test_measurable_samples_groups_once(samples: HeldSamples, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    real = HeldSamples.image_keys
+    monkeypatch.setattr(HeldSamples, "image_keys", lambda self: calls.append(1) or real(self))
+    found = measurable_samples(samples, 16)
+    assert len(calls) == 1
+    assert len({sample.image_key for sample in found}) == len(found) > 3
+    backwards = measurable_samples(HeldSamples(samples.samples[::-1]), 16, most=3)
+    assert [sample.image_key for sample in backwards] == [sample.image_key for sample in found[:-4:-1]]
+    assert measurable_samples(HeldSamples([]), 16) == []
+
+
 WORKER = """
 import sys
 from pathlib import Path
