@@ -29,6 +29,7 @@ from arrcoc_sam.training.attention_evaluation import LevelReport, check_judged, 
 from arrcoc_sam.training.attention_feed import SampleCollection, StepSamples, feed_samples
 from arrcoc_sam.training.attention_settings import AttentionTraining
 from arrcoc_sam.training.checkpoint import load_state, save_state, save_weights
+from arrcoc_sam.training.configuration import check_counts
 from arrcoc_sam.training.distributed import Devices, open_devices
 from arrcoc_sam.training.logs import TrainingLog
 from arrcoc_sam.training.optimizer import build_optimizer
@@ -85,10 +86,12 @@ def train_attention(
 
     Raises:
         InputError: Batch normalisation that is kept while a step is worked through in several parts; pictures that
-            can't be dealt evenly; too few samples to judge on.
+            can't be dealt evenly; too few samples to judge on; a number of steps or processes below its least.
         TrainingError: The loss is not finite; or ``folder`` holds a run of other settings.
         OutputError: ``folder`` can't be made.
     """
+    check_counts(1, checkpoint_every=checkpoint_every, log_every=log_every)
+    check_counts(0, evaluate_every=evaluate_every, num_workers=num_workers)
     devices = open_devices() if devices is None else devices
     if validation is not None:
         check_judged(validation)

@@ -1,4 +1,4 @@
-"""Files of settings: TOML read into frozen dataclasses, every key and value checked."""
+"""Files of settings: TOML read into frozen dataclasses, every key and value checked; and the counts of a run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,20 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, explain
 
-__all__ = ["read_section", "read_toml"]
+__all__ = ["check_counts", "read_section", "read_toml"]
 
 Section = TypeVar("Section")
+
+
+def check_counts(least: int, **counts: int | None) -> None:
+    """See that numbers of steps or processes are large enough; None is.
+
+    Raises:
+        InputError: One is below ``least``.
+    """
+    for name, value in counts.items():
+        if value is not None and value < least:
+            raise InputError(explain(f"{name}={value}", f"at least {least}"))
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

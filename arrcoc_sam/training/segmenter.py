@@ -19,6 +19,7 @@ from arrcoc_sam.segmenters.checkpoints import load_weights
 from arrcoc_sam.segmenters.tiny import build_tiny
 from arrcoc_sam.segmenters.tiny_encoder import TinyEncoder
 from arrcoc_sam.training.batches import BatchPlan
+from arrcoc_sam.training.configuration import check_counts
 from arrcoc_sam.training.distributed import Devices, open_devices
 from arrcoc_sam.training.feed import StepBatches, feed
 from arrcoc_sam.training.logs import TrainingLog
@@ -73,8 +74,8 @@ def train_segmenter(
         progress: Called with (steps done, figures of the step) at each row of the log, on the main process.
 
     Raises:
-        InputError: Image sizes that the model can't take, images that can't be shared evenly, an unknown device, or
-            parameters that there are not.
+        InputError: Image sizes that the model can't take, images that can't be shared evenly, an unknown device,
+            parameters that there are not, or a number of steps or processes below its least.
         CheckpointError: ``initial`` is missing, damaged, or of another architecture.
         DataError: The source holds no target of a usable size.
         TrainingError: The loss or the gradient is not finite (the batch is saved then), or ``folder`` holds a run of
@@ -82,7 +83,8 @@ def train_segmenter(
         OutputError: ``folder`` can't be made.
         MissingExtraError: Many devices without Accelerate, TensorBoard where it is not installed.
     """
-    _check_counts(stop_after, checkpoint_every, log_every, num_workers)
+    check_counts(1, stop_after=stop_after, checkpoint_every=checkpoint_every, log_every=log_every)
+    check_counts(0, num_workers=num_workers)
     devices = open_devices(device)
     torch.manual_seed(config.seed)
     trained = build_tiny(config.stages[0].image_size) if model is None else model
@@ -144,17 +146,6 @@ class _Watch:
         self._log.close()
         if self._validator is not None:
             self._validator.close()
-
-
-def _check_counts(stop_after: int | None, checkpoint_every: int, log_every: int, num_workers: int) -> None:
-    for name, value, least in (
-        ("stop_after", 1 if stop_after is None else stop_after, 1),
-        ("checkpoint_every", checkpoint_every, 1),
-        ("log_every", log_every, 1),
-        ("num_workers", num_workers, 0),
-    ):
-        if value < least:
-            raise InputError(explain(f"{name}={value}", f"at least {least}"))
 
 
 def check_training(config: SegmenterTraining, model: Sam, devices: Devices) -> None:

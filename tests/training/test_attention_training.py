@@ -295,6 +295,10 @@ def test_bad_settings_and_data(samples: HeldSamples, folder: Path, tmp_path: Pat
         train_attention(live, samples, tmp_path)
     with pytest.raises(InputError, match="2 measurable samples to judge on; expected at least 4"):
         train_attention(SMALL, samples, tmp_path, validation=samples.samples[:2])
+    for name, least in (("checkpoint_every", 1), ("log_every", 1), ("evaluate_every", 0), ("num_workers", 0)):
+        with pytest.raises(InputError, match=rf"^{name}={least - 1}; expected at least {least}"):
+            train_attention(SMALL, samples, tmp_path / "counts", **{name: least - 1})  # type: ignore[arg-type]
+    assert not (tmp_path / "counts").exists()
     train_attention(replace(SMALL, steps=1), samples, tmp_path / "run")
     with pytest.raises(TrainingError, match=r"another configuration \(settings\.steps was 1, and is 6\)"):
         train_attention(SMALL, samples, tmp_path / "run")
