@@ -97,7 +97,7 @@ def check_masks(targets: Tensor, shape: tuple[int, ...], name: str = "targets", 
     if not isinstance(targets, Tensor):
         raise InputError(explain(f"{name} is {describe(targets)}", "a tensor", "convert it: torch.as_tensor"))
     if not targets.is_floating_point() and targets.dtype not in _MASK_DTYPES:
-        raise InputError(explain(f"{name} is {describe(targets)}", "bool, integers 0 and 1, or floats in [0, 1]"))
+        raise InputError(explain(f"{name} is {describe(targets)}", "bool, integers, or floats in [0, 1]"))
     if tuple(targets.shape) != shape:
         mend = None
         if targets.ndim >= 2 and tuple(targets.shape[-2:]) != shape[-2:]:

@@ -112,7 +112,7 @@ def _numbers(logits: Tensor, alpha: float | None, gamma: float) -> tuple[Tensor,
 def _terms(
     x: Tensor, t: Tensor, valid: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    # a bool may be a byte of 255: those of Pillow's images of mode "1" are
+    # a byte may be 255: a mask's, or a bool of Pillow's images of mode "1"
     x, t = x.to(dtype), t.to(dtype).clamp(max=1)
     if valid is not None:
         x = torch.where(valid.unsqueeze(-1), x, 0.0)

@@ -37,7 +37,7 @@ def sigmoid_focal_loss(
 
     Args:
         logits: (…, H, W), finite, any floating dtype; half precision is evaluated and summed in float32.
-        targets: (…, H, W) bool, integers 0 and 1, or floats in [0, 1]; constants.
+        targets: (…, H, W) bool, integers (not 0: the mask), or floats in [0, 1]; constants.
         alpha: Weight of the foreground in [0, 1], its complement weighs the background; None: no class weight.
         gamma: Focusing exponent, ≥ 0; gradients are finite for γ < 1 too.
         reduction: "none" per mask, "mean" over the masks (0 of none), "sum".
@@ -79,7 +79,7 @@ def dice_loss(
 
     Args:
         logits: (…, H, W), finite, any floating dtype.
-        targets: (…, H, W) bool, integers 0 and 1, or floats in [0, 1]; constants.
+        targets: (…, H, W) bool, integers (not 0: the mask), or floats in [0, 1]; constants.
         smooth: Added to numerator and denominator, ≥ 0. With 0, an empty target and a prediction that underflows to
             empty give 0/0, which is NaN.
         reduction: "none" per mask, "mean" over the masks (0 of none), "sum".
@@ -123,7 +123,7 @@ def focal_dice_loss(
 
     Args:
         logits: (…, H, W), finite, any floating dtype; half precision is evaluated and summed in float32.
-        targets: (…, H, W) bool, integers 0 and 1, or floats in [0, 1]; constants. May be expanded (stride 0).
+        targets: (…, H, W) bool, integers (not 0: the mask), or floats in [0, 1]; constants. May be expanded (stride 0).
         focal_weight: Weight of :func:`sigmoid_focal_loss`, ≥ 0.
         dice_weight: Weight of :func:`dice_loss`, ≥ 0.
         alpha: Weight of the foreground in the focal loss, in [0, 1]; None: no class weight.

@@ -57,7 +57,8 @@ def per_mask_sums(
 
     Args:
         logits: (…, H, W), any strides; copied where H and W can't be viewed as one axis.
-        targets: (…, H, W) bool, integers or floats. An axis before H that is expanded (stride 0) is not copied.
+        targets: (…, H, W) bool, integers, of which all but 0 are 1, or floats. An axis before H that is expanded
+            (stride 0) is not copied.
         valid: Masks that count; the sums of the others are 0 with zero gradient, whatever their logits (NaN too).
         alpha: Weight of the foreground in the focal sum; None for none.
         gamma: Focusing exponent.
@@ -127,13 +128,13 @@ def _as_groups(
 ]:
     """Groups of masks that share a target, which is one mask a group unless ``targets`` is expanded."""
     targets = targets.detach()
-    if targets.dtype == torch.bool:
-        targets = targets.view(torch.uint8)  # the same bytes; inductor's bool arithmetic is several times slower
-    elif not targets.is_floating_point():
-        targets = targets.to(torch.uint8)
     masks = logits.shape[-3] if logits.ndim > 2 else 1
     if masks > 1 and targets.stride(-3) == 0:
         targets = targets.narrow(-3, 0, 1)
+    if not targets.is_floating_point() and targets.dtype not in (torch.bool, torch.uint8):
+        targets = targets != 0  # cast, 256 would be 0
+    if targets.dtype == torch.bool:
+        targets = targets.view(torch.uint8)  # the same bytes; inductor's bool arithmetic is several times slower
     grouped = logits.reshape(-1, masks, logits.shape[-2] * logits.shape[-1])
     shared = targets.reshape(grouped.shape[0], -1, grouped.shape[2])
     return grouped, shared, None if valid is None else valid.reshape(grouped.shape[:2])

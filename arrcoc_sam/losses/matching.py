@@ -44,7 +44,7 @@ def matched_masks_loss(
 
     Args:
         logits: (B, M, H, W), M candidate masks of each of B prompts; 1 to 6.
-        targets: (B, A, H, W) bool, integers 0 and 1, or floats in [0, 1]; A ≤ M. Constant.
+        targets: (B, A, H, W) bool, integers (not 0: the mask), or floats in [0, 1]; A ≤ M. Constant.
         weights: (B, A), finite, ≥ 0. A target of weight 0 is not there: padding.
         focal_weight: See :func:`arrcoc_sam.losses.functional.focal_dice_loss`, as for the following.
         dice_weight: Weight of Dice.

@@ -73,7 +73,7 @@ def min_over_masks_loss(
 
     Args:
         logits: (B, M, H, W), M candidate masks of each of B prompts; M ≥ 1.
-        target: (B, H, W) bool, integers 0 and 1, or floats in [0, 1]; constant, and not copied M times.
+        target: (B, H, W) bool, integers (not 0: the mask), or floats in [0, 1]; constant, and not copied M times.
         focal_weight: See :func:`arrcoc_sam.losses.functional.focal_dice_loss`, as for the following.
         dice_weight: Weight of Dice.
         alpha: Weight of the foreground in the focal loss; None: no class weight.
@@ -124,13 +124,13 @@ def iou_prediction_loss(
 ) -> Float[Tensor, "B M"] | Float[Tensor, " B"] | Float[Tensor, ""]:
     """Error of the predicted IoUs against the IoU of the thresholded, detached masks with the target.
 
-    A mask is logits > 0, the target is target > ½. Where both are empty the IoU is 0/0: that pair contributes nothing,
-    and does not count in the mean (SAM 2's training code calls it 0).
+    A mask is logits > 0, the target is target > ½ (of integers, what is not 0). Where both are empty the IoU is 0/0:
+    that pair contributes nothing, and does not count in the mean (SAM 2's training code calls it 0).
 
     Args:
         predicted_iou: (B, M), raw.
         logits: (B, M, H, W); no gradient flows to them.
-        target: (B, H, W) bool, integers 0 and 1, or floats in [0, 1].
+        target: (B, H, W) bool, integers (not 0: the mask), or floats in [0, 1].
         kind: "mse" (SAM 1) or "l1" (SAM 2).
         supervise: "all" masks, or the "winner" of each prompt alone.
         winner: (B,) index into M, for ``supervise="winner"``; :func:`min_over_masks_loss` returns it.
@@ -163,7 +163,7 @@ def iou_prediction_loss(
         rows = winner[:, None, None, None].expand(-1, 1, *logits.shape[-2:])
         predicted_iou, logits = predicted_iou.gather(1, winner.unsqueeze(1)), logits.detach().gather(1, rows)
     dtype = torch.promote_types(predicted_iou.dtype, torch.float32)
-    wanted = target if target.dtype == torch.bool else target > 0.5
+    wanted = target > 0.5 if target.is_floating_point() else target != 0
     actual = mask_iou(logits.detach() > 0, wanted.unsqueeze(1))
     defined = ~actual.isnan()
     difference = predicted_iou.to(dtype) - torch.where(defined, actual, 0.0)
@@ -196,7 +196,7 @@ def multimask_loss(
 
     Args:
         logits: (B, M, H, W), M candidate masks of each of B prompts.
-        target: (B, H, W) bool, integers 0 and 1, or floats in [0, 1].
+        target: (B, H, W) bool, integers (not 0: the mask), or floats in [0, 1].
         predicted_iou: (B, M), raw.
         focal_weight: See :func:`arrcoc_sam.losses.functional.focal_dice_loss`.
         dice_weight: Weight of Dice.

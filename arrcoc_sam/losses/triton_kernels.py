@@ -156,7 +156,7 @@ def _power_of(q, gamma, POWER: tl.constexpr):
 @no_type_check
 def _terms(x_ptr, t_ptr, valid_ptr, row, offsets, inside, MASKED: tl.constexpr):
     x = tl.load(x_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
-    # a bool may be a byte of 255: those of Pillow's images of mode "1" are
+    # a byte may be 255: a mask's, or a bool of Pillow's images of mode "1"
     t = tl.minimum(tl.load(t_ptr + offsets, mask=inside, other=0).to(tl.float32), 1.0)
     if MASKED:
         counts = tl.load(valid_ptr + row) != 0

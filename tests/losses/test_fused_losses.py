@@ -274,6 +274,25 @@ class TestCompany:
                 results.append((loss.detach(), torch.autograd.grad(loss, x)[0]))
             torch.testing.assert_close(results[0], results[1])
 
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int64])
+    def test_integers_are_the_mask_where_they_are_not_0(self, backend, dtype):
+        logits, mask = some_masks(2, 8, 8)
+        values = [1, 255, 128] if dtype == torch.uint8 else [1, -1, 127]
+        values += [256, -256] if dtype.itemsize > 1 else []
+        targets = mask * torch.tensor(values, dtype=dtype)[torch.arange(64) % len(values)].view(8, 8)
+        ours, expected = (evaluate(logits, each, backend=backend) for each in (targets, mask))
+        torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+        several = logits[:, None].expand(-1, 3, -1, -1)
+        shared = targets[:, None].expand(several.shape)
+        ours = LF.focal_dice_loss(several, shared, reduction="none", backend=backend)
+        torch.testing.assert_close(ours, expected[0][:, None].expand(-1, 3), rtol=1e-6, atol=0)
+        plain = LF.dice_loss(logits, targets), LF.sigmoid_focal_loss(logits, targets)
+        assert plain == (LF.dice_loss(logits, mask), LF.sigmoid_focal_loss(logits, mask))
+        predicted = torch.full((2, 1), 0.5)
+        assert LF.iou_prediction_loss(predicted, logits[:, None], targets) == LF.iou_prediction_loss(
+            predicted, logits[:, None], mask
+        )
+
     def test_autocast(self, backend):
         layer = torch.nn.Linear(8, 8, bias=False)
         inputs, targets = some_masks(2, 3, 8, 8)
