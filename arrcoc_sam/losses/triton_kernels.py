@@ -94,7 +94,8 @@ def mask_sums_triton_backward(
     block = _block(pixels)
     gradient = torch.empty((groups, masks, pixels), dtype=logits.dtype, device=logits.device)
     x, t = _dense_pixels(logits), _dense_pixels(targets)
-    _gradient_kernel[(groups * masks, triton.cdiv(pixels, block))](
+    # One axis: CUDA's second ends at 65,535 programs, which a mask of 67 megapixels has blocks for.
+    _gradient_kernel[(groups * masks * triton.cdiv(pixels, block),)](
         grad_sums.contiguous(),
         x,
         t,
@@ -259,11 +260,12 @@ def _gradient_kernel(
     POWER: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
+    program = tl.program_id(0)
+    row = (program % rows).to(tl.int64)
     group, mask = row // masks, row % masks
     x_ptr += group * x_group + mask * x_mask
     t_ptr += group * t_group + mask * t_mask
-    offsets = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    offsets = (program // rows).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = offsets < pixels
     grad_focal = tl.load(grads_ptr + row)
     grad_mismatch = tl.load(grads_ptr + rows + row)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
 
@@ -25,6 +26,27 @@ def test_the_kernels_in_the_interpreter():
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 65_536 * 1024), (100_000, 1, 64)])
+def test_large_and_many_masks_fit_into_a_launch(shape, monkeypatch):
+    from arrcoc_sam.losses import triton_kernels
+
+    class Launches(list):
+        def __getitem__(self, grid):
+            self.append(grid)
+            return lambda *_, **__: None
+
+    grids = Launches()
+    monkeypatch.setattr(triton_kernels, "_sums_kernel", grids)
+    monkeypatch.setattr(triton_kernels, "_gradient_kernel", grids)
+    logits, targets = (torch.empty(shape, dtype=dtype, device="meta") for dtype in (torch.float16, torch.uint8))
+    sums = triton_kernels.mask_sums_triton(logits, targets, None, None, 2.0)
+    triton_kernels.mask_sums_triton_backward(sums, logits, targets, None, None, 2.0)
+    assert len(grids) == 2
+    for first, *others in grids:
+        assert first < 2**31
+        assert all(number <= 65_535 for number in others)
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="kernels are interpreted here")
