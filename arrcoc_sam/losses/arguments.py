@@ -1,7 +1,8 @@
 """What the losses accept, checked before any work: each error names the argument, what came, and the mend.
 
 Only shapes, dtypes, devices and plain numbers are looked at, never the values of tensors: that would wait for the GPU
-in every training step.
+in every training step. (:mod:`arrcoc_sam.losses.matching`, which has to wait for which targets there are, looks at
+their weights besides.)
 """
 
 from __future__ import annotations

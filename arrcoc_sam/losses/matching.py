@@ -42,6 +42,8 @@ def matched_masks_loss(
     by how probable the click means each, it is the mean of that loss over what the click may have meant, but that no
     mask can serve two targets: three times the gradient from one answer, and masks that differ.
 
+    It waits for the GPU once: the targets that are there are picked out, so that padding costs no work.
+
     Args:
         logits: (B, M, H, W), M candidate masks of each of B prompts; 1 to 6.
         targets: (B, A, H, W) bool, integers (not 0: the mask), or floats in [0, 1]; A ≤ M. Constant.
@@ -120,5 +122,6 @@ def _check(logits: Tensor, targets: Tensor, weights: Tensor) -> None:
     check_masks(targets, (batch, num_targets, height, width), "targets")
     check_same_device(logits, targets, ("logits", "targets"))
     check_same_device(logits, weights, ("logits", "weights"))
+    # A NaN or a negative weight would drop its target without a word. The GPU is waited for here, or at nonzero().
     if not bool((torch.isfinite(weights) & (weights >= 0)).all()):
         raise InputError(explain("weights with a negative or non-finite number", "finite numbers of at least 0"))
