@@ -161,7 +161,7 @@ class ViTAttention:
         if self.query == "point" and points is None:
             raise InputError(explain("no points were given", "points_xy (K, 2) for query='point'"))
         pixels, transform = self.preprocess(pixels_rgb)
-        transform = self._onto_patches(transform)
+        transform = self.onto_patches(transform)
         frame_hw = (int(pixels.shape[-2]), int(pixels.shape[-1]))
         grid_hw = self.layout.grid_hw(frame_hw)
         cells = transform.cells_at(points, grid_hw) if points is not None and self.query == "point" else None
@@ -179,8 +179,15 @@ class ViTAttention:
             attention.values[0], names=attention.names, transform=transform, prefix_mass=attention.prefix_mass[0]
         )
 
-    def _onto_patches(self, transform: ImageTransform) -> ImageTransform:
-        """The transform to the area that the grid covers: padded as the model pads, or without what no patch sees."""
+    def onto_patches(self, transform: ImageTransform) -> ImageTransform:
+        """The transform to the area that the grid covers: padded as the model pads, or without what no patch sees.
+
+        Args:
+            transform: From the image to the model's input.
+
+        Returns:
+            From the image to the patches; the same where the input is whole patches.
+        """
         frame_hw, patch_hw = transform.frame_hw, self.layout.patch_hw
         rows, columns = self.layout.grid_hw(frame_hw)
         covered = (rows * patch_hw[0], columns * patch_hw[1])

@@ -77,6 +77,7 @@ class SupervisedHeads(nn.Module):
         depth = len(self._source.layout.blocks)
         names = [[f"L{layer % depth:02d}.H{head:02d}" for layer, head in pairs] for pairs in heads.values()]
         self._names = names
+        self._frame_hw: tuple[int, int] | None = None
 
     def forward(
         self, pixels: Float[Tensor, "B 3 H W"], points_xy: Float[Tensor, "B 2"] | None = None
@@ -92,17 +93,18 @@ class SupervisedHeads(nn.Module):
 
         Raises:
             ShapeError: Clicks that are not one an image.
-            InputError: A click outside the input; query "point" without clicks.
+            InputError: A click outside the input, or on what is left over at its edge and no patch sees; query "point"
+                without clicks.
         """
-        frame_hw = (int(pixels.shape[-2]), int(pixels.shape[-1]))
+        frame_hw = self._frame_hw = (int(pixels.shape[-2]), int(pixels.shape[-1]))
         cells = None
         if self._source.query == "point":
             if points_xy is None:
                 raise InputError(explain("no points were given", "points_xy (B, 2) for query='point'"))
             if tuple(points_xy.shape) != (len(pixels), 2):
                 raise ShapeError(explain(f"points_xy is {describe(points_xy)}", f"({len(pixels)}, 2)"))
-            grid_hw = self._source.layout.grid_hw(frame_hw)
-            cells = ImageTransform.identity(frame_hw).cells_at(points_xy.detach().cpu().double(), grid_hw)
+            onto = self._source.onto_patches(ImageTransform.identity(frame_hw))
+            cells = onto.cells_at(points_xy.detach().cpu().double(), self._source.layout.grid_hw(frame_hw))
             cells = cells.to(pixels.device)
         with self._source.watch(frame_hw, cells) as attention:
             output = self._source.layout.run(pixels)
@@ -123,6 +125,40 @@ class SupervisedHeads(nn.Module):
         *,
         valid: Bool[Tensor, "B 3"] | None = None,
         normalizer: float | Float[Tensor, ""] | None = None,
+        frame_hw: tuple[int, int] | None = None,
     ) -> Float[Tensor, ""]:
-        """:func:`~arrcoc_sam.losses.functional.attention_mass_loss` of the levels, weighted by confidence."""
+        """:func:`~arrcoc_sam.losses.functional.attention_mass_loss` of the levels, weighted by confidence.
+
+        Where the input is no multiple of the patch, the masks are cropped or padded as it is.
+
+        Args:
+            attention: As :meth:`forward` answers it.
+            targets: Over the input, at any resolution.
+            confidence: Raw.
+            valid: Levels that count; all by default.
+            normalizer: What the mean divides by instead.
+            frame_hw: Height and width of the input, pixels; by default those of the last forward pass.
+
+        Raises:
+            ShapeError: Shapes that do not agree; attention of another grid than the input's.
+            InputError: A dtype, device or number that can't be worked with.
+        """
+        frame_hw = self._frame_hw if frame_hw is None else frame_hw
+        if frame_hw is not None:
+            targets = self._on_patches(targets, frame_hw, (attention.shape[-2], attention.shape[-1]))
         return LF.attention_mass_loss(attention, targets, confidence, valid=valid, normalizer=normalizer)
+
+    def _on_patches(
+        self,
+        targets: Float[Tensor, "B 3 H W"] | Bool[Tensor, "B 3 H W"],
+        frame_hw: tuple[int, int],
+        grid: tuple[int, int],
+    ) -> Float[Tensor, "B 3 _ _"] | Bool[Tensor, "B 3 _ _"]:
+        """Masks averaged over the patches; as they are where the patches cover the input."""
+        if self._source.layout.grid_hw(frame_hw) != grid:
+            came = f"attention on {grid} patches for an input of {frame_hw}"
+            raise ShapeError(explain(came, f"{self._source.layout.grid_hw(frame_hw)}", "pass frame_hw"))
+        if self._source.onto_patches(ImageTransform.identity(frame_hw)).frame_hw == frame_hw:
+            return targets
+        drawn_hw = (targets.shape[-2], targets.shape[-1])
+        return self._source.onto_patches(ImageTransform.squash(drawn_hw, frame_hw)).masks_to_grid(targets, grid)

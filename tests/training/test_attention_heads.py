@@ -53,6 +53,33 @@ def test_class_token_asks_for_no_clicks() -> None:
     assert attention.shape == (2, 3, 4, 4)
 
 
+@pytest.mark.parametrize(("options", "side"), [({}, 3), ({"dynamic_img_size": True, "dynamic_img_pad": True}, 4)])
+def test_an_input_that_is_no_multiple_of_the_patch(options: dict[str, bool], side: int) -> None:
+    torch.manual_seed(0)
+    heads = SupervisedHeads(timm.create_model("test_vit", img_size=62, **options), HEADS).eval()
+    pixels = torch.randn(1, 3, 62, 62)
+    corners, inside = (heads(pixels, torch.tensor([[x, x]]))[0] for x in (32.0, 47.0))
+    assert corners.shape == (1, 3, side, side)
+    torch.testing.assert_close(corners, inside, rtol=0, atol=0)  # pixels 32 to 47 are one patch
+    assert not torch.equal(corners, heads(pixels, torch.tensor([[31.0, 31.0]]))[0])
+    for scale in (1, 2):
+        targets = torch.zeros(1, 3, 62 * scale, 62 * scale, dtype=torch.bool)
+        targets[..., : 16 * scale, : 16 * scale] = True
+        expected = -corners[0, :, 0, 0].log().mean()
+        torch.testing.assert_close(heads.loss(corners, targets, torch.ones(1, 3)), expected)
+        torch.testing.assert_close(heads.loss(corners, targets, torch.ones(1, 3), frame_hw=(62, 62)), expected)
+    if side == 4:  # the last patch shows 14 × 14 pixels and padding
+        targets = torch.zeros(1, 3, 62, 62)
+        targets[..., 48:, 48:] = 1
+        expected = -corners[0, :, 3, 3].log().mean()
+        torch.testing.assert_close(heads.loss(corners, targets, torch.ones(1, 3)), expected)
+    else:
+        with pytest.raises(InputError, match="crop away"):
+            heads(pixels, torch.tensor([[50.0, 3.0]]))
+    with pytest.raises(ShapeError, match="patches for an input of"):
+        heads.loss(corners, targets, torch.ones(1, 3), frame_hw=(32, 32))
+
+
 @pytest.mark.usefixtures("as_at_run_time")
 def test_bad_input() -> None:
     with pytest.raises(InputError, match="for each of whole, part, subpart"):
