@@ -41,6 +41,7 @@ def calibrate(
     min_masks: Annotated[
         int, typer.Option(min=2, help="The least number of masks to fit, to cover, and to test.")
     ] = 1000,
+    min_images: Annotated[int, typer.Option(min=2, help="The least number of images to each of the three.")] = 2,
     ablation: Annotated[bool, typer.Option(help="Compare protocols and tokens, on the first images.")] = True,
     ablation_images: Annotated[int, typer.Option(min=2, help="So many of them.")] = 60,
     seed: Annotated[int, typer.Option(help="Of degradations and splits.")] = 0,
@@ -67,6 +68,7 @@ def calibrate(
         confidence=confidence,
         per_mask=per_mask,
         min_masks=min_masks,
+        min_images=min_images,
         ablation_images=ablation_images if ablation else 0,
         seed=seed,
         as_json=as_json,

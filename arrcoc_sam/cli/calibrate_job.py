@@ -45,6 +45,7 @@ class CalibrateJob:
     confidence: float
     per_mask: int
     min_masks: int
+    min_images: int
     ablation_images: int
     seed: int
     as_json: bool
@@ -67,6 +68,9 @@ class CalibrateJob:
             came = f"{truth.num_masks:,} masks with --per-mask {self.per_mask}"
             expected = f"at least {3 * self.min_masks:,} samples, {self.min_masks:,} each to fit, to cover and to judge"
             raise InputError(explain(came, expected, "give more images, raise --per-mask, or lower --min-masks"))
+        if truth.num_images < 4 * self.min_images:  # a quarter of them is the least set
+            came, expected = f"{truth.num_images:,} images with masks", f"at least {4 * self.min_images:,}"
+            raise InputError(explain(came, expected, "give more images, or lower --min-images"))
         with staged_folder(self.out.parent) as folder:
             segmenter = open_segmenter(self.segmenter, self.checkpoint, self.device)
             truth.fits = segmenter.transform_for
@@ -86,6 +90,7 @@ class CalibrateJob:
                 method=self.method,
                 confidence=self.confidence,
                 min_masks=self.min_masks,
+                min_images=self.min_images,
                 seed=self.seed,
                 data=data,
             )
@@ -136,9 +141,11 @@ class CalibrateJob:
         ]
         title = f"Estimates of IoU on {len(fit.test):,} masks of images that no fit has seen"
         print_table(title, ["estimate", *metrics], rows, to=out(), right=metrics)
+        low, high = report["coverage_interval"]
+        held, width = report["bounds"]["inside"], report["bounds"]["width"]
         out().print(
-            f"Intervals of {self.confidence:.0%} cover {report['coverage']:.1%}, width {report['interval_width']:.3f}. "
-            f"Bounds hold {report['bounds']['inside']:.1%}, width {report['bounds']['width']:.3f}.",
+            f"Intervals of {self.confidence:.0%} cover {report['coverage']:.1%} ({low:.1%} to {high:.1%}, by image), "
+            f"width {report['interval_width']:.3f}. Bounds hold {held:.1%}, width {width:.3f}.",
             soft_wrap=True,
             markup=False,
         )

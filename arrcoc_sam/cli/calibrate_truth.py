@@ -49,6 +49,11 @@ class TruthImages:
         """Masks of objects in the file."""
         return sum(not annotation.crowd for annotation in self.dataset.annotations)
 
+    @property
+    def num_images(self) -> int:
+        """Images with masks of objects."""
+        return len({annotation.image_id for annotation in self.dataset.annotations if not annotation.crowd})
+
     def __len__(self) -> int:
         """Images that have annotations or not."""
         return len(self.dataset)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -52,8 +52,9 @@ _LEAST_SPREAD = 0.01
 class ConformalIntervals:
     """Split-conformal intervals whose width follows the size of the errors at an estimate.
 
-    For a mask drawn like those of the conformal set, the true IoU lies inside with a chance of at least ``confidence``:
-    over all masks together, not for each kind of them.
+    For an image drawn like those of the conformal set, and a mask drawn from it, the true IoU lies inside with a chance
+    of at least ``confidence``: over such sets, images and masks together, not for each kind of mask. Masks of one image
+    err together, so images, not masks, are what is exchangeable: each counts as one, shared by its masks.
 
     Attributes:
         confidence: In (0, 1).
@@ -61,9 +62,11 @@ class ConformalIntervals:
         errors: (n,) mean absolute error there on the set that the curve was fitted on.
         quantile: Of |error| / ``errors`` on the conformal set.
         num_masks: Of the conformal set.
+        num_images: Of the conformal set; None in files of before, whose quantile took each mask for an image.
 
     Reference:
-        Lei et al. 2018, Distribution-free predictive inference for regression, section 5.2 (locally weighted).
+        Lei et al. 2018, Distribution-free predictive inference for regression, section 5.2 (locally weighted); Lee,
+        Barber & Willett 2023, Distribution-free inference with hierarchical data (images as groups).
     """
 
     confidence: float
@@ -71,6 +74,7 @@ class ConformalIntervals:
     errors: tuple[float, ...]
     quantile: float
     num_masks: int
+    num_images: int | None = None
 
     @classmethod
     def fit(
@@ -78,19 +82,32 @@ class ConformalIntervals:
         fitted: tuple[Float64[ndarray, " n"], Float64[ndarray, " n"]],
         held_out: tuple[Float64[ndarray, " m"], Float64[ndarray, " m"]],
         confidence: float,
+        *,
+        images: Sequence[Hashable],
     ) -> ConformalIntervals:
-        """From estimates and actual IoUs on the set of the curve, and on a set that it has not seen."""
+        """From estimates and actual IoUs on the set of the curve, and on a set that it has not seen.
+
+        Args:
+            fitted: Estimates and actual IoUs of the set of the curve.
+            held_out: Those of the other set.
+            confidence: In (0, 1).
+            images: (m,) the image of each mask of the other set.
+        """
         order = np.argsort(fitted[0], kind="stable")
         bins = np.array_split(order, min(_SPREAD_BINS, len(order)))
         estimates = np.round([fitted[0][rows].mean() for rows in bins], 7)
         errors = np.array([np.abs(fitted[0][rows] - fitted[1][rows]).mean() for rows in bins])
         estimates, place, counts = np.unique(estimates, return_inverse=True, return_counts=True)
         errors = np.round(np.maximum(np.bincount(place, errors) / counts, _LEAST_SPREAD), 7)
-        ratios = np.sort(np.abs(held_out[0] - held_out[1]) / np.interp(held_out[0], estimates, errors))
-        rank = int(np.ceil((len(ratios) + 1) * confidence))
-        # with too few masks for the confidence nothing may be left out
-        quantile = float(ratios[rank - 1]) if rank <= len(ratios) else float(1 / errors.min())
-        return cls(confidence, tuple(estimates.tolist()), tuple(errors.tolist()), quantile, len(ratios))
+        ratios = np.abs(held_out[0] - held_out[1]) / np.interp(held_out[0], estimates, errors)
+        image = pd.factorize(pd.Series(list(images), dtype=object))[0]
+        counts = np.bincount(image)
+        order = np.argsort(ratios, kind="stable")
+        weights = np.cumsum(1 / counts[image][order])  # the new image weighs 1 too, and may lie above all others
+        rank = int(np.searchsorted(weights, confidence * (len(counts) + 1) - 1e-9))
+        # with too few images for the confidence nothing may be left out
+        quantile = float(ratios[order][rank]) if rank < len(ratios) else float(1 / errors.min())
+        return cls(confidence, tuple(estimates.tolist()), tuple(errors.tolist()), quantile, len(ratios), len(counts))
 
     def around(self, estimates: Float64[ndarray, " n"]) -> tuple[Float64[ndarray, " n"], Float64[ndarray, " n"]]:
         """Lower and upper ends, in [0, 1]."""
@@ -164,7 +181,8 @@ class FittedCalibration:
                 "errors": list(self.intervals.errors),
                 "quantile": self.intervals.quantile,
                 "num_masks": self.intervals.num_masks,
-            },
+            }
+            | ({} if self.intervals.num_images is None else {"num_images": self.intervals.num_images}),
             "provenance": dict(self.provenance),
             "report": dict(self.report),
         }
@@ -236,6 +254,7 @@ def _of_json(record: Mapping[str, Any]) -> FittedCalibration:
         tuple(errors.tolist()),
         float(given["quantile"]),
         int(given["num_masks"]),
+        int(given["num_images"]) if "num_images" in given else None,
     )
     return FittedCalibration(
         str(record["checkpoint_hash"]),

@@ -13,15 +13,30 @@ from arrcoc_sam.errors import DataError, InputError, UnknownNameError, explain
 from arrcoc_sam.quality.calibration import ConformalIntervals, FittedCalibration, scores_of
 from arrcoc_sam.quality.calibration_curves import CURVES, Curve
 from arrcoc_sam.quality.estimator import MaskQualityEstimator
+from arrcoc_sam.quality.head_metrics import drawn_images, drawn_sums
 from arrcoc_sam.quality.iou_head import IoUHeadReport, evaluate_iou_head
 from arrcoc_sam.report.provenance import installed_versions
 
-__all__ = ["MIN_MASKS", "CalibrationFit", "Method", "bound_figures", "fit_calibration", "judge", "split_by_image"]
+__all__ = [
+    "MIN_IMAGES",
+    "MIN_MASKS",
+    "CalibrationFit",
+    "Method",
+    "bound_figures",
+    "coverage_figures",
+    "fit_calibration",
+    "judge",
+    "split_by_image",
+]
 
 Method = Literal["isotonic", "monotone"]
 
 MIN_MASKS = 1_000
 """The least number of masks of each of the three sets."""
+
+MIN_IMAGES = 2
+"""The least number of images of each of the three sets. Masks of one image err together, so that intervals of few images
+are wide, however many masks they hold."""
 
 _SHARES = {"fit": 0.5, "conformal": 0.25, "test": 0.25}
 
@@ -48,6 +63,7 @@ def fit_calibration(
     method: Method = "monotone",
     confidence: float = 0.9,
     min_masks: int = MIN_MASKS,
+    min_images: int = MIN_IMAGES,
     seed: int = 0,
     data: Mapping[str, Any] | None = None,
 ) -> CalibrationFit:
@@ -62,6 +78,8 @@ def fit_calibration(
             with log-area free.
         confidence: Of the intervals.
         min_masks: The least number of masks of each set.
+        min_images: The least number of images of each set. Intervals of a confidence c are [0, 1] with fewer than
+            c / (1 - c) images in the second: 9 for 0.9.
         seed: Of the split.
         data: What the samples were made of, for the record.
 
@@ -76,18 +94,22 @@ def fit_calibration(
         raise InputError(explain(f"confidence={confidence}", "a share in (0, 1)"))
     sets = split_by_image(samples[samples["area_share"] > 0], seed=seed)
     for name, part in sets.items():
-        if len(part) < max(min_masks, 2):
-            came = f"the {name} set has {len(part)} masks of {part['image'].nunique()} images"
-            raise DataError(
-                explain(came, f"at least {max(min_masks, 2)} masks", "give more images, or more samples a mask")
-            )
+        num_images = part["image"].nunique()
+        if len(part) < max(min_masks, 2) or num_images < min_images:
+            came = f"the {name} set has {len(part)} masks of {num_images} images"
+            expected = f"at least {max(min_masks, 2)} masks of at least {min_images} images"
+            few = num_images < min_images
+            raise DataError(explain(came, expected, "give more images" + ("" if few else ", or more samples a mask")))
     scores = {name: scores_of(part) for name, part in sets.items()}
     actual = {name: part["actual_iou"].to_numpy(np.float64) for name, part in sets.items()}
     curves: dict[str, Curve] = {name: curve.fit(scores["fit"], actual["fit"]) for name, curve in CURVES.items()}
     curve = curves[method]
     estimates = {name: curve.predict(values) for name, values in scores.items()}
     intervals = ConformalIntervals.fit(
-        (estimates["fit"], actual["fit"]), (estimates["conformal"], actual["conformal"]), confidence
+        (estimates["fit"], actual["fit"]),
+        (estimates["conformal"], actual["conformal"]),
+        confidence,
+        images=sets["conformal"]["image"].tolist(),
     )
     low, high = intervals.around(estimates["test"])
     test = sets["test"].assign(quality=estimates["test"], interval_low=low, interval_high=high)
@@ -108,7 +130,7 @@ def fit_calibration(
             "sets": {name: {"masks": len(part), "images": int(part["image"].nunique())} for name, part in sets.items()},
             "versions": installed_versions(),
         },
-        report=_figures(test, reports, method),
+        report=_figures(test, reports, method, seed),
     )
     return CalibrationFit(calibration, test, reports)
 
@@ -145,7 +167,32 @@ def bound_figures(samples: pd.DataFrame, *, tolerance: float = 1e-6) -> dict[str
     }
 
 
-def _figures(test: pd.DataFrame, reports: Mapping[str, IoUHeadReport], method: str) -> dict[str, Any]:
+def coverage_figures(samples: pd.DataFrame, *, seed: int = 0, num_bootstrap: int = 1000) -> dict[str, Any]:
+    """How many actual IoUs lie inside ``interval_low`` and ``interval_high``, with intervals of 95 % by image.
+
+    Args:
+        samples: With the columns named, ``actual_iou`` and ``image``.
+        seed: Of the bootstrap, which draws images.
+        num_bootstrap: Draws.
+
+    Returns:
+        ``coverage``, the share of masks, and ``coverage_interval``; ``image_coverage``, the mean over images of the
+        share of their masks, which is what the confidence speaks of, and ``image_coverage_interval``. The ends are NaN
+        with one image.
+    """
+    covered = _covered(samples)
+    images = covered.groupby(samples["image"]).agg(["sum", "count", "mean"]).to_numpy(np.float64)
+    draws = drawn_images(np.random.default_rng(seed), len(images), num_bootstrap if len(images) > 1 else 0)
+    sums = drawn_sums(draws, images)
+    spread = {"coverage": sums[:, 0] / sums[:, 1], "image_coverage": sums[:, 2] / len(images)}
+    figures: dict[str, Any] = {}
+    for name, value in (("coverage", covered.mean()), ("image_coverage", images[:, 2].mean())):
+        ends = np.quantile(spread[name], (0.025, 0.975)) if len(draws) else (np.nan, np.nan)
+        figures |= {name: float(value), f"{name}_interval": [float(end) for end in ends]}
+    return figures
+
+
+def _figures(test: pd.DataFrame, reports: Mapping[str, IoUHeadReport], method: str, seed: int) -> dict[str, Any]:
     """The judgement in numbers, for the file."""
     names = ("spearman", "pearson", "mae", "rmse", "ece")
     judged = {
@@ -153,17 +200,23 @@ def _figures(test: pd.DataFrame, reports: Mapping[str, IoUHeadReport], method: s
         | {"intervals": {metric: [_rounded(end) for end in report.intervals[metric]] for metric in names}}
         for name, report in reports.items()
     }
-    covered = test["actual_iou"].between(test["interval_low"] - 1e-9, test["interval_high"] + 1e-9)
     return {
         **judged,
         "method": method,
-        "coverage": _rounded(covered.mean()),
+        **{
+            name: [_rounded(end) for end in value] if isinstance(value, list) else _rounded(value)
+            for name, value in coverage_figures(test, seed=seed).items()
+        },
         "interval_width": _rounded((test["interval_high"] - test["interval_low"]).mean()),
         "coverage_by_kind": {
-            str(kind): _rounded(share) for kind, share in covered.groupby(test["kind"]).mean().items()
+            str(kind): _rounded(share) for kind, share in _covered(test).groupby(test["kind"]).mean().items()
         },
         "bounds": {name: _rounded(value) for name, value in bound_figures(test).items()},
     }
+
+
+def _covered(samples: pd.DataFrame) -> pd.Series:
+    return samples["actual_iou"].between(samples["interval_low"] - 1e-9, samples["interval_high"] + 1e-9)
 
 
 def _rounded(value: Any) -> float | None:

@@ -33,7 +33,7 @@ from arrcoc_sam.quality import (
     load_calibration,
 )
 from arrcoc_sam.quality.calibration_ablation import compare_protocols, protocol_estimators
-from arrcoc_sam.quality.calibration_fit import bound_figures, judge
+from arrcoc_sam.quality.calibration_fit import bound_figures, coverage_figures, judge
 from arrcoc_sam.report.calibration_plots import plot_calibration, plot_protocols
 from arrcoc_sam.scenes import LEVEL_NAMES, TEST_V1, VALIDATION_SEEDS, Scene, generate_scene
 
@@ -113,7 +113,7 @@ def judged(samples: pd.DataFrame, calibration: FittedCalibration, figure: Path) 
         "num_images": int(samples["image"].nunique()),
         "bounds, oracle's IoU": rounded(bound_figures(with_oracle(samples))),
         "bounds, head's IoU": rounded(bound_figures(samples)),
-        "coverage": round(float(samples["covered"].mean()), 4),
+        **{name: np.round(value, 4).tolist() for name, value in coverage_figures(samples, seed=SEED).items()},
         "interval_width": round(float((samples["interval_high"] - samples["interval_low"]).mean()), 4),
     }
     figures["ceiling"] = ceiling(samples)

@@ -15,6 +15,8 @@ Command = Callable[..., Any]
 
 def test_calibrate_writes_a_calibration_of_these_weights(command: Command, truth: Path, weights: Path) -> None:
     words = ("calibrate", truth, "--out", "made/c.json", "--checkpoint", weights, "--per-mask", 2, "--min-masks", 8)
+    few = command(*words, "--no-ablation", "--min-images", 30)
+    assert "8 images with masks; expected at least 120. Mend: give more images, or lower --min-images" in few.error
     answer = command(*words, "--ablation-images", 2, "--tokens", "1-3", "--json")
     assert answer.code == 0, answer.err
     record = json.loads(answer.out)

@@ -23,8 +23,9 @@ from arrcoc_sam.quality import (
     jaccard_bounds,
     load_calibration,
 )
+from arrcoc_sam.quality.calibration import ConformalIntervals
 from arrcoc_sam.quality.calibration_curves import BoundCurve, MonotoneModel
-from arrcoc_sam.quality.calibration_fit import bound_figures, split_by_image
+from arrcoc_sam.quality.calibration_fit import bound_figures, coverage_figures, split_by_image
 from arrcoc_sam.quality.calibration_samples import degrade_masks
 from arrcoc_sam.segmenters.sam import SamSegmenter
 
@@ -76,6 +77,51 @@ def test_calibrated_and_covering_on_new_samples(estimator: MaskQualityEstimator,
         np.corrcoef(quality, new["actual_iou"])[0, 1] > np.corrcoef(new["lower_bound"], new["actual_iou"])[0, 1] - 0.02
     )
     assert fit.reports["monotone"].mae < fit.reports["isotonic"].mae
+
+
+@pytest.mark.parametrize(("num_images", "per_image"), [(10, 100), (30, 34), (40, None)])
+def test_intervals_cover_masks_of_new_images(num_images: int, per_image: int | None) -> None:
+    """Masks of one image err together; with masks as the unit ten images of a hundred cover .873 of new ones."""
+    rng = np.random.default_rng(0)
+
+    def errors(images: np.ndarray) -> np.ndarray:
+        per_mask = 0.02 * rng.standard_normal(len(images))
+        return 0.08 * rng.standard_normal(images.max() + 1)[images] + per_mask
+
+    covered = []
+    for _ in range(300):
+        sizes = rng.integers(1, 200, num_images) if per_image is None else np.full(num_images, per_image)
+        images, new = np.repeat(np.arange(num_images), sizes), np.arange(400)
+        fitted = (np.full(100, 0.5), 0.5 + errors(np.arange(100)))
+        held_out = (np.full(len(images), 0.5), 0.5 + errors(images))
+        intervals = ConformalIntervals.fit(fitted, held_out, 0.9, images=images.tolist())
+        low, high = intervals.around(np.full(len(new), 0.5))
+        truth = 0.5 + errors(new)
+        covered.append(((low <= truth) & (truth <= high)).mean())
+    assert intervals.num_images == num_images
+    assert 0.895 <= np.mean(covered) <= 0.9 + 1 / (num_images + 1)
+
+
+def test_one_mask_an_image_is_the_plain_conformal_quantile() -> None:
+    rng = np.random.default_rng(0)
+    fitted = (np.full(100, 0.5), 0.5 + rng.normal(0, 0.1, 100))
+    for count, rank in ((9, 9), (19, 18), (100, 91)):
+        errors = rng.permutation(np.arange(1, count + 1)) / 1000
+        intervals = ConformalIntervals.fit(fitted, (np.full(count, 0.5), 0.5 + errors), 0.9, images=range(count))
+        assert intervals.quantile * intervals.errors[0] == pytest.approx(rank / 1000)
+    eight = [*range(8)] * 10
+    few = ConformalIntervals.fit(fitted, (np.full(80, 0.5), np.full(80, 0.51)), 0.9, images=eight)
+    assert [end.tolist() for end in few.around(np.array([0.5]))] == [[0.0], [1.0]]  # eight images can't promise 90 %
+
+
+def test_coverage_has_an_interval_by_image(fitted: FittedCalibration) -> None:
+    low, high = fitted.report["coverage_interval"]
+    assert low < fitted.report["coverage"] < high < low + 0.1
+    ends = pd.DataFrame({"image": ["a"] * 6 + ["b"] * 2, "interval_low": 0.4, "interval_high": 0.6, "actual_iou": 0.5})
+    figures = coverage_figures(ends.assign(actual_iou=[0.5] * 6 + [0.5, 0.9]))
+    assert (figures["coverage"], figures["image_coverage"]) == (7 / 8, 3 / 4)
+    assert figures["image_coverage_interval"] == [0.5, 1.0]
+    assert np.isnan(coverage_figures(ends.iloc[:6])["coverage_interval"]).all()
 
 
 def test_the_model_never_falls_in_what_must_not_mean_worse() -> None:
@@ -130,6 +176,11 @@ def test_saved_and_loaded_it_is_the_same(fitted: FittedCalibration, tmp_path: Pa
     assert again.provenance["data"] == {"name": "made up"}
     assert again.provenance["versions"]["arrcoc-sam"] == aa.__version__
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.json"]
+    assert again.intervals.num_images == 75
+    before = replace(fitted, intervals=replace(fitted.intervals, num_images=None))
+    before.save(tmp_path / "c.json")
+    assert "num_images" not in before.as_json()["intervals"]
+    assert load_calibration(tmp_path / "c.json").digest == before.digest
     with pytest.raises(OutputError, match="can't be written"):
         fitted.save(tmp_path / "c.json" / "in a file.json")
 
@@ -193,6 +244,9 @@ def test_bad_files(fitted: FittedCalibration, tmp_path: Path) -> None:
 def test_bad_fits(estimator: MaskQualityEstimator) -> None:
     with pytest.raises(DataError, match=r"fit set has 496 masks .*at least 1000"):
         fit_calibration(made_up(1000), estimator)
+    few = r"fit set has 3000 masks of 15 images; expected .* of at least 30 images\. Mend: give more images\."
+    with pytest.raises(DataError, match=few):
+        fit_calibration(made_up(images=30), estimator)
     with pytest.raises(UnknownNameError, match="method='neural'"):
         fit_calibration(made_up(), estimator, method="neural")
     with pytest.raises(InputError, match="confidence=1"):
