@@ -40,6 +40,9 @@ class MaskQualityEstimator:
     What a score can't say: a perfect mask of another object than the one you had in mind is a good mask. Neither image
     nor mask tells the two apart.
 
+    SAM-HQ's head speaks of the SAM part of its masks, so that is what masks are compared with, and what
+    ``best_sam_masks`` are.
+
     Attributes:
         segmenter: Who is asked.
         protocol: How a mask is turned into a prompt.
@@ -160,7 +163,7 @@ class MaskQualityEstimator:
 
     def _score(self, embedding: ImageEmbedding, external: ExternalMasks) -> MaskQuality:
         count = len(external)
-        asking = Asking(self.segmenter, self.protocol, self.multimask, self._keep_masks)
+        asking = Asking(self.segmenter.scorer, self.protocol, self.multimask, self._keep_masks)
         alignment, predicted, stability, soft, area, score = (torch.full((count,), torch.nan) for _ in range(6))
         token, components = torch.full((count,), -1), torch.ones(count, dtype=torch.int64)
         closest: list[RLE] = [{}] * count

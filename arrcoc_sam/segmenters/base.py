@@ -149,6 +149,11 @@ class Segmenter(ABC):
         """
         return weights_hash(self.model, frame_hw=(self.image_size, self.image_size))
 
+    @property
+    def scorer(self) -> Segmenter:
+        """The segmenter whose masks the predicted IoU speaks of, which takes the same embeddings: this one, mostly."""
+        return self
+
     def weights_changed(self) -> None:
         """Forget the hash of the weights, after they were changed in place: embeddings made before are refused."""
         self.__dict__.pop("checkpoint_hash", None)

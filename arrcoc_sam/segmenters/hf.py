@@ -7,7 +7,9 @@ says what would be), and every prompt brings the embedding of its own image.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from torchvision.transforms.v2 import functional as tvf
 
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.segmenters.base import DecoderOutput, ModelPrompts, Segmenter
-from arrcoc_sam.segmenters.hf_decoders import DECODERS, DecoderInput, hq_features
+from arrcoc_sam.segmenters.hf_decoders import DECODERS, DecoderInput, decode_hq, hq_features
 from arrcoc_sam.segmenters.hf_families import Family
 
 __all__ = ["HuggingFaceSegmenter", "resize_squashed"]
@@ -66,6 +68,7 @@ class HuggingFaceSegmenter(Segmenter):
         self._std = torch.tensor(tuple(std or family.std), device=self.device)[:, None, None]
         own: Any = self.model
         self._own = own
+        self._decoder = DECODERS[family.decoder]
         if family.decoder != "sam2":
             for module in own.mask_decoder.transformer.modules():
                 if isinstance(module, nn.LayerNorm):
@@ -81,6 +84,15 @@ class HuggingFaceSegmenter(Segmenter):
         """Rows and columns of a mask prompt and of the logits that come back."""
         height, width = self._own.prompt_encoder.image_embedding_size
         return 4 * int(height), 4 * int(width)
+
+    @property
+    def scorer(self) -> HuggingFaceSegmenter:
+        """This segmenter; of SAM-HQ, one of the same model that leaves the high-quality mask out of the sum."""
+        if self.family.decoder != "hq":
+            return self
+        part = copy.copy(self)
+        part._decoder = partial(decode_hq, sam_part=True)
+        return part
 
     def pixel_values(self, image: UInt8[Tensor, "3 a b"]) -> Float[Tensor, "3 S S"]:
         """A resized image as the encoder takes it: normalised, and padded with zeros at the bottom and right."""
@@ -125,7 +137,7 @@ class HuggingFaceSegmenter(Segmenter):
             sparse, dense = self._embed_prompts(prompts, len(features["image"]))
             image_pe = self._own.get_image_wide_positional_embeddings()
             given = DecoderInput(features, image_pe, sparse, dense, reduced)
-            return DECODERS[self.family.decoder](self._own.mask_decoder, given, tokens)
+            return self._decoder(self._own.mask_decoder, given, tokens)
 
     def _embed_prompts(
         self, prompts: ModelPrompts, count: int

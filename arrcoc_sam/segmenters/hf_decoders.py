@@ -65,7 +65,9 @@ def decode_sam(decoder: nn.Module, given: DecoderInput, tokens: Sequence[int]) -
     return DecoderOutput(logits, own.iou_prediction_head(queries[:, 0])[:, list(tokens)])
 
 
-def decode_hq(decoder: nn.Module, given: DecoderInput, tokens: Sequence[int]) -> DecoderOutput:
+def decode_hq(
+    decoder: nn.Module, given: DecoderInput, tokens: Sequence[int], *, sam_part: bool = False
+) -> DecoderOutput:
     """SAM-HQ's decoder: every token's mask plus the one high-quality mask, tokens in their own order.
 
     The predicted IoU is the head's of the SAM part of the mask; SAM-HQ has none of the sum.
@@ -74,6 +76,7 @@ def decode_hq(decoder: nn.Module, given: DecoderInput, tokens: Sequence[int]) ->
         decoder: ``SamHQMaskDecoder``.
         given: As for :func:`decode_sam`; among the features ``hq`` (k, C/8, 4h, 4w) of :func:`hq_features`.
         tokens: Which mask tokens.
+        sam_part: Leave the high-quality mask out: the masks that the predicted IoU speaks of.
 
     Returns:
         Logits and raw predicted IoU, float32.
@@ -87,6 +90,8 @@ def decode_hq(decoder: nn.Module, given: DecoderInput, tokens: Sequence[int]) ->
     queries, source = _transformed(own, learned, given)
     upscaled = _upscaled(own, source)
     logits = _masks(own, queries[:, 1:], upscaled, tokens)
+    if sam_part:
+        return DecoderOutput(logits, own.iou_prediction_head(queries[:, 0])[:, list(tokens)])
     fine = own.mask_conv2(own.activation(own.mask_norm(own.mask_conv1(upscaled)))) + given.features["hq"]
     hq_token = queries[:, 1 + len(own.mask_tokens.weight)]
     logits = logits + (own.hq_mask_mlp(hq_token)[:, None] @ fine.flatten(2)).unflatten(2, fine.shape[-2:])

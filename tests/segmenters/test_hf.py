@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -183,6 +184,22 @@ def test_levels_and_quality(name, picture):
     assert quality.quality.shape == (2,)
     assert (quality.lower_bound <= quality.upper_bound).all()
     assert ((quality.soft_iou > 0) & (quality.soft_iou <= 1)).all()
+
+
+def test_masks_are_compared_with_the_part_of_sam_hq_that_its_head_speaks_of(picture):
+    segmenter, bare = segmenter_of("SAM-HQ"), copy.deepcopy(segmenter_of("SAM-HQ"))
+    for values in bare.model.mask_decoder.hq_mask_mlp.proj_out.parameters():
+        values.data.zero_()  # nothing is added to the SAM part
+    image, prompts = picture(*SIZE_HW, 1), Prompts([[[40.0, 30]]])
+    masks = torch.zeros(2, *SIZE_HW, dtype=torch.bool)
+    masks[0, 10:60, 20:90], masks[1, 30:50, 30:50] = True, True
+    with_hq, without = (s.decode(s.encode(image), prompts) for s in (segmenter, bare))
+    torch.testing.assert_close(with_hq.predicted_iou, without.predicted_iou)
+    assert not torch.equal(with_hq.masks(), without.masks())
+    scores, expected = (MaskQualityEstimator(s).estimate(image, masks) for s in (segmenter, bare))
+    assert scores.best_sam_masks.rles == expected.best_sam_masks.rles
+    torch.testing.assert_close(scores.lower_bound, expected.lower_bound)
+    torch.testing.assert_close(scores.soft_iou, expected.soft_iou)
 
 
 # --- preprocessing ----------------------------------------------------------------------------------------------------
