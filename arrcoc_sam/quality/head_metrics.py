@@ -9,7 +9,16 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float64, Int64, Integer, UInt16
 
-__all__ = ["ECE_BINS", "METRICS", "SELECTION_TOLERANCE", "bin_of", "drawn_images", "drawn_sums", "head_metrics"]
+__all__ = [
+    "ECE_BINS",
+    "METRICS",
+    "SELECTION_TOLERANCE",
+    "bin_of",
+    "drawn_images",
+    "drawn_sums",
+    "head_metrics",
+    "mirrored_errors",
+]
 
 METRICS = (
     "pearson",
@@ -92,6 +101,26 @@ def drawn_sums(counts: Integer[np.ndarray, "B I"], table: Float64[np.ndarray, "I
     step = max(1, _CHUNK // len(table))
     parts = [counts[start : start + step].astype(np.float64) @ table for start in range(0, len(counts), step)]
     return np.concatenate([*parts, np.zeros((0, table.shape[1]))])
+
+
+def mirrored_errors(value: float, draws: Float64[np.ndarray, " B"]) -> Float64[np.ndarray, " B"]:
+    """Draws of a calibration error, their squares mirrored at the value's: their percentiles are its basic interval.
+
+    Noise makes the error of every bin larger, and that of a draw larger once more, by as much in squares whatever the
+    true error is.
+
+    Args:
+        value: The calibration error.
+        draws: Those of bootstrap draws.
+
+    Returns:
+        (B,), at least 0.
+
+    Example:
+        >>> mirrored_errors(5.0, np.array([1.0, 5.0, 8.0]))
+        array([7., 5., 0.])
+    """
+    return np.asarray(np.sqrt(np.maximum(2 * value**2 - draws**2, 0.0)))
 
 
 def bin_of(values: Float64[np.ndarray, " n"], num_bins: int) -> Int64[np.ndarray, " n"]:

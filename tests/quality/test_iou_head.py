@@ -157,6 +157,21 @@ def test_draws_are_seeded_and_strata_stand_alone() -> None:
     assert list(again.strata) == ["stratum"]
 
 
+def test_the_interval_of_the_calibration_error_holds_it_and_the_true_one() -> None:
+    """Percentiles of draws hold neither where a head is nearly right: both value and draws are biased upwards."""
+    rng = np.random.default_rng(0)
+    for bias, at_least in ((0.0, 17), (0.1, 16)):  # a constant bias is the true error
+        covered = 0
+        for seed in range(20):
+            predicted = rng.uniform(0.2, 0.8, (300, 1))
+            actual = np.clip(predicted + bias + 0.1 * rng.standard_normal((300, 1)), 0, 1)
+            report = evaluate_iou_head(predicted, actual, num_bootstrap=100, seed=seed)
+            low, high = report.intervals["ece"]
+            assert 0 <= low <= report.ece <= high
+            covered += low <= bias <= high
+        assert covered >= at_least, bias
+
+
 def test_one_image_has_no_interval() -> None:
     predicted, actual = sample(5)
     report = evaluate_iou_head(predicted, actual, image_id=[7] * 5)
