@@ -143,7 +143,7 @@ class FittedCalibration:
     report: Mapping[str, Any] = field(default_factory=dict)
 
     def apply(self, bounds: MaskQuality) -> CalibratedQuality:
-        """Estimates for scores of the kind "bound"; an empty mask keeps its 0, without doubt."""
+        """Estimates for scores of the kind "bound"; an empty mask keeps its 0, without doubt; a NaN score gives NaN."""
         device, some = bounds.lower_bound.device, (bounds.area_share > 0).cpu().numpy()
         quality, low, high = (np.zeros(len(bounds)) for _ in range(3))
         if some.any():
@@ -154,7 +154,10 @@ class FittedCalibration:
     def estimate(
         self, scores: Mapping[str, Any] | pd.DataFrame
     ) -> tuple[Float64[ndarray, " n"], Float64[ndarray, " n"], Float64[ndarray, " n"]]:
-        """Estimates and the ends of their intervals for columns of scores, of masks that are not empty."""
+        """Estimates and the ends of their intervals for columns of scores, of masks that are not empty.
+
+        All three are NaN where a head answered NaN.
+        """
         quality = self.curve.predict(scores_of(scores))
         return quality, *self.intervals.around(quality)
 
@@ -237,7 +240,8 @@ def embedded_calibration_path() -> str:
 
 def scores_of(table: Mapping[str, Any] | pd.DataFrame) -> Scores:
     """Columns of scores as curves take them. A candidate without pixels has no stability, which counts as 0."""
-    return {name: np.nan_to_num(np.asarray(table[name], dtype=np.float64)) for name in _SCORES}
+    scores = {name: np.asarray(table[name], dtype=np.float64) for name in _SCORES}
+    return scores | {"stability": np.nan_to_num(scores["stability"])}
 
 
 def _of_json(record: Mapping[str, Any]) -> FittedCalibration:

@@ -86,7 +86,7 @@ def fit_calibration(
     Raises:
         UnknownNameError: No such method.
         InputError: A confidence outside (0, 1).
-        DataError: Too few masks or images.
+        DataError: Too few masks or images, or scores that are NaN.
     """
     if method not in CURVES:
         raise UnknownNameError(explain(f"method={method!r}", f"one of {', '.join(CURVES)}"))
@@ -101,6 +101,10 @@ def fit_calibration(
             few = num_images < min_images
             raise DataError(explain(came, expected, "give more images" + ("" if few else ", or more samples a mask")))
     scores = {name: scores_of(part) for name, part in sets.items()}
+    lost = sum(int(np.isnan(np.stack(list(part.values()))).any(axis=0).sum()) for part in scores.values())
+    if lost:
+        came = f"{lost} of {sum(map(len, sets.values()))} samples have scores that are NaN"
+        raise DataError(explain(came, "a head that answers numbers", "check its weights, or leave those samples out"))
     actual = {name: part["actual_iou"].to_numpy(np.float64) for name, part in sets.items()}
     curves: dict[str, Curve] = {name: curve.fit(scores["fit"], actual["fit"]) for name, curve in CURVES.items()}
     curve = curves[method]

@@ -74,8 +74,8 @@ class MaskScorer:
                 other.
 
         Returns:
-            A row for every row, in the same order, of :func:`score_schema`. What can't be read has no scores, and the
-            reason as ``error``.
+            A row for every row, in the same order, of :func:`score_schema`. What can't be read, or is answered with
+            NaN, has no scores, and the reason as ``error``.
         """
         rows = records.to_pylist()
         scores: list[dict[str, Any]] = [{"error": row["error"]} for row in rows]
@@ -133,6 +133,10 @@ class MaskScorer:
         masks = [mask for _, _, mask in waiting]
         quality = self.estimator.estimate(embedding, masks, image_index=[image for _, image, _ in waiting])
         for (row, _, mask), values in zip(waiting, quality.to_frame().to_dict("records"), strict=True):
+            if np.isnan(values["quality"]):
+                came = f"{self.estimator.segmenter.name} answers NaN for this mask"
+                scores[row]["error"] = explain(came, "numbers", "check its weights, or score in float32")
+                continue
             scores[row] |= {str(name): value for name, value in values.items()} | {"area": int(mask.sum())}
 
     def _mask(self, row: Mapping[str, Any], size_hw: tuple[int, int]) -> Bool[Tensor, "H W"]:

@@ -205,6 +205,20 @@ def test_estimator_takes_a_path_and_fills_quality(
     torch.testing.assert_close(scores.lower_bound, bounds.lower_bound)
 
 
+def test_a_head_s_nan_is_no_estimate(estimator: MaskQualityEstimator, fitted: FittedCalibration) -> None:
+    samples = made_up(6000)
+    expected = fitted.estimate(samples)[0]
+    for name in ("predicted_iou", "soft_iou", "stability"):
+        values = samples[name].to_numpy().copy()
+        values[:2] = np.nan
+        estimates = fitted.estimate(samples.assign(**{name: values}))
+        np.testing.assert_array_equal(estimates[0][2:], expected[2:])
+        for part in estimates:
+            assert np.isnan(part[:2]).all() == (name != "stability")  # no pixels, no stability
+    with pytest.raises(DataError, match="2 of 6000 samples have scores that are NaN"):
+        fit_calibration(samples.assign(soft_iou=samples["soft_iou"].where(samples.index > 1)), estimator)
+
+
 def test_of_another_checkpoint_or_protocol_is_refused(
     toy_segmenter: SamSegmenter, fitted: FittedCalibration, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,22 @@ def test_what_can_t_be_read_is_listed_and_the_rest_scored(score: Any, tmp_path: 
     assert "1.png does not exist" in lines["101"]
     assert "can't be decoded" in lines["102"]
     assert "image 1000" in lines["7"]
+
+
+def test_masks_that_a_head_answers_with_nan_are_errors(
+    score: Any, toy_segmenter: SamSegmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = toy_segmenter.decode
+
+    def nan(*args: Any, **keywords: Any) -> Any:
+        candidates = decode(*args, **keywords)
+        return replace(candidates, predicted_iou=torch.full_like(candidates.predicted_iou, torch.nan))
+
+    monkeypatch.setattr(toy_segmenter, "decode", nan)
+    summary = score(write_coco(tmp_path / "set"))
+    assert summary.num_errors == NUM_MASKS - 1
+    assert "toy answers NaN for this mask; expected numbers" in summary.errors.read_text()
+    assert pq.read_table(summary.scores)["quality"].to_pylist() == [0.0]  # of the empty mask, which nobody asks about
 
 
 def test_pictures_of_another_size_than_their_masks(score: Any, tmp_path: Path) -> None:
