@@ -12,7 +12,7 @@ from jaxtyping import Float64, Int64, Integer, UInt16
 __all__ = [
     "ECE_BINS",
     "METRICS",
-    "SELECTION_TOLERANCE",
+    "TARGET_TOLERANCE",
     "bin_of",
     "drawn_images",
     "drawn_sums",
@@ -33,8 +33,12 @@ METRICS = (
 )
 """Names, in the order of reports."""
 
-SELECTION_TOLERANCE = 0.01
-"""How far below the best candidate's IoU the chosen one's may be and still count as right."""
+TARGET_TOLERANCE = 0.01
+"""How far below the best candidate's IoU with the target the chosen one's may be and still count as right.
+
+The click protocol has a ``selection_accuracy`` of its own, by another rule:
+:data:`~arrcoc_sam.quality.click_protocol.ANY_NODE_TOLERANCE`.
+"""
 
 ECE_BINS = 15
 """Bins of equal mass of the expected calibration error."""
@@ -187,7 +191,7 @@ def _moments(
         "xy": (x * y).sum(1),
         "mae": np.abs(error).sum(1),
         "mse": (error**2).sum(1),
-        "selection_accuracy": (chosen >= best - SELECTION_TOLERANCE).astype(np.float64),
+        "selection_accuracy": (chosen >= best - TARGET_TOLERANCE).astype(np.float64),
         "automatic_iou": chosen,
         "oracle_iou": best,
     }

@@ -41,7 +41,7 @@ class IoUHeadReport:
         mae: Mean absolute error.
         rmse: Root of the mean squared error.
         selection_accuracy: Share of prompts whose candidate of the highest predicted IoU has an actual IoU within 0.01
-            of the best one's.
+            of the best one's. That of ``evaluate_clicks`` is another: within 0.05, by any node under the click.
         automatic_iou: Mean actual IoU of the candidate of the highest predicted IoU.
         oracle_iou: Mean actual IoU of the best candidate.
         oracle_gap: Their difference, at least 0.

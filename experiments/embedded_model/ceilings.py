@@ -23,7 +23,7 @@ from torch import Tensor
 
 import arrcoc_sam as aa
 from arrcoc_sam.masks import pairwise_iou
-from arrcoc_sam.quality.click_protocol import SELECTION_TOLERANCE
+from arrcoc_sam.quality.click_protocol import ANY_NODE_TOLERANCE
 from arrcoc_sam.scenes import TEST_V1, VALIDATION_SEEDS, Scene, generate_scene
 from arrcoc_sam.segmenters.tiny import set_image_size
 
@@ -116,7 +116,7 @@ def figures(score: ndarray, iou: ndarray, any_iou: ndarray, counted: ndarray | N
     some = np.ones(score.shape, dtype=bool) if counted is None else counted
     return {
         "automatic": rounded(iou[rows, chosen].mean()),
-        "selection": rounded((any_iou[rows, chosen] >= any_iou.max(axis=1) - SELECTION_TOLERANCE).mean()),
+        "selection": rounded((any_iou[rows, chosen] >= any_iou.max(axis=1) - ANY_NODE_TOLERANCE).mean()),
         "pearson": rounded(np.corrcoef(score[some], iou[some])[0, 1]),
     }
 

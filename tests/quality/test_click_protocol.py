@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from arrcoc_sam.errors import InputError
-from arrcoc_sam.quality import AnnotatedImage, evaluate_clicks, summarize_clicks
+from arrcoc_sam.quality import AnnotatedImage, evaluate_clicks, evaluate_iou_head, summarize_clicks
+from arrcoc_sam.quality.click_protocol import ANY_NODE_TOLERANCE
+from arrcoc_sam.quality.head_metrics import TARGET_TOLERANCE
 from arrcoc_sam.scenes import generate_scene
 from arrcoc_sam.segmenters.sam import SamSegmenter
 from arrcoc_sam.segmenters.tiny import build_tiny
@@ -41,6 +43,9 @@ def test_summary_of_hand_made_rows() -> None:
     assert summary["automatic_iou/part"] == pytest.approx(0.1)
     assert "oracle_iou/subpart" not in summary
     assert summary["selection_accuracy"] == 1.0
+    predicted, actual = (nodes[[f"{name}_{k}" for k in (1, 2, 3)]].to_numpy() for name in ("predicted", "iou"))
+    assert evaluate_iou_head(predicted, actual).selection_accuracy == 0.5  # by the node that was meant
+    assert (ANY_NODE_TOLERANCE, TARGET_TOLERANCE) == (0.05, 0.01)
     assert summary["distinct_share"] == 0.5
     assert summary["mae"] == pytest.approx(np.mean([0.1, 0.6, 0.1, 0.3, 0.1, 0.1]))
     assert summary["mae_after_3"] == pytest.approx(0.15)
