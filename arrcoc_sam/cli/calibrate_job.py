@@ -100,7 +100,7 @@ class CalibrateJob:
                 ways = protocol_estimators(segmenter, default=self.protocol, components=self.components)
                 again = replace(truth, faults=[])  # the same pictures, whose faults are known by now
                 asked = self._samples(ways, islice(again, count), count, "Protocols")
-                protocols = compare_protocols(asked, seed=self.seed)
+                protocols = compare_protocols(asked, default=self.protocol, seed=self.seed)
             self._save(fit, protocols, folder)
         self._print(fit, protocols)
         for words in truth.faults:
@@ -152,8 +152,20 @@ class CalibrateJob:
         if protocols is not None:
             columns = ["spearman", "mae", "inside", "width"]
             rows = [
-                (row["protocol"], row["tokens"], *(f"{row[name]:.3f}" for name in columns))
+                (
+                    row["protocol"],
+                    row["tokens"],
+                    *(f"{row[name]:.3f}" for name in columns),
+                    f"{row['gain']:+.3f} ({row['gain_low']:+.3f} to {row['gain_high']:+.3f})",
+                )
                 for row in protocols.to_dict("records")
             ]
-            print_table("Ways of asking", ["protocol", "tokens", *columns], rows, to=out(), right=columns)
+            gain = f"gain over {self.protocol}, all"
+            print_table(
+                "Ways of asking, by Spearman on these masks: the first is selected on them",
+                ["protocol", "tokens", *columns, gain],
+                rows,
+                to=out(),
+                right=[*columns, gain],
+            )
         out().print(f"Calibration: {self.out}", soft_wrap=True, markup=False)

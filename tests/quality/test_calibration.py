@@ -24,6 +24,7 @@ from arrcoc_sam.quality import (
     load_calibration,
 )
 from arrcoc_sam.quality.calibration import ConformalIntervals
+from arrcoc_sam.quality.calibration_ablation import compare_protocols
 from arrcoc_sam.quality.calibration_curves import BoundCurve, MonotoneModel
 from arrcoc_sam.quality.calibration_fit import bound_figures, coverage_figures, split_by_image
 from arrcoc_sam.quality.calibration_samples import degrade_masks
@@ -304,6 +305,23 @@ def test_with_an_oracle_all_truths_lie_inside_the_bounds(oracle_of: type) -> Non
         figures = bound_figures(calibration_samples({"oracle": oracle}, [image], per_mask=12)["oracle"])
         assert figures["inside"] == 1.0
         assert 0 < figures["width"] < 1
+
+
+def test_ways_of_asking_are_compared_in_pairs() -> None:
+    """A way that is a little better on every image is told from the default, though the intervals of both overlap."""
+    default = made_up(600, 60)
+    worse = default["lower_bound"] + np.random.default_rng(1).normal(0, 0.08, len(default))
+    ways = {"mask+point, all": default, "mask, all": default.assign(lower_bound=worse.clip(0, 1))}
+    table = compare_protocols(ways, seed=3).set_index("protocol")
+    assert table.loc["mask+point", ["gain", "gain_low", "gain_high"]].tolist() == [0, 0, 0]
+    other = table.loc["mask"]
+    assert other["spearman_high"] > table.loc["mask+point", "spearman_low"]
+    assert other["gain"] == pytest.approx(other["spearman"] - table.loc["mask+point", "spearman"])
+    assert other["gain_low"] < other["gain"] < other["gain_high"] < 0
+    turned = compare_protocols(ways, default="mask", seed=3).set_index("protocol").loc["mask+point"]
+    assert (turned["gain_low"], turned["gain_high"]) == pytest.approx((-other["gain_high"], -other["gain_low"]))
+    with pytest.raises(UnknownNameError, match=r"default='box' without samples; expected those of one of mask\+point"):
+        compare_protocols(ways, default="box")
 
 
 @pytest.mark.usefixtures("as_at_run_time")
