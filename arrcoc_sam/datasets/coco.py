@@ -294,12 +294,11 @@ def _check_pictures(images: Mapping[CocoId, CocoImage], folder: Path, log: Fault
 def _check_size(path: Path, image: CocoImage, image_hw: tuple[int, int]) -> None:
     if image_hw != image.size_hw:
         came = f"{path}: image {image.id!r} has height {image.size_hw[0]} and width {image.size_hw[1]}"
-        turned = (
-            "the masks were drawn on the picture before its EXIF orientation"
-            if image_hw == image.size_hw[::-1]
-            else None
-        )
-        raise DataError(explain(came, f"those of {image.file_name}, upright: {image_hw[0]} and {image_hw[1]}", turned))
+        mend = "correct them, or bring the masks to the picture's size"
+        if image_hw == image.size_hw[::-1]:
+            came += ", as if drawn on the picture before its EXIF orientation"
+            mend = "turn the masks upright with the picture, or take the orientation out of its EXIF data"
+        raise DataError(explain(came, f"those of {image.file_name}, upright: {image_hw[0]} and {image_hw[1]}", mend))
 
 
 def _parts(file_name: str) -> tuple[str, ...]:

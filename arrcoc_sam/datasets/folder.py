@@ -16,7 +16,7 @@ from torch import Tensor
 
 from arrcoc_sam.datasets.mask_index import MaskEntry, MaskIndex
 from arrcoc_sam.datasets.mask_sets import Changes, files_digest
-from arrcoc_sam.errors import DataError, ImageReadError, OutputError, explain
+from arrcoc_sam.errors import DataError, ImageReadError, ImageTooLargeError, OutputError, explain
 from arrcoc_sam.images import IMAGE_SUFFIXES
 
 __all__ = ["FolderMasks", "read_mask_file"]
@@ -122,14 +122,17 @@ def read_mask_file(path: Path, *, max_pixels: int = 100_000_000) -> Bool[Tensor,
         max_pixels: Height × width above which it is refused.
 
     Raises:
-        ImageReadError: It is missing, truncated, no picture, or too large.
+        ImageReadError: It is missing, truncated or no picture.
+        ImageTooLargeError: More pixels than ``max_pixels``.
         DataError: It has more than two values: a soft mask, or a map of labels.
     """
     try:
         with Image.open(path) as picture:
             if picture.width * picture.height > max_pixels:
-                came = f"{path} has {picture.width * picture.height / 1e6:.1f} megapixels"
-                raise ImageReadError(explain(came, f"at most {max_pixels / 1e6:.1f}"))
+                pixels = picture.width * picture.height / 1e6
+                came = f"{path} is {picture.width} x {picture.height} = {pixels:.1f} megapixels"
+                mend = "scale picture and mask down; in Python read_mask_file takes a larger max_pixels"
+                raise ImageTooLargeError(explain(came, f"at most max_pixels = {max_pixels / 1e6:.1f} megapixels", mend))
             values, transparent = np.asarray(picture), picture.mode in ("LA", "PA", "RGBA")
     except ImageReadError:
         raise

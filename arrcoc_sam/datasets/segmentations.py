@@ -60,8 +60,11 @@ def _from_runs(segmentation: Mapping[str, Any], size_hw: tuple[int, int]) -> tup
     area = int(rle_areas([segmentation])[0])  # checks size and counts
     size = [int(side) for side in segmentation["size"]]
     if size != list(size_hw):
-        turned = "size is [height, width]; these are the other way round" if size[::-1] == list(size_hw) else None
-        raise DataError(explain(f"the mask has size {size}", f"the image's [height, width] = {list(size_hw)}", turned))
+        came, mend = f"the mask has size {size}", "bring the mask to the image's size"
+        if size[::-1] == list(size_hw):
+            came += ", the other way round"
+            mend = "swap the two numbers, or turn the mask if it lies on its side"
+        raise DataError(explain(came, f"the image's [height, width] = {list(size_hw)}", mend))
     if isinstance(counts, bytes):
         counts = counts.decode("ascii")
     elif not isinstance(counts, str):

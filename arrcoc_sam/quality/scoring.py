@@ -142,10 +142,11 @@ class MaskScorer:
     def _mask(self, row: Mapping[str, Any], size_hw: tuple[int, int]) -> Bool[Tensor, "H W"]:
         mask = read_mask(row, self.masks)
         if tuple(mask.shape) != size_hw:
-            turned = tuple(mask.shape)[::-1] == size_hw
-            came = f"the mask has height {mask.shape[0]} and width {mask.shape[1]}"
+            came, mend = f"the mask has height {mask.shape[0]} and width {mask.shape[1]}", "bring it to that size"
             expected = f"those of {row['image']}, upright: {size_hw[0]} and {size_hw[1]}"
-            mend = "it was drawn on the picture before its EXIF orientation" if turned else "bring it to that size"
+            if tuple(mask.shape)[::-1] == size_hw:
+                came += ", as if drawn on the picture before its EXIF orientation"
+                mend = "turn the mask upright with the picture, or take the orientation out of its EXIF data"
             raise DataError(explain(came, expected, mend))
         return mask
 

@@ -20,7 +20,7 @@ from arrcoc_sam.datasets.folder import read_mask_file
 from arrcoc_sam.datasets.json_stream import stream_json
 from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.datasets.mask_index import MaskEntry, MaskIndex
-from arrcoc_sam.errors import DataError, ImageReadError, OutputError
+from arrcoc_sam.errors import DataError, ImageReadError, ImageTooLargeError, OutputError
 from arrcoc_sam.masks import decode_rle, encode_rle
 
 
@@ -270,6 +270,13 @@ def test_a_folder_is_written_again_with_a_link_to_its_images(folder: Path, tmp_p
     assert (target / "images").is_symlink()
     with pytest.raises(OutputError, match="exists"):
         open_masks(folder).rewrite(target, Chosen(set()))
+
+
+def test_a_mask_of_too_many_pixels(folder: Path) -> None:
+    words = r"is 10 x 8 = 0\.0 megapixels; expected at most max_pixels .* Mend: scale picture and mask down"
+    with pytest.raises(ImageTooLargeError, match=words):
+        read_mask_file(folder / "masks" / "a.png", max_pixels=79)
+    assert read_mask_file(folder / "masks" / "a.png", max_pixels=80).shape == (8, 10)
 
 
 def test_folders_are_found_behind_links(folder: Path, tmp_path: Path) -> None:

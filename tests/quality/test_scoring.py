@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from filelock import FileLock
+from PIL import Image
 from scoring_cases import NUM_MASKS, SIZES, masks_of, write_coco, write_folder, write_parquet
 
 from arrcoc_sam.cli.main import run
@@ -170,8 +171,10 @@ def test_masks_that_a_head_answers_with_nan_are_errors(
 def test_pictures_of_another_size_than_their_masks(score: Any, tmp_path: Path) -> None:
     path = write_parquet(tmp_path)
     (tmp_path / "1.png").replace(tmp_path / "0.png")
+    Image.open(tmp_path / "2.png").transpose(Image.Transpose.ROTATE_90).save(tmp_path / "2.png")
     summary = score(path)
-    assert summary.num_errors == 5
+    assert summary.num_errors == 8
+    assert re.search(r"as if drawn on .* EXIF .*; expected .* Mend: turn the mask upright", summary.errors.read_text())
     assert "height 64 and width 96; expected those of 0.png, upright: 80 and 50" in summary.errors.read_text()
 
 
