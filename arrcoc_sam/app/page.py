@@ -182,7 +182,9 @@ def serve(
         )
     except OSError as error:
         came = f"a page at port {port} of {host} ({error})"
-        raise InputError(explain(came, "a port that is free and may be opened", "name another with --port")) from error
+        raise InputError(
+            explain(came, "a port that is free and may be opened", "name another port (--port)")
+        ) from error
     return page
 
 

@@ -54,7 +54,9 @@ class FolderMasks:
             DataError: No folder of images, no mask, or images of one name and several endings.
         """
         if not self.images.is_dir():
-            raise DataError(explain(f"{self.images} is no folder", "the folder of images", "name it with --images"))
+            raise DataError(
+                explain(f"{self.images} is no folder", "the folder of images", "name it as images (--images)")
+            )
         numbers: dict[str, int] = {}
         for image in _files(self.images, IMAGE_SUFFIXES):
             name = image.relative_to(self.images).as_posix()

@@ -119,7 +119,9 @@ class ActorPool(OnRay):
             gpus = 1.0 if available else 0.0
         if gpus > available:
             came = f"gpus_per_actor={gpus:g} with device={self.device!r} and {available:g} GPUs in the cluster"
-            raise InputError(explain(came, "no more than there are", "leave --gpus-per-actor out on CPUs"))
+            raise InputError(
+                explain(came, "no more than there are", "leave gpus_per_actor (--gpus-per-actor) out on CPUs")
+            )
         if self.actors is not None:
             return self.actors, gpus
         most = available / gpus if gpus else resources.get("CPU", 1.0) / self.threads
@@ -174,7 +176,8 @@ def _start(ray: Any, cores: int) -> None:
             if left:
                 continue
             came, mend = f"Ray does not start here ({first_line(error)})", "try again when the machine is less busy"
-            raise InputError(explain(came, "a machine with room for it", f"{mend}, or name --engine local")) from error
+            mend = f"{mend}, or do without Ray (--engine local)"
+            raise InputError(explain(came, "a machine with room for it", mend)) from error
 
 
 def _join(ray: Any, address: str) -> None:

@@ -62,7 +62,7 @@ class KeepRules:
         if self.crowd not in ("keep", "judge", "drop"):
             raise InputError(explain(f"crowd={self.crowd!r}", "'keep', 'judge' or 'drop'"))
         if not self.names and self.crowd != "drop":
-            raise InputError(explain("no rule", "at least one", "name a --min-quality, for one"))
+            raise InputError(explain("no rule", "at least one", "give min_quality (--min-quality), for one"))
         for name in ("min_quality", "min_bound", "min_stability", "max_area_share"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:

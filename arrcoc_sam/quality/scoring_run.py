@@ -310,5 +310,5 @@ def _name(number: int) -> str:
 def _require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], words: str) -> None:
     differing = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
     if differing:
-        mend = "name another file with --out, or remove this one"
+        mend = "name another file as out (--out), or remove this one"
         raise OutputError(explain(f"{words} of other {', '.join(differing)}", "the same run, to go on with", mend))

@@ -116,7 +116,9 @@ def check_video_prompts(prompts: Sequence[VideoPrompt], clip: Clip) -> None:
         ShapeError: A mask of another size than the frames.
     """
     if not prompts:
-        raise InputError(explain("no prompt", "at least one object to follow", "add a point: --point x,y"))
+        raise InputError(
+            explain("no prompt", "at least one object to follow", "add a VideoPrompt with points_xy (--point x,y)")
+        )
     seen: set[tuple[int, int]] = set()
     for prompt in prompts:
         check_frame(clip, prompt.frame, f"a prompt of object {prompt.object_id}")

@@ -263,7 +263,9 @@ class HierarchyStream(IterableDataset[AttentionSample]):
             raise InputError(explain(came, "0 <= rank < num_processes, a buffer of 0 or more"))
         if cache.plan.num_shards < num_processes:
             came = f"{cache.plan.num_shards} shards for {num_processes} processes"
-            raise InputError(explain(came, "a shard for each at least", "build the cache with a smaller --shard"))
+            raise InputError(
+                explain(came, "a shard for each at least", "build the cache with fewer images_per_shard (--shard)")
+            )
         self.cache, self.only_valid, self.shuffle_buffer, self.seed = cache, only_valid, shuffle_buffer, seed
         self.rank, self.num_processes, self.epoch = rank, num_processes, 0
         self.reader = SampleReader(cache.plan.root, **options)
@@ -305,7 +307,9 @@ def check_quality(cache: HierarchyCache, reader: SampleReader) -> None:
     """
     if reader.min_quality is not None and not cache.plan.quality:
         came = f"min_quality={reader.min_quality} for {cache.folder}, whose masks were not scored"
-        raise DataError(explain(came, "a cache with quality", "build it with --quality, or leave out min_quality"))
+        raise DataError(
+            explain(came, "a cache with quality", "build it with quality=True (--quality), or leave out min_quality")
+        )
 
 
 def _check_scores(rows: pa.Table) -> None:

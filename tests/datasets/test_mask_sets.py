@@ -292,7 +292,7 @@ def test_folders_that_can_t_be_read(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"several images a\.\*"):
         listed(folder, tmp_path)
     (tmp_path / "bare" / "masks").mkdir(parents=True)
-    with pytest.raises(DataError, match="name it with --images"):
+    with pytest.raises(DataError, match=r"name it as images \(--images\)"):
         listed(tmp_path / "bare", tmp_path)
     (tmp_path / "bare" / "images").mkdir()
     with pytest.raises(DataError, match="no mask"):
