@@ -43,8 +43,8 @@ from arrcoc_sam.distributed.pool import _cluster, _ours
 from arrcoc_sam.granularity.atlas import run_atlas
 from arrcoc_sam.granularity.atlas_build import AtlasBuild
 from arrcoc_sam.granularity.atlas_read import AtlasReader
-from arrcoc_sam.quality.scoring_local import run_scoring, score_masks
-from arrcoc_sam.quality.scoring_run import Progress, ScoringRun, scoring_plan
+from arrcoc_sam.quality.scoring_local import score_masks
+from arrcoc_sam.quality.scoring_run import Progress, ScoringRun
 from arrcoc_sam.quality.scoring_spec import EstimatorSpec
 from arrcoc_sam.scenes import generate_scene
 from arrcoc_sam.segmenters import load_segmenter
@@ -88,7 +88,6 @@ def test_actors_that_share_the_parts_make_the_local_engine_s_table(folder: Path)
     """All but Ray itself: two actors take the parts in turn, backwards, and one part is done by both."""
     spec = EstimatorSpec(checkpoint=str(folder / "tiny.safetensors"), device="cpu")
     estimator, data = spec.build(), open_masks(folder / "masks.json")
-    plan = scoring_plan(data, estimator, part_masks=2)
 
     def engine(run: ScoringRun, progress: Progress | None) -> None:
         threads = torch.get_num_threads()
@@ -102,8 +101,10 @@ def test_actors_that_share_the_parts_make_the_local_engine_s_table(folder: Path)
             ScoringActor(spec, weights, run.work, (folder / "elsewhere", None), threads=threads)
         with pytest.raises(CheckpointError, match="those of the run, 000000000000"):
             ScoringActor(spec, "0" * 64, run.work, run.folders, threads=threads)
+        with pytest.raises(InputError, match="an engine of other protocol, components than the estimator"):
+            RayEngine(replace(spec, protocol="box", components=True))(run, progress)
 
-    shared = run_scoring(data, folder / "shared.parquet", plan, engine, manifest={})
+    shared = score_masks(data, folder / "shared.parquet", estimator, part_masks=2, engine=engine)
     alone = score_masks(data, folder / "alone.parquet", estimator, part_masks=2)
     assert shared.num_errors == alone.num_errors == 2
     assert shared.scores.read_bytes() == alone.scores.read_bytes()

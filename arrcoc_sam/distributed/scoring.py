@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from arrcoc_sam.distributed.pool import OnRay
-from arrcoc_sam.errors import CheckpointError, DataError, explain
+from arrcoc_sam.errors import CheckpointError, DataError, InputError, explain
+from arrcoc_sam.quality.calibration import load_calibration
 from arrcoc_sam.quality.scoring import MaskScorer
 from arrcoc_sam.quality.scoring_run import Progress, ScoringRun, read_part, write_part
 from arrcoc_sam.quality.scoring_spec import EstimatorSpec
@@ -32,9 +34,11 @@ class RayEngine(OnRay):
         """Score the parts that are missing.
 
         Raises:
+            InputError: The spec has other options than the estimator of the run.
             MissingExtraError: Ray is not installed.
             ArrcocSamError: What an actor raised; what is scored is kept.
         """
+        self._check(run.plan)
         missing = run.missing()
         if not missing:
             return
@@ -45,6 +49,15 @@ class RayEngine(OnRay):
             done += int(row["num_masks"])
             if progress is not None:
                 progress("Scoring", done, total)
+
+    def _check(self, plan: Mapping[str, Any]) -> None:
+        spec = self.spec
+        ours = {name: getattr(spec, name) for name in ("dtype", "protocol", "multimask", "components")}
+        ours["calibration"] = None if spec.calibration is None else load_calibration(spec.calibration).digest
+        differing = [name for name, value in ours.items() if plan[name] != value]
+        if differing:
+            came = f"an engine of other {', '.join(differing)} than the estimator"
+            raise InputError(explain(came, "the same scores from both", "make both of one EstimatorSpec"))
 
 
 class ScoringActor:

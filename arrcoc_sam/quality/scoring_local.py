@@ -52,6 +52,7 @@ def score_masks(
     estimator: MaskQualityEstimator,
     *,
     part_masks: int = PART_MASKS,
+    engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> ScoringSummary:
     """Score every mask of a data set into one Parquet table; the same call goes on where another one was stopped.
@@ -64,6 +65,8 @@ def score_masks(
         out: The table; ends in ``.parquet``. It appears when all is done; until then there is ``<out>.work``.
         estimator: Scores the masks; ``keep_masks=False`` saves time.
         part_masks: Masks between two files on disk. The same in a call that goes on.
+        engine: What scores the parts, such as :class:`arrcoc_sam.distributed.RayEngine` of a spec like the estimator;
+            by default the estimator in this process, one after the other.
         progress: Called with stage, done, total.
 
     Returns:
@@ -72,6 +75,7 @@ def score_masks(
     Raises:
         DataError: The data set can't be read as a whole, has no masks, or ids repeat; nothing is left on disk.
         OutputError: ``out`` belongs to something else or can't be written; what is scored is kept.
+        InputError: An engine of other options than the estimator's.
     """
     masks = dataset if isinstance(dataset, MaskSet) else open_masks(dataset)
     segmenter = estimator.segmenter
@@ -82,7 +86,7 @@ def score_masks(
     if part_masks < 1:
         raise InputError(explain(f"part_masks={part_masks}", "at least 1"))
     plan = scoring_plan(masks, estimator, part_masks=part_masks)
-    engine = local_engine(estimator)
+    engine = local_engine(estimator) if engine is None else engine
     return run_scoring(masks, out, plan, engine, manifest=provenance.as_json(), progress=progress)
 
 
