@@ -27,6 +27,7 @@ from arrcoc_sam.segmenters.sam import SamSegmenter
 from arrcoc_sam.segmenters.tiny import build_tiny
 from arrcoc_sam.training.iou_head_config import IoUHeadConfig
 from arrcoc_sam.training.iou_transfer import ScoredImage, TransferSettings, transfer_iou_head
+from arrcoc_sam.training.iou_transfer_report import compare_heads
 from arrcoc_sam.training.scored_masks import DegradedMasks, MatchedMasks, split_images
 from arrcoc_sam.training.sources import SceneSource
 
@@ -79,6 +80,20 @@ def test_only_the_head_moves(segmenter: SamSegmenter, degraded: DegradedMasks) -
     assert result.model is model
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert result.report.before.num_images == 2
+
+
+def test_the_gain_of_calibration_allows_for_its_bias() -> None:
+    """A head that is right has an ECE of noise, and more of it in draws: percentiles of gains hold too little gain."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for seed in range(6):
+        after = rng.uniform(0.3, 0.7, (300, 1))
+        actual = torch.from_numpy((after[:, 0] + 0.1 * rng.standard_normal(300)).clip(0, 1))
+        report = compare_heads(after + 0.1, after, actual, [f"{row}" for row in range(300)], (), 100, seed)
+        low, high = report.gain_intervals["ece"]
+        assert low <= report.gain["ece"] <= high
+        covered += low <= -0.1 <= high
+    assert covered >= 4
 
 
 @pytest.mark.parametrize("part", ["head", "token+head"])
