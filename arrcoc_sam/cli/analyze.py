@@ -46,7 +46,11 @@ def analyze(
     ] = None,
     query: Annotated[
         Literal["cls", "mean", "point", "pool"] | None,
-        typer.Option(help="Whose attention, of a transformer.", show_default=False, rich_help_panel=_ATTENTION),
+        typer.Option(
+            help="Query of a transformer's attention: class token, mean of all patches, clicked patch, or pool.",
+            show_default=False,
+            rich_help_panel=_ATTENTION,
+        ),
     ] = None,
     layers: Annotated[
         str | None,
@@ -80,9 +84,10 @@ def analyze(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of whatever is random (--random-weights).")] = 0,
     figure_format: Annotated[
-        Literal["png", "svg", "pdf", "none"], typer.Option("--format", help="Of the figures.", rich_help_panel=_OUTPUT)
+        Literal["png", "svg", "pdf", "none"],
+        typer.Option("--format", help="File format of the figures.", rich_help_panel=_OUTPUT),
     ] = "png",
-    title: Annotated[str, typer.Option(help="Of the report.", rich_help_panel=_OUTPUT)] = "Attention granularity",
+    title: Annotated[str, typer.Option(help="Title of the report.", rich_help_panel=_OUTPUT)] = "Attention granularity",
     max_shown: Annotated[
         int, typer.Option(min=1, help="Images shown in full in the report.", rich_help_panel=_OUTPUT)
     ] = 50,

@@ -22,8 +22,10 @@ def app(
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Transformers without their weights: a control.")
     ] = False,
-    host: Annotated[str, typer.Option(help="127.0.0.1: this machine alone; 0.0.0.0: all that reach it.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65_535, help="Of the server.")] = 7860,
+    host: Annotated[
+        str, typer.Option(help="Address of the server. 127.0.0.1: this machine alone; 0.0.0.0: all that reach it.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the server.")] = 7860,
     share: Annotated[bool, typer.Option("--share", help="Ask Gradio for a public address as well.")] = False,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
 ) -> None:

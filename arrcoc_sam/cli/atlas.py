@@ -51,7 +51,9 @@ def atlas(
     checkpoint: CheckpointOption = None,
     device: DeviceOption = "auto",
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search folders with their subfolders.")] = False,
-    limit: Annotated[int | None, typer.Option(min=4, help="The first so many images.", show_default="all")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=4, help="Images at most: the first ones.", show_default="all")
+    ] = None,
     random_weights: Annotated[
         bool,
         typer.Option(
@@ -66,7 +68,11 @@ def atlas(
     ] = True,
     query: Annotated[
         Literal["cls", "mean", "point", "pool"] | None,
-        typer.Option(help="Whose attention.", show_default="cls", rich_help_panel=_ATTENTION),
+        typer.Option(
+            help="Query of the attention: class token, mean of all patches, clicked patch, or pool.",
+            show_default="cls",
+            rich_help_panel=_ATTENTION,
+        ),
     ] = None,
     layers: Annotated[
         str | None, typer.Option(help="Blocks, such as 0,5,-1.", show_default="all", rich_help_panel=_ATTENTION)
@@ -95,17 +101,18 @@ def atlas(
         ),
     ] = None,
     metric: Annotated[
-        str, typer.Option(help="What the claims are made of.", rich_help_panel=_CLAIMS)
+        str, typer.Option(help="Metric that the claims are made of.", rich_help_panel=_CLAIMS)
     ] = "shell_contrast",
     fdr: Annotated[
-        float, typer.Option("--fdr", help="False discovery rate over the maps.", rich_help_panel=_CLAIMS)
+        float, typer.Option("--fdr", help="False discovery rate over the maps, in (0, 1).", rich_help_panel=_CLAIMS)
     ] = 0.05,
     seed: Annotated[int, typer.Option(help="Seed of everything random.", rich_help_panel=_CLAIMS)] = 0,
     figure_format: Annotated[
-        Literal["png", "svg", "pdf", "none"], typer.Option("--format", help="Of the figures.", rich_help_panel=_OUTPUT)
+        Literal["png", "svg", "pdf", "none"],
+        typer.Option("--format", help="File format of the figures.", rich_help_panel=_OUTPUT),
     ] = "png",
     title: Annotated[
-        str, typer.Option(help="Of the report.", rich_help_panel=_OUTPUT)
+        str, typer.Option(help="Title of the report.", rich_help_panel=_OUTPUT)
     ] = "Atlas of attention granularity",
     engine: EngineOption = "local",
     address: AddressOption = None,

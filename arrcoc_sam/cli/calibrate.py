@@ -30,21 +30,21 @@ def calibrate(
     ] = "mask+point",
     tokens: TokensOption = "all",
     components: Annotated[
-        bool, typer.Option("--components", help="For score --components: a mask by the worst of its components.")
+        bool, typer.Option("--components", help="Score a mask by the worst of its components, for score --components.")
     ] = False,
     method: Annotated[
         Literal["monotone", "isotonic"],
         typer.Option(help="monotone: several scores; isotonic: a curve over the lower bound."),
     ] = "monotone",
-    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.9,
+    confidence: Annotated[float, typer.Option(help="Coverage of the intervals, in (0, 1).")] = 0.9,
     per_mask: Annotated[int, typer.Option(min=1, help="Samples of each true mask.")] = 1,
     min_masks: Annotated[
         int, typer.Option(min=2, help="The least number of masks to fit, to cover, and to test.")
     ] = 1000,
     min_images: Annotated[int, typer.Option(min=2, help="The least number of images to each of the three.")] = 2,
     ablation: Annotated[bool, typer.Option(help="Compare protocols and tokens, on the first images.")] = True,
-    ablation_images: Annotated[int, typer.Option(min=2, help="So many of them.")] = 60,
-    seed: Annotated[int, typer.Option(help="Of degradations and splits.")] = 0,
+    ablation_images: Annotated[int, typer.Option(min=2, help="Images that the comparison is made on.")] = 60,
+    seed: Annotated[int, typer.Option(help="Seed of degradations and splits.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Fit how far scores of masks can be trusted, on masks that are known.

@@ -19,7 +19,7 @@ def demo(
     checkpoint: CheckpointOption = None,
     device: DeviceOption = "auto",
     figure_format: Annotated[
-        Literal["png", "svg", "pdf", "none"], typer.Option("--format", help="Of the figures.")
+        Literal["png", "svg", "pdf", "none"], typer.Option("--format", help="File format of the figures.")
     ] = "png",
     as_json: JsonOption = False,
 ) -> None:

@@ -26,8 +26,8 @@ def evaluate_iou(
     device: DeviceOption = "auto",
     clicks: Annotated[list[int], typer.Option(help="Also judge token 0 after so many clicks; repeatable.")] = [3, 8],  # noqa: B006 (Typer reads it, nothing writes it)
     bootstrap: Annotated[int, typer.Option(min=0, help="Draws of the images behind each interval.")] = 1000,
-    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
-    seed: Annotated[int, typer.Option(help="Of clicks and draws.")] = 0,
+    confidence: Annotated[float, typer.Option(help="Coverage of the intervals, in (0, 1).")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Seed of clicks and draws.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Judge predicted IoU against actual IoU on true masks.

@@ -20,16 +20,18 @@ def filter_masks(
         typer.Option("--out", "-o", help="Where the data set of the kept masks goes.", show_default=False),
     ] = None,
     min_quality: Annotated[
-        float | None, typer.Option(help="Least quality: the bound, or the calibrated estimate.", show_default=False)
+        float | None,
+        typer.Option(help="Least quality, 0 to 1: the bound, or the calibrated estimate.", show_default=False),
     ] = None,
-    min_bound: Annotated[float | None, typer.Option(help="Least lower bound.", show_default=False)] = None,
-    min_stability: Annotated[float | None, typer.Option(help="Least stability.", show_default=False)] = None,
+    min_bound: Annotated[float | None, typer.Option(help="Least lower bound, 0 to 1.", show_default=False)] = None,
+    min_stability: Annotated[float | None, typer.Option(help="Least stability, 0 to 1.", show_default=False)] = None,
     min_area: Annotated[int | None, typer.Option(help="Least area in pixels.", show_default=False)] = None,
     max_area_share: Annotated[
-        float | None, typer.Option(help="Largest share of the image.", show_default=False)
+        float | None, typer.Option(help="Largest share of the image, 0 to 1.", show_default=False)
     ] = None,
     class_quantile: Annotated[
-        float | None, typer.Option(help="The share of each class, the worst, that goes.", show_default=False)
+        float | None,
+        typer.Option(help="Share of each class that goes, the worst of it, in (0, 1).", show_default=False),
     ] = None,
     crowd: Annotated[
         Literal["keep", "judge", "drop"], typer.Option(help="What becomes of masks of groups of objects.")
@@ -44,9 +46,11 @@ def filter_masks(
     dataset: Annotated[
         Path | None, typer.Option(help="The data set, where it has moved since.", show_default=False)
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the images, likewise.", show_default=False)] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the images, where it has moved since.", show_default=False)
+    ] = None,
     pictures: Annotated[
-        int, typer.Option(min=0, max=100, help="So many of the best and of the worst on the report; 0 for none.")
+        int, typer.Option(min=0, max=100, help="Masks on the report, so many of the best and of the worst; 0 for none.")
     ] = 8,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be dropped and write nothing.")] = False,
     as_json: JsonOption = False,

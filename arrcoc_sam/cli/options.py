@@ -62,7 +62,10 @@ EngineOption = Annotated[
     typer.Option("--engine", help="local: this process; ray: a pool of actors, here or on a cluster."),
 ]
 AddressOption = Annotated[
-    str | None, typer.Option("--address", help="Of a Ray cluster; without it Ray is started here.", show_default=False)
+    str | None,
+    typer.Option(
+        "--address", help="Address of a Ray cluster, HOST:PORT; without it Ray is started here.", show_default=False
+    ),
 ]
 ActorsOption = Annotated[
     int | None,
@@ -73,7 +76,7 @@ GpusPerActorOption = Annotated[
     typer.Option(
         "--gpus-per-actor",
         min=0.0,
-        help="Of a GPU: .5 lets two actors share one, so that images are read while others are encoded; by default 1.",
+        help="GPUs an actor; .5 lets two share one, so that images are read while others are encoded. By default 1.",
         show_default=False,
     ),
 ]

@@ -29,10 +29,10 @@ _PointsPerSide = Annotated[
     int | None, typer.Option(help="With --everything: clicks along each side.", min=1, show_default="32")
 ]
 _MinPredictedIou = Annotated[
-    float | None, typer.Option(help="With --everything: masks predicted better.", show_default="0.88")
+    float | None, typer.Option(help="With --everything: predicted IoU that a mask has to exceed.", show_default="0.88")
 ]
 _MinStability = Annotated[
-    float | None, typer.Option(help="With --everything: masks at least so stable.", show_default="0.95")
+    float | None, typer.Option(help="With --everything: least stability of a mask, 0 to 1.", show_default="0.95")
 ]
 _CropLayers = Annotated[
     int | None, typer.Option(help="With --everything: layers of crops besides the image.", min=0, show_default="0")

@@ -22,7 +22,7 @@ def attention(
         typer.Option(
             "--segmenter",
             "-s",
-            help="Whose masks teach, by the name that the other commands take; a cache of another one is refused.",
+            help="Segmenter whose masks teach, named as in the other commands; a cache of another one is refused.",
             show_default="tiny for scenes, any for a cache",
         ),
     ] = None,

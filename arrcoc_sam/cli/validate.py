@@ -28,7 +28,9 @@ def validate(
         list[float], typer.Option(help="How much denser than elsewhere attention is on a planted level; repeatable.")
     ] = [0.5, 1.0, 2.0],  # noqa: B006 (Typer reads it, nothing writes it)
     grid: Annotated[int, typer.Option(min=8, max=64, help="Cells a side of the attention's grid.")] = 32,
-    alpha: Annotated[float, typer.Option(help="Level of the tests, and false discovery rate of the claims.")] = 0.05,
+    alpha: Annotated[
+        float, typer.Option(help="Level of the tests and false discovery rate of the claims, in (0, 1).")
+    ] = 0.05,
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
     as_json: JsonOption = False,
 ) -> None:

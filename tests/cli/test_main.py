@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import typer
 
 import arrcoc_sam.cli.segment_job
 from arrcoc_sam._version import __version__
+from arrcoc_sam.cli.main import app
 
 Command = Callable[..., Any]
 
@@ -25,6 +27,19 @@ def test_help_answers_without_torch() -> None:
     assert done.returncode == 0, done.stderr
     for name in ("demo", "analyze", "segment", "checkpoints"):
         assert name in done.stdout
+
+
+def options_of(command: Any) -> Iterator[tuple[str, str]]:
+    """Name and help of every option of a command and of those below it."""
+    for below in getattr(command, "commands", {}).values():
+        yield from options_of(below)
+    yield from ((each.name, each.help) for each in command.params if getattr(each, "help", None))
+
+
+def test_help_of_an_option_makes_sense_alone() -> None:
+    found = list(options_of(typer.main.get_command(app)))
+    assert len(found) > 100
+    assert [each for each in found if each[1].split()[0] in ("Of", "So", "Whose")] == []
 
 
 def test_version(command: Command) -> None:
