@@ -35,8 +35,10 @@ MIN_MASKS = 1_000
 """The least number of masks of each of the three sets."""
 
 MIN_IMAGES = 2
-"""The least number of images of each of the three sets. Masks of one image err together, so that intervals of few images
-are wide, however many masks they hold."""
+"""The least number of images of each of the three sets.
+
+Masks of one image err together, so that intervals of few images are wide, however many masks they hold.
+"""
 
 _SHARES = {"fit": 0.5, "conformal": 0.25, "test": 0.25}
 
