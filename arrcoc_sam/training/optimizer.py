@@ -54,7 +54,6 @@ def build_optimizer(
 
 def _matrices(model: nn.Module) -> set[nn.Parameter]:
     """Weights of linear layers, and of convolutions that mix channels, with no side of a few numbers only."""
-    convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    layers = [module for module in model.modules() if isinstance(module, (nn.Linear, *convolutions))]
-    mixing = [layer.weight for layer in layers if getattr(layer, "groups", 1) == 1]
+    layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))]
+    mixing: list[nn.Parameter] = [layer.weight for layer in layers if getattr(layer, "groups", 1) == 1]
     return {weight for weight in mixing if min(weight.flatten(1).shape) >= _SMALLEST_SIDE}
