@@ -33,8 +33,8 @@ class AtlasResult:
     Attributes:
         heads: One row a map of every group (the judged source, "model", then controls): map, layer and head (-1 where
             the name holds none), the mean of each metric a level, z, p and max-T p, q, z on the selecting and the
-            reporting half, the level chosen, its lead and interval, the claim or "abstain" with the reason, and the
-            mass on prefix tokens and sinks.
+            reporting half, the images that have the level, the level chosen, its lead and interval, the claim or
+            "abstain" with the reason, and the mass on prefix tokens and sinks.
         images: One row an image: prompts, how many of them the grid can measure, and the error if it could not be read.
         ablation: One row a set of thresholds: the share of prompts that are measurable, the share of maps claimed at
             each level, and how many of the claims agree with those of the first row, which are the atlas's.
@@ -143,6 +143,7 @@ def heads_frame(
         "p": claims.p_level,
         "selection_z": claims.selection_z,
         "report_z": claims.report_z,
+        "images": claims.images,
     }
     for name, values in by_level.items():
         columns |= {f"{name}_{level}": values[:, number].cpu().numpy() for number, level in enumerate(LEVELS)}

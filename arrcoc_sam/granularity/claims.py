@@ -24,6 +24,7 @@ from arrcoc_sam.granularity.inference import (
 )
 from arrcoc_sam.granularity.nulls import (
     matched_mean,
+    measured_images,
     null_means,
     random_derangements,
     random_permutations,
@@ -36,7 +37,7 @@ from arrcoc_sam.hierarchy.levels import LEVELS
 __all__ = ["MIN_COMPUTED", "MIN_IMAGES", "Claims", "make_claims"]
 
 MIN_IMAGES = 30
-"""With fewer images no claim is made."""
+"""With fewer images no claim is made, nor of a level that fewer have."""
 
 MIN_COMPUTED = 4
 """With fewer images nothing is computed: there are no two halves to permute."""
@@ -65,6 +66,7 @@ class Claims:
         gap_interval: Its image-clustered bootstrap interval, (N, 2).
         level: Name of the level that is claimed, or "abstain", (N,).
         reason: Why a map abstains, "" where it does not, (N,).
+        images: Images on which each level is measured, (N, 3).
         num_images: n.
         num_draws: Permutations behind the p-values.
     """
@@ -81,6 +83,7 @@ class Claims:
     gap_interval: Float[Tensor, "N 2"]
     level: np.ndarray
     reason: np.ndarray
+    images: Int64[Tensor, "N 3"]
     num_images: int
     num_draws: int
 
@@ -101,7 +104,8 @@ def make_claims(
 
     A level is claimed where (1) the largest level stands out from permutations of the images, at a false discovery rate
     over all maps, (2) the level chosen on a random half of the images is above its own null on the other half, and
-    (3) the bootstrap interval of its lead over the other two levels, on that other half, lies above 0.
+    (3) the bootstrap interval of its lead over the other two levels, on that other half, lies above 0, and at least 30
+    images have it.
 
     Args:
         values: V[j, i]: a metric of image j's attention on image i's masks, for N maps and 3 levels. NaN columns
@@ -188,22 +192,26 @@ def _claims_of(
         "top": top,
         "gap": gap,
         "gap_interval": interval,
+        "images": measured_images(values).sum(0),
     }
 
 
 def _verdict(found: dict[str, Tensor], discovered: Tensor, num_images: int) -> tuple[np.ndarray, np.ndarray]:
     above = found["report_z"].gather(1, found["top"][:, None])[:, 0] > 0
     ahead = found["gap_interval"][:, 0] > 0
+    enough = found["images"].gather(1, found["top"][:, None])[:, 0] >= MIN_IMAGES
     reason: np.ndarray = np.select(
         [
             np.full(len(above), num_images < MIN_IMAGES),
             ~discovered.numpy(),
+            ~enough.numpy(),
             ~above.numpy(),
             ~ahead.numpy(),
         ],
         [
             f"fewer than {MIN_IMAGES} images",
             "no level stands out from other images",
+            f"fewer than {MIN_IMAGES} images have the chosen level",
             "the chosen level does not stand out on the reporting half",
             "the chosen level is not ahead of the others on the reporting half",
         ],

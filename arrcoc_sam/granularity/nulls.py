@@ -21,7 +21,7 @@ import math
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from arrcoc_sam.errors import InputError, ShapeError, UnknownNameError, describe, explain
@@ -32,6 +32,7 @@ from arrcoc_sam.granularity.regions import Regions, accumulator
 __all__ = [
     "MIN_DRAWS",
     "matched_mean",
+    "measured_images",
     "null_means",
     "random_derangements",
     "random_permutations",
@@ -118,6 +119,11 @@ def matched_mean(values: Float[Tensor, "n n *tests"]) -> Float64[Tensor, "*tests
     return null_means(values, matched)[0]
 
 
+def measured_images(values: Float[Tensor, "n n *tests"]) -> Bool[Tensor, " n *tests"]:
+    """Which images i count in a test: those whose column V[:, i] is not NaN throughout."""
+    return ~values.isnan().all(0)
+
+
 def null_means(
     values: Float[Tensor, "n n *tests"], assignments: Int64[Tensor, "draws n"]
 ) -> Float64[Tensor, " draws *tests"]:
@@ -145,7 +151,7 @@ def null_means(
     num, tests = len(values), values.shape[2:]
     table = values.reshape(num, num, -1).to(accumulator(values.device))
     finite = table.isfinite()
-    counted = finite.any(0)  # (n, tests): images that have the level
+    counted = measured_images(table)
     broken = (counted & ~finite.all(0)).any(0)
     table = torch.where(finite, table, 0.0)
     # Every draw takes one value of each column, so column means can be added back afterwards: what is left fits

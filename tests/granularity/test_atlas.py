@@ -84,6 +84,7 @@ def test_planted_heads_are_claimed_at_their_level_and_the_others_abstain(atlas):
     assert atlas.abstained_share == 0.5
     assert atlas.num_images == NUM
     assert atlas.info["num_draws"] == 9_999
+    assert (heads[["images_whole", "images_part", "images_subpart"]] == NUM).all(axis=None)
     table = atlas.grid("z_part")
     assert table.shape == (2, 3)
     assert table.loc[0, 1] == heads["z_part"].iloc[1]

@@ -80,6 +80,19 @@ def test_too_few_images_compute_but_never_claim():
     assert claims.reason[0] == "fewer than 30 images"
 
 
+def test_a_level_that_few_images_have_is_not_claimed():
+    values = with_effect(random_values(60, 2) * 0.1, 1, 3.0)
+    for images, level in ((2, "abstain"), (29, "abstain"), (30, "part")):
+        few = values.clone()
+        few[:, images:, :, 1] = torch.nan
+        claims = make_claims(few, num_draws=999)
+        assert (claims.q_value < 0.05).all()
+        assert claims.images.tolist() == [[60, images, 60]] * 2
+        assert claims.level.tolist() == [level] * 2
+        if level == "abstain":
+            assert set(claims.reason) == {"fewer than 30 images have the chosen level"}
+
+
 def test_images_without_a_level_do_not_count_for_it():
     values = with_effect(random_values(60, 2), 1, 2.0)
     values[:, ::3, :, 2] = torch.nan
