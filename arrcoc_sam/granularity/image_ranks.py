@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from arrcoc_sam.granularity.arguments import Attention, Distinct, Masks, Values
-from arrcoc_sam.granularity.ranks import Levels, LevelSets, Ranking, RankKernel
+from arrcoc_sam.granularity.ranks import Levels, LevelSets, Ranking, RankKernel, tied
 from arrcoc_sam.granularity.regions import accumulator, checked_masks
 from arrcoc_sam.hierarchy.levels import clip_levels
 
@@ -62,7 +62,7 @@ def _against_levels(
     found = []
     for start in range(0, len(attention), maps_at_once):
         maps = attention[start : start + maps_at_once, None].to(dtype)
-        pixels = F.interpolate(maps, size=size_hw, mode="bilinear", align_corners=False)
-        ranking = Ranking.of(pixels.flatten(1), weights)
+        pixels = F.interpolate(maps, size=size_hw, mode="bilinear", align_corners=False).flatten(1)
+        ranking = Ranking.of(tied(pixels, weights), weights)
         found.append(kernel(ranking, given).masked_fill(ranking.undefined[:, None], torch.nan))
     return torch.cat(found)

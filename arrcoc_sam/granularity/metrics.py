@@ -14,7 +14,8 @@ Options that all share:
 - ``distinct``: (K, 3), False for levels that repeat the one above; they are NaN.
 
 Masks are clipped to true sets (P := P∩W, S := S∩P) at their own resolution first. Undefined values are NaN: an empty
-level, a map without mass, a constant map or level where a variance is divided by. Sums are accumulated in float64;
+level, a map without mass, a constant map or level where a variance is divided by. Metrics of ranks take values that
+differ by less than a millionth of the mean density as equal: float32 tells no more. Sums are accumulated in float64;
 the answer has the attention's dtype (float32 at least) and device.
 
 The area of a level alone moves these values even for attention that knows no levels (mass always favours the whole):

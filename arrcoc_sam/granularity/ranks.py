@@ -19,7 +19,10 @@ from torch import Tensor
 from arrcoc_sam.granularity.arguments import Attention, Values
 from arrcoc_sam.granularity.regions import Regions, accumulator
 
-__all__ = ["LevelSets", "Levels", "RankKernel", "Ranking", "grid_ranked", "midranks"]
+__all__ = ["LevelSets", "Levels", "RankKernel", "Ranking", "grid_ranked", "midranks", "tied"]
+
+# What differs by less ties, as a share of a cell or of the mean density: float32 leaves that much of equal values.
+_TIE = 1e-6
 
 # Elements of (maps, levels, cells) that one gather may make.
 _CHUNK = 1 << 24
@@ -113,14 +116,25 @@ def before(cumulated: Float[Tensor, "*batch G"], place: Int64[Tensor, "*batch P"
     return torch.where(place > 0, cumulated.gather(-1, (place - 1).clamp(min=0)), 0.0)
 
 
+def tied(density: Float[Tensor, "N G"], weights: Float[Tensor, " G"]) -> Float[Tensor, "N G"]:
+    """Maps in whole millionths of their mean density, so that what differs by rounding alone ties.
+
+    Uniform attention is not quite uniform after a division by the share of a cell that the image covers, nor after an
+    interpolation: its order would be that of the padding, or of the grid.
+    """
+    mean = (density @ weights) / weights.sum()
+    scale = 1 / (_TIE * mean.masked_fill(mean == 0, 1.0))
+    return (density * scale[:, None]).round_()
+
+
 def midranks(levels: Float[Tensor, "M G"], weights: Float[Tensor, " G"]) -> Float[Tensor, "M G"]:
     """Weighted ranks of each level's cells, ties sharing the middle. A set of whole cells ranks them as it is.
 
-    Shares that differ by less than a millionth tie: float32 averages of full cells differ by that much.
+    Shares that differ by less than a millionth tie, as in :func:`tied`.
     """
     if bool(((levels == 0) | (levels == 1)).all()):
         return levels
-    return Ranking.of((levels * 1e6).round(), weights).midranks
+    return Ranking.of((levels / _TIE).round(), weights).midranks
 
 
 @dataclass(frozen=True)
@@ -169,11 +183,11 @@ def grid_ranked(kernels: Sequence[RankKernel], attention: Attention, regions: Re
     levels = regions.levels.to(dtype).flatten(-2)[..., covered]
     num_prompts = len(levels)
     if attention.ndim == 3:
-        ranking = Ranking.of(density, weights)
+        ranking = Ranking.of(tied(density, weights), weights)
         found = [kernel(ranking, levels.flatten(0, 1)).reshape(-1, num_prompts, 3) for kernel in kernels]
         undefined = ranking.undefined[:, None]
     else:
-        rankings = [Ranking.of(density[:, k], weights) for k in range(num_prompts)]
+        rankings = [Ranking.of(tied(density[:, k], weights), weights) for k in range(num_prompts)]
         found = [
             torch.stack([kernel(ranking, levels[k]) for k, ranking in enumerate(rankings)], dim=1) for kernel in kernels
         ]

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arrcoc_sam.errors import InputError, ShapeError
+from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.granularity import metrics as M
 from arrcoc_sam.granularity.rank_kernels import OF_RANKS
 from arrcoc_sam.granularity.ranks import LevelSets, Ranking
-from arrcoc_sam.granularity.regions import Regions
+from arrcoc_sam.granularity.regions import Regions, shells_of
 
 OF_ORDER = [M.spearman, M.normalized_ap, M.rank_accuracy, M.pointing_game, M.auc]
 ALL = [*OF_ORDER, M.attention_iou, M.sliced_wasserstein]
@@ -301,6 +302,35 @@ def test_uniform_attention():
     torch.testing.assert_close(M.normalized_ap(uniform, NESTED), torch.zeros(1, 1, 3))
     torch.testing.assert_close(M.rank_accuracy(uniform, NESTED), torch.zeros(1, 1, 3))
     torch.testing.assert_close(M.pointing_game(uniform, NESTED).flatten(), torch.tensor([4 / 8, 3 / 8, 1 / 8]))
+
+
+def test_uniform_attention_of_a_padded_image():
+    transform = ImageTransform.letterbox((300, 512), 512)
+    valid = transform.grid_valid((32, 32))
+    assert 0.75 in valid  # cells that the image covers in part, where a division leaves rounding
+    masks = torch.zeros(1, 3, 300, 512, dtype=torch.bool)
+    for level, (top, bottom) in enumerate([(100, 296), (120, 280), (150, 250)]):
+        masks[0, level, top:bottom, top : bottom + 10] = True
+    grids = transform.masks_to_grid(shells_of(masks), (32, 32))
+    regions = Regions(grids, valid, torch.ones(1, 3, dtype=torch.bool))
+    values = M.evaluate(list(OF_RANKS), (valid / valid.sum())[None], regions)
+    assert values["spearman"].isnan().all()
+    torch.testing.assert_close(values["auc"], torch.full((1, 1, 3), 0.5))
+    torch.testing.assert_close(values["normalized_ap"], torch.zeros(1, 1, 3))
+
+
+def test_uniform_attention_at_image_resolution():
+    uniform = torch.full((1, 37, 37), 1 / 37**2)
+    masks = torch.zeros(1, 3, 518, 518, dtype=torch.bool)
+    for level, (top, bottom) in enumerate([(100, 400), (150, 300), (200, 250)]):
+        masks[0, level, top:bottom, top:bottom] = True
+    area = masks.float().mean((-2, -1))[None]
+    found = {name: getattr(M, name)(uniform, masks, resolution="image") for name in OF_RANKS}
+    assert found["spearman"].isnan().all()
+    torch.testing.assert_close(found["auc"], torch.full((1, 1, 3), 0.5))
+    torch.testing.assert_close(found["normalized_ap"], torch.zeros(1, 1, 3))
+    torch.testing.assert_close(found["rank_accuracy"], torch.zeros(1, 1, 3))
+    torch.testing.assert_close(found["pointing_game"], area)
 
 
 @pytest.mark.parametrize("metric", OF_ORDER)
