@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -93,9 +94,10 @@ class GranularityAnalyzer:
         pixels = load_image(image)
         image_hw = (pixels.shape[0], pixels.shape[1])
         points = None if points_xy is None else as_points(points_xy, image_hw)
-        if reference is not None and len(reference) < round(1 / self.alpha) - 1:
+        fewest = math.ceil(1 / self.alpha - 1e-9) - 1
+        if reference is not None and len(reference) < fewest:
             came = f"{len(reference)} reference maps at alpha = {self.alpha}"
-            raise InputError(explain(came, f"at least {round(1 / self.alpha) - 1}: no p could be small enough"))
+            raise InputError(explain(came, f"at least {fewest}: no p could be small enough"))
         if hierarchy is None:
             hierarchy = self._hierarchy(pixels, points)
         _check_hierarchy(hierarchy, image_hw, points)

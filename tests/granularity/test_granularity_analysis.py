@@ -246,6 +246,15 @@ def test_what_does_not_fit_is_refused():
     assert len(GranularityAnalyzer(None, other_size).analyze(IMAGE, None, hierarchy=NESTED).names) == 1
 
 
+@pytest.mark.parametrize(("alpha", "fewest"), [(0.05, 19), (0.03, 33), (0.06, 16)])
+def test_as_many_references_as_an_answer_takes(alpha, fewest):
+    analyzer = GranularityAnalyzer(None, levels_source, alpha=alpha)
+    with pytest.raises(InputError, match=f"at least {fewest}"):
+        analyzer.analyze(IMAGE, None, hierarchy=NESTED, reference=random_reference(fewest - 1))
+    result = analyzer.analyze(IMAGE, None, hierarchy=NESTED, reference=random_reference(fewest))
+    assert result.best_match[:, 0].tolist() == list(LEVELS)
+
+
 def test_sink_mass_is_the_share_of_the_largest_cells_outside_the_whole():
     attention = torch.ones(2, 10, 20)
     attention[0, 9, 19], attention[0, 9, 18], attention[0, 0, 0] = 50, 25, 1000
