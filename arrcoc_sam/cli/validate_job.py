@@ -14,7 +14,7 @@ import typer
 from arrcoc_sam.cli.console import err, json_document, out, print_json, print_table
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.cli.staging import staged_folder
-from arrcoc_sam.granularity.validation import ValidationReport, validate
+from arrcoc_sam.granularity.validation import VERDICT_TRIALS, ValidationReport, validate
 from arrcoc_sam.report.provenance import Provenance
 from arrcoc_sam.report.validation_plots import plot_validation
 
@@ -77,6 +77,8 @@ def as_json(report: ValidationReport) -> dict[str, Any]:
     """A report as a dictionary for JSON."""
     return {
         "passed": report.passed,
+        "conclusive": report.conclusive,
+        "num_trials": report.num_trials,
         "confusion": {str(kind): row.astype(int).to_dict() for kind, row in report.confusion.iterrows()},
         "by_gain": json.loads(report.by_gain.to_json(orient="records")),
         "balanced_accuracy": report.balanced_accuracy,
@@ -114,7 +116,7 @@ def _print(report: ValidationReport) -> None:
     _print_power(report.by_gain)
     _print_sizes(report.sizes, report.alpha)
     _print_single(report.single_image)
-    out().print("Passed." if report.passed else "Not passed.", soft_wrap=True, markup=False)
+    out().print(_verdict(report), soft_wrap=True, markup=False)
 
 
 def _print_power(by_gain: pd.DataFrame) -> None:
@@ -152,6 +154,15 @@ def _print_single(single: pd.DataFrame) -> None:
     columns = ["metric", "balanced accuracy", *(f"“{level}” of nothing" for level in ("whole", "part", "subpart"))]
     title = "One image at a time, with neither null nor abstention: why single images support no claim"
     print_table(title, columns, rows, to=out(), right=columns[1:])
+
+
+def _verdict(report: ValidationReport) -> str:
+    if report.passed and not report.conclusive:
+        return (
+            f"Not convicted in {report.num_trials:,} trials; a verdict takes {VERDICT_TRIALS:,} (--trials "
+            f"{VERDICT_TRIALS})."
+        )
+    return "Passed." if report.passed else "Not passed."
 
 
 def _why(report: ValidationReport) -> str:

@@ -26,7 +26,10 @@ from arrcoc_sam.hierarchy import MaskHierarchy
 from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.scenes import generate_scene
 
-__all__ = ["ValidationReport", "balanced_accuracy", "scene_regions", "validate"]
+__all__ = ["VERDICT_TRIALS", "ValidationReport", "balanced_accuracy", "scene_regions", "validate"]
+
+VERDICT_TRIALS = 10_000
+"""With fewer trials a test that is somewhat too large is hardly ever convicted, so that not to be says little."""
 
 # Scenes of this package's validation range, far from the seeds that anything is trained or tested on.
 _FIRST_SEED = 8_000_000
@@ -68,10 +71,23 @@ class ValidationReport:
 
     @property
     def passed(self) -> bool:
-        """No kind of ignorant attention convicts the null of record, and pixel shuffling is convicted."""
+        """No kind of ignorant attention convicts the null of record, and pixel shuffling is convicted.
+
+        Of a report that is not :attr:`conclusive` this is no verdict.
+        """
         own = self.sizes[self.sizes["null"] == NULLS[0]]
         shuffled = self.sizes[self.sizes["null"] == NULLS[2]]
         return not own["convicted"].any() and bool(shuffled["convicted"].any())
+
+    @property
+    def num_trials(self) -> int:
+        """Trials behind the size of the null of record, of each kind of ignorant attention."""
+        return int(self.sizes.loc[self.sizes["null"] == NULLS[0], "trials"].min())
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether there are trials enough for a verdict, :data:`VERDICT_TRIALS`."""
+        return self.num_trials >= VERDICT_TRIALS
 
 
 def validate(

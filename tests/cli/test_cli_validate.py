@@ -78,7 +78,8 @@ def test_numbers_are_printed_and_written(
     assert "Balanced accuracy 0.867" in answer.out
     assert "10.0 % abstain" in answer.out
     assert "know nothing of the image: 3.33 %" in answer.out
-    assert "Passed." in answer.out
+    assert "Passed." not in answer.out
+    assert "Not convicted in 100 trials; a verdict takes 10,000 (--trials 10000)." in answer.out
     assert "Power" in answer.out
     assert {file.name for file in Path("out").iterdir()} == {
         "by_gain.csv",
@@ -91,11 +92,21 @@ def test_numbers_are_printed_and_written(
     pd.testing.assert_frame_equal(pd.read_csv("out/confusion.csv", index_col=0), report.confusion)
     record = json.loads(Path("out/validation.json").read_text())
     assert record["passed"] is True
+    assert (record["conclusive"], record["num_trials"]) == (False, 100)
     assert record["command"] == "arrcoc-sam validate -o out"
     monkeypatch.setattr(validate_job, "validate", lambda **_: replace(report, balanced_accuracy_answered=float("nan")))
     assert command("validate", "-o", "out").code == 0
     record = json.loads(Path("out/validation.json").read_text(), parse_constant=pytest.fail)
     assert record["balanced_accuracy_answered"] is None
+
+
+def test_ten_thousand_trials_are_a_verdict(
+    command: Command, report: ValidationReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = replace(report, sizes=report.sizes.assign(trials=10_000))
+    monkeypatch.setattr(validate_job, "validate", lambda **_: many)
+    assert "Passed." in command("validate").out
+    assert json.loads(command("validate", "--json").out)["conclusive"] is True
 
 
 def test_a_method_that_errs_too_often_exits_1_and_says_why(
