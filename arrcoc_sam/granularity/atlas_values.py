@@ -75,7 +75,10 @@ def value_matrix(
 def matched_values(
     store: AtlasStore, numbers: Sequence[int], group: str, metrics: Sequence[str], *, thresholds: Thresholds
 ) -> dict[str, Float[Tensor, "N 3"]]:
-    """Means over images of several metrics of each image's own attention; NaN where no image has the level."""
+    """Means over images of several metrics of each image's own attention.
+
+    NaN where no image has the level; −inf of a logarithm where an image has it and its attention is 0 throughout it.
+    """
     sums: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
     for number in numbers:
@@ -84,7 +87,7 @@ def matched_values(
         own = attention[:, prompts] if attention.ndim == 4 else attention
         for name, values in evaluate(metrics, own, regions).items():
             mean = values.double().nanmean(1)
-            defined = mean.isfinite()
+            defined = ~mean.isnan()
             sums[name] = sums.get(name, 0) + torch.where(defined, mean, 0.0)
             counts[name] = counts.get(name, 0) + defined
     return {name: sums[name] / counts[name] for name in metrics}
@@ -127,7 +130,7 @@ def toroidal_p(
         )
         drawn = torch.randint(len(table), (num_draws,), generator=generator)
         values = torch.cat([table[:1], table[drawn]])
-        defined = values.isfinite()
+        defined = ~values.isnan()
         values = torch.where(defined, values, 0.0)
         sums, counts = (values, defined.int()) if sums is None or counts is None else (sums + values, counts + defined)
         if progress is not None:

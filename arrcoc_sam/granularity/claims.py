@@ -105,7 +105,8 @@ def make_claims(
     A level is claimed where (1) the largest level stands out from permutations of the images, at a false discovery rate
     over all maps, (2) the level chosen on a random half of the images is above its own null on the other half, and
     (3) the bootstrap interval of its lead over the other two levels, on that other half, lies above 0, and at least 30
-    images have it.
+    images have it. Where the metric of a level is infinite (the log lift of attention that is 0 throughout it) there is
+    no mean to compare, and the map abstains.
 
     Args:
         values: V[j, i]: a metric of image j's attention on image i's masks, for N maps and 3 levels. NaN columns
@@ -148,7 +149,8 @@ def make_claims(
         parts.append(_claims_of(chunk, permutations, halves, derangements, counts, confidence))
     joined = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
     q_value = benjamini_hochberg(joined["p_any"])
-    level, reason = _verdict(joined, q_value <= false_discovery_rate, num_images)
+    not_finite = joined.pop("not_finite")
+    level, reason = _verdict(joined, q_value <= false_discovery_rate, not_finite, num_images)
     return Claims(**joined, q_value=q_value, level=level, reason=reason, num_images=num_images, num_draws=num_draws)
 
 
@@ -193,16 +195,20 @@ def _claims_of(
         "gap": gap,
         "gap_interval": interval,
         "images": measured_images(values).sum(0),
+        "not_finite": (measured_images(values) & ~values.isfinite().all(0)).any(-1).sum(0),
     }
 
 
-def _verdict(found: dict[str, Tensor], discovered: Tensor, num_images: int) -> tuple[np.ndarray, np.ndarray]:
+def _verdict(
+    found: dict[str, Tensor], discovered: Tensor, not_finite: Tensor, num_images: int
+) -> tuple[np.ndarray, np.ndarray]:
     above = found["report_z"].gather(1, found["top"][:, None])[:, 0] > 0
     ahead = found["gap_interval"][:, 0] > 0
     enough = found["images"].gather(1, found["top"][:, None])[:, 0] >= MIN_IMAGES
     reason: np.ndarray = np.select(
         [
             np.full(len(above), num_images < MIN_IMAGES),
+            not_finite.numpy() > 0,
             ~discovered.numpy(),
             ~enough.numpy(),
             ~above.numpy(),
@@ -210,6 +216,7 @@ def _verdict(found: dict[str, Tensor], discovered: Tensor, num_images: int) -> t
         ],
         [
             f"fewer than {MIN_IMAGES} images",
+            [f"the metric is not finite on {count} of {num_images} images" for count in not_finite.tolist()],
             "no level stands out from other images",
             f"fewer than {MIN_IMAGES} images have the chosen level",
             "the chosen level does not stand out on the reporting half",

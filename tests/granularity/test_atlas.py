@@ -112,6 +112,20 @@ def test_mean_values_are_those_of_the_metrics(atlas):
     assert np.isnan(found[5]).all()  # uniform attention correlates with nothing
 
 
+def test_images_that_refute_a_level_are_in_its_mean(tmp_path):
+    """Attention that is 0 throughout a level has a log lift of −inf there, and so has the mean."""
+
+    def averted(image, points_xy=None):
+        maps = source(image)
+        level = torch.nn.functional.max_pool2d(MASKS[number_of(image), 2].float()[None], SIZE // GRID)
+        values = maps.values * (1 - level) if number_of(image) == 2 else maps.values
+        return AttentionMaps.from_values(values, transform=maps.transform)
+
+    heads = run(tmp_path, IMAGES[:5], source=averted, toroidal=True, metric="log_lift").of()
+    assert (heads["log_lift_subpart"] == -np.inf).all()
+    assert np.isfinite(heads[["log_lift_whole", "log_lift_part", "mass_accuracy_subpart"]]).all(axis=None)
+
+
 def test_the_toroidal_null_is_shown_for_sources(atlas):
     heads = atlas.of()
     assert (heads["p_toroidal"].iloc[:3] < 0.05).all()

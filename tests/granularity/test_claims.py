@@ -93,6 +93,18 @@ def test_a_level_that_few_images_have_is_not_claimed():
             assert set(claims.reason) == {"fewer than 30 images have the chosen level"}
 
 
+def test_a_level_that_is_not_finite_on_some_images_has_no_mean_and_says_so():
+    values = with_effect(random_values(60, 3), 1, 3.0)
+    values[7, 7, 0, 1] = values[8, 8, 0, 1] = -torch.inf  # on two images, of the level that would be claimed
+    values[3, 9, 1, 0] = -torch.inf  # on one, of another level, of another image's attention
+    values[:, 4, 2, 2] = torch.nan  # no such level: undefined, not infinite
+    claims = make_claims(values, num_draws=999)
+    assert claims.level.tolist() == ["abstain", "abstain", "part"]
+    reasons = [f"the metric is not finite on {count} of 60 images" for count in (2, 1)]
+    assert claims.reason.tolist() == [*reasons, ""]
+    assert claims.images.tolist() == [[60, 60, 60], [60, 60, 60], [60, 60, 59]]
+
+
 def test_images_without_a_level_do_not_count_for_it():
     values = with_effect(random_values(60, 2), 1, 2.0)
     values[:, ::3, :, 2] = torch.nan
