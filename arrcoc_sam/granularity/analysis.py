@@ -128,6 +128,7 @@ class GranularityAnalyzer:
             metrics=metrics,
             best_match=top_levels(ranked, stands_out & measurable),
             measurable=measurable,
+            grid_area=regions.areas,
             sink_mass=sink_mass(maps.values, regions),
             calibrated=reference is not None,
             z=z,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from arrcoc_sam.granularity.atlas_result import heads_frame
 from arrcoc_sam.granularity.atlas_store import AtlasStore, Thresholds
-from arrcoc_sam.granularity.atlas_values import matched_values, mean_sinks, toroidal_p, value_matrix
+from arrcoc_sam.granularity.atlas_values import matched_values, mean_areas, mean_sinks, toroidal_p, value_matrix
 from arrcoc_sam.granularity.claims import MIN_COMPUTED, Claims, make_claims
 from arrcoc_sam.granularity.moment_metrics import OF_MOMENTS
 from arrcoc_sam.granularity.result import ABSTAIN
@@ -89,6 +89,7 @@ class AtlasJudge:
             self.store.map_names().get(group, (group,)),
             claims,
             matched_values(self.store, numbers, group, shown, thresholds=thresholds),
+            areas=mean_areas(self.store, numbers, thresholds=thresholds),
             sinks=mean_sinks(self.store, numbers, group, thresholds=thresholds),
             prefix=self._mean_prefix(numbers, group),
             toroidal=shifted,

@@ -32,9 +32,9 @@ class AtlasResult:
 
     Attributes:
         heads: One row a map of every group (the judged source, "model", then controls): map, layer and head (-1 where
-            the name holds none), the mean of each metric a level, z, p and max-T p, q, z on the selecting and the
-            reporting half, the images that have the level, the level chosen, its lead and interval, the claim or
-            "abstain" with the reason, and the mass on prefix tokens and sinks.
+            the name holds none), the mean of each metric and of the area on the grid a level, z, p and max-T p, q, z on
+            the selecting and the reporting half, the images that have the level, the level chosen, its lead and
+            interval, the claim or "abstain" with the reason, and the mass on prefix tokens and sinks.
         images: One row an image: prompts, how many of them the grid can measure, and the error if it could not be read.
         ablation: One row a set of thresholds: the share of prompts that are measurable, the share of maps claimed at
             each level, and how many of the claims agree with those of the first row, which are the atlas's.
@@ -125,6 +125,7 @@ def heads_frame(
     claims: Claims,
     means: Mapping[str, Float[Tensor, "N 3"]],
     *,
+    areas: Float[Tensor, " 3"],
     sinks: Float[Tensor, " N"],
     prefix: Float[Tensor, " N"] | None,
     toroidal: Float[Tensor, " N"] | None,
@@ -139,6 +140,7 @@ def heads_frame(
     }
     by_level: dict[str, Tensor] = {
         **means,
+        "grid_area": areas.expand(len(names), -1),
         "z": claims.z,
         "p": claims.p_level,
         "selection_z": claims.selection_z,

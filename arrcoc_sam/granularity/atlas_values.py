@@ -20,7 +20,7 @@ from arrcoc_sam.granularity.nulls import toroidal_values
 from arrcoc_sam.granularity.regions import Regions
 from arrcoc_sam.granularity.trials import Progress
 
-__all__ = ["matched_values", "mean_sinks", "toroidal_p", "value_matrix"]
+__all__ = ["matched_values", "mean_areas", "mean_sinks", "toroidal_p", "value_matrix"]
 
 # Images whose attention, and images whose levels, are in memory at a time.
 _ATTENTION_BLOCK = 16
@@ -91,6 +91,12 @@ def matched_values(
             sums[name] = sums.get(name, 0) + torch.where(defined, mean, 0.0)
             counts[name] = counts.get(name, 0) + defined
     return {name: sums[name] / counts[name] for name in metrics}
+
+
+def mean_areas(store: AtlasStore, numbers: Sequence[int], *, thresholds: Thresholds) -> Float[Tensor, " 3"]:
+    """Mean over images of the share of the frame that each level covers; NaN where no image has the level."""
+    found = [_measurable(store, [number], thresholds)[0].areas.nanmean(0) for number in numbers]
+    return torch.stack(found).nanmean(0)
 
 
 def mean_sinks(store: AtlasStore, numbers: Sequence[int], group: str, *, thresholds: Thresholds) -> Float[Tensor, " N"]:

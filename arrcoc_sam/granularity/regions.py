@@ -148,6 +148,13 @@ class Regions:
         """Share of each cell in whole, part, subpart; a level that is not distinct is a copy of the next one within."""
         return self.shells.flip(1).cumsum(1).flip(1).clamp(max=1.0)
 
+    @property
+    def areas(self) -> Float[Tensor, "K 3"]:
+        """Share of the frame that whole, part, subpart cover, the a of the metrics; NaN where not distinct."""
+        weights = self.valid.to(accumulator(self.valid.device))
+        share = (self.levels * weights).sum((-2, -1)) / weights.sum()
+        return share.to(self.shells).masked_fill(~self.distinct, torch.nan)
+
     def measurable(
         self, valid: Bool[Tensor, " K"] | None = None, *, min_cells: float = MIN_CELLS
     ) -> Bool[Tensor, " K"]:

@@ -39,6 +39,8 @@ class GranularityResult:
         metrics: Metric values by name, each (N, K, 3), NaN where not defined.
         best_match: Name of the level that the attention matches best, or "abstain", (N, K).
         measurable: Whether the triple is valid and its levels can be told apart on the maps' grid, (K,).
+        grid_area: Share of the frame that the model sees covered by each level, (K, 3): the a of the metrics; NaN where
+            not distinct. Where the model crops, it is not the share of the image.
         sink_mass: Share of the attention held by the top 1 % of the cells outside the whole, (N, K).
         calibrated: Whether ``best_match`` stands on a comparison with other images' attention.
         z: Calibrated shell contrast, in null standard deviations, (N, K, 3); None when not calibrated.
@@ -53,6 +55,7 @@ class GranularityResult:
     metrics: dict[str, Float[Tensor, "N K 3"]]
     best_match: np.ndarray
     measurable: Bool[Tensor, " K"]
+    grid_area: Float[Tensor, "K 3"]
     sink_mass: Float[Tensor, "N K"]
     calibrated: bool = False
     z: Float[Tensor, "N K 3"] | None = field(default=None)
@@ -94,6 +97,7 @@ class GranularityResult:
         columns |= {name: column(values, "nkl") for name, values in self.metrics.items()}
         columns |= {
             "area_share": column(areas, "kl"),
+            "grid_area": column(self.grid_area, "kl"),
             "score": column(self.scores, "kl"),
             "distinct": column(self.hierarchy.distinct, "kl"),
             "measurable": column(self.measurable, "k"),

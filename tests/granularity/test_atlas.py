@@ -112,6 +112,15 @@ def test_mean_values_are_those_of_the_metrics(atlas):
     assert np.isnan(found[5]).all()  # uniform attention correlates with nothing
 
 
+def test_areas_are_those_of_the_metrics(atlas):
+    for group in ("model", "uniform"):
+        heads = atlas.of(group)
+        for number, level in enumerate(("whole", "part", "subpart")):
+            expected = MASKS[:, number].double().mean().item()
+            np.testing.assert_allclose(heads[f"grid_area_{level}"], expected, rtol=1e-5)
+    np.testing.assert_allclose(heads["mass_accuracy_part"], heads["grid_area_part"], rtol=1e-5)  # of the uniform one
+
+
 def test_images_that_refute_a_level_are_in_its_mean(tmp_path):
     """Attention that is 0 throughout a level has a log lift of −inf there, and so has the mean."""
 

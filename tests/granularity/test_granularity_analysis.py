@@ -150,6 +150,28 @@ def test_masks_go_to_the_maps_frame_with_padding_left_out():
         torch.testing.assert_close(found, getattr(M, name)(values, wide[None]), atol=1e-5, rtol=1e-5)
 
 
+def test_the_area_on_the_grid_is_the_one_that_the_metrics_compare_with():
+    """A wide image, of which the model sees the central square."""
+    wide = torch.zeros(3, 16, 32, dtype=torch.bool)
+    wide[0, 2:14, 4:28], wide[1, 4:12, 10:22], wide[2, 4:12, 10:20] = True, True, True
+    levels = MaskHierarchy.from_masks(wide[None])
+    assert levels.distinct.tolist() == [[True, True, False]]
+
+    def cropped(image, points_xy=None):
+        return AttentionMaps.from_values(
+            torch.rand(2, 8, 8) + 0.1, transform=ImageTransform.resize_center_crop((16, 32), 16, 16)
+        )
+
+    analyzer = GranularityAnalyzer(None, cropped, ["log_lift", "mass_accuracy"])
+    result = analyzer.analyze(np.zeros((16, 32, 3), np.uint8), None, hierarchy=levels)
+    assert result.grid_area[0, :2].tolist() == pytest.approx([12 * 16 / 16**2, 8 * 12 / 16**2])
+    table = result.to_frame()
+    lift = np.log(table["mass_accuracy"] / table["grid_area"])
+    np.testing.assert_allclose(lift, table["log_lift"], atol=1e-6)
+    assert table["area_share"].iloc[0] == pytest.approx(12 * 24 / (16 * 32))
+    assert table["grid_area"].isna().tolist() == [False, False, True] * 2
+
+
 def test_maps_that_depend_on_the_prompt():
     values = torch.rand(2, 3, 16, 16) + 0.1
     masks = torch.stack([square(4, 28), square(8, 22), square(10, 18)]).expand(3, -1, -1, -1)
