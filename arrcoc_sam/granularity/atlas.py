@@ -17,7 +17,7 @@ import pandas as pd
 
 from arrcoc_sam.attention.maps import AttentionSource, ImageLike
 from arrcoc_sam.errors import InputError, OutputError, explain
-from arrcoc_sam.granularity.atlas_build import AtlasBuild, AtlasEngine, array_digest, local_engine
+from arrcoc_sam.granularity.atlas_build import AtlasBuild, AtlasEngine, array_digest, first_copy, local_engine
 from arrcoc_sam.granularity.atlas_judge import AtlasJudge
 from arrcoc_sam.granularity.atlas_read import CONTROLS, AtlasReader, Hierarchies
 from arrcoc_sam.granularity.atlas_result import MODEL, AtlasResult
@@ -67,7 +67,7 @@ def run_atlas(
     Images that can't be read are listed in the result and left out.
 
     Args:
-        images: Paths or images, all different. At least 30 for claims.
+        images: Paths or images, all different: a copy would count twice, and on both halves. At least 30 for claims.
         source: What is judged. It must answer one grid for all images.
         segmenter: What finds levels at the points; None with ``hierarchies``.
         folder: Where records are kept and the matrices go. The same call goes on where it stopped.
@@ -92,8 +92,8 @@ def run_atlas(
 
     Raises:
         UnknownNameError: No such metric.
-        InputError: No images, neither segmenter nor hierarchies, a control of a reserved name, or fewer than 4 images
-            with measurable levels.
+        InputError: No images, one of them twice, neither segmenter nor hierarchies, a control of a reserved name, or
+            fewer than 4 images with measurable levels.
         DataError: A source answers different grids or names, or depends on points where hierarchies bring none.
         CheckpointError: The folder's records are of other models under the same names.
         OutputError: The folder belongs to another run, can't be written, or has no room; an engine left images out.
@@ -102,12 +102,14 @@ def run_atlas(
     sources = {MODEL: source, **(controls or {})}
     _check_arguments(images, segmenter, hierarchies, controls or {}, points_per_side)
     names = [str(image) if isinstance(image, (str, Path)) else f"image {n}" for n, image in enumerate(images)]
+    digests = [array_digest(image) for image in images]
+    _check_different(images, names, digests)
     plan = {
         "images": names,
         "points_per_side": points_per_side if hierarchies is None else None,
         "square": square,
         "sources": list(sources),
-        "pixels of images": [array_digest(image) for image in images],
+        "pixels of images": digests,
         "checkpoint": None if segmenter is None else segmenter.checkpoint_hash,
         "description": dict(description or {}),
     }
@@ -156,6 +158,13 @@ def _judged(
             "seed": judge.seed,
         },
     )
+
+
+def _check_different(images: Sequence[ImageLike], names: Sequence[str], digests: Sequence[str | None]) -> None:
+    """Refuse an image that comes twice: it would count twice towards a claim, and choose and report what it chose."""
+    if copy := first_copy(images, digests):
+        came = f"{names[copy[0]]} and {names[copy[1]]} are the same image"
+        raise InputError(explain(came, "images that are all different", "leave one of them out"))
 
 
 def _check_room(build: AtlasBuild, *, ablated: bool) -> None:

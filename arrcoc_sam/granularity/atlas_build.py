@@ -8,7 +8,8 @@ killed run goes on where it stopped, whatever the engine.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from arrcoc_sam.granularity.atlas_store import AtlasStore, ImageRecord, Threshol
 from arrcoc_sam.granularity.trials import Progress
 from arrcoc_sam.images import load_image
 
-__all__ = ["AtlasBuild", "AtlasEngine", "array_digest", "local_engine"]
+__all__ = ["AtlasBuild", "AtlasEngine", "array_digest", "first_copy", "local_engine"]
 
 # Largest difference of a map between two machines, as a share of its largest value.
 _SAME_ATTENTION = 0.05
@@ -193,6 +194,45 @@ def array_digest(image: ImageLike) -> str | None:
     except ImageReadError as problem:  # it will be left out, and why
         return str(problem)
     return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]
+
+
+def first_copy(images: Sequence[ImageLike], digests: Sequence[str | None]) -> tuple[int, int] | None:
+    """Numbers of two images that are one picture, the first such pair; None where all differ.
+
+    Files are compared by their bytes, and read only where another has the same size; images in memory by their pixels.
+    What can't be read is no copy: it will be left out.
+
+    Args:
+        images: Paths or images.
+        digests: Of each, from :func:`array_digest`.
+    """
+    paths = [Path(image).expanduser() if isinstance(image, (str, Path)) else None for image in images]
+    sizes = [None if path is None else _file_size(path) for path in paths]
+    alike = Counter(sizes)
+    seen: dict[str, int] = {}
+    for number, (path, size, digest) in enumerate(zip(paths, sizes, digests, strict=True)):
+        if path is not None:
+            digest = _file_digest(path) if size is not None and alike[size] > 1 else None
+        first = number if digest is None else seen.setdefault(digest, number)
+        if first != number:
+            with suppress(ImageReadError):
+                load_image(images[number])
+                return first, number
+    return None
+
+
+def _file_size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _file_digest(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def _absolute(image: ImageLike) -> ImageLike:

@@ -196,6 +196,23 @@ def test_records_of_other_models_under_the_same_names_are_refused(tmp_path):
         run(tmp_path, IMAGES[1:6])
 
 
+def test_an_image_that_comes_twice_is_refused(tmp_path):
+    with pytest.raises(InputError, match="image 2 and image 5 are the same image"):
+        run(tmp_path / "atlas", [*IMAGES[:5], IMAGES[2].copy()])
+    paths = [str(tmp_path / f"{number}.png") for number in range(3)]
+    for number, path in zip((0, 1, 0), paths, strict=True):
+        Image.fromarray(IMAGES[number]).save(path)
+    with pytest.raises(InputError, match=r"0\.png and .*2\.png are the same image; expected .*all different"):
+        run(tmp_path / "atlas", [*IMAGES[3:6], *paths])
+    with pytest.raises(InputError, match=r"1\.png and .*1\.png are"):
+        run(tmp_path / "atlas", [paths[1], paths[0], paths[1]])
+    assert not (tmp_path / "atlas").exists()
+    broken = [tmp_path / name for name in ("a.png", "b.png")]
+    for path in broken:  # two files that hold nothing are left out, as any that can't be read
+        path.write_bytes(b"")
+    assert (run(tmp_path / "atlas", [*IMAGES[:5], *broken]).images["error"] != "").sum() == 2
+
+
 def test_a_picture_that_is_gone_has_its_record(tmp_path):
     path = tmp_path / "first.png"
     Image.fromarray(IMAGES[0]).save(path)
