@@ -78,11 +78,6 @@ class AtlasResult:
             raise DataError(explain(came, "names such as L03.H07", "use .heads"))
         return rows.pivot(index="layer", columns="head", values=column)
 
-    def best(self, level: str, count: int = 10, group: str = MODEL) -> pd.DataFrame:
-        """Maps with the largest z at a level on the half of the images that selects, and their z on the other half."""
-        columns = ["map", "layer", "head", f"selection_z_{level}", f"report_z_{level}", "level", "reason"]
-        return self.of(group).nlargest(count, f"selection_z_{level}")[columns]
-
     def save(self, folder: str | Path) -> Path:
         """Write the tables as Parquet and the rest as JSON.
 

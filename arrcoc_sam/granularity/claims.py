@@ -87,10 +87,6 @@ class Claims:
     num_images: int
     num_draws: int
 
-    def best(self, level: int, count: int = 10) -> Int64[Tensor, " heads"]:
-        """Maps with the largest ``selection_z`` at a level, largest first; quote their ``report_z``."""
-        return self.selection_z[:, level].nan_to_num(nan=-torch.inf).argsort(descending=True)[:count]
-
 
 def make_claims(
     values: Float[Tensor, "n n N 3"] | np.ndarray,
@@ -183,7 +179,7 @@ def _claims_of(
     top = scores[1].nan_to_num(nan=-torch.inf).argmax(-1)
     # `part` and `null` are those of the reporting half, the last one.
     contributions = image_scores(part, null.std(0).masked_fill(scores[2].isnan(), torch.nan))
-    gap, interval, _ = bootstrap_gap(contributions, top, counts.to(contributions), confidence=confidence)
+    gap, interval = bootstrap_gap(contributions, top, counts.to(contributions), confidence=confidence)
     return {
         "value": observed,
         "z": scores[0],

@@ -136,7 +136,7 @@ def bootstrap_gap(
     counts: Float[Tensor, "draws n"],
     *,
     confidence: float = 0.95,
-) -> tuple[Float[Tensor, " tests"], Float[Tensor, "tests 2"], Bool[Tensor, " tests"]]:
+) -> tuple[Float[Tensor, " tests"], Float[Tensor, "tests 2"]]:
     """How far the level that was chosen elsewhere lies above the best of the others, with its bootstrap interval.
 
     Whole images are resampled, so that several prompts of one image stay together. The identity of the top level is
@@ -150,8 +150,8 @@ def bootstrap_gap(
         confidence: Coverage of the two-sided percentile interval.
 
     Returns:
-        The gap z_top − max(z_others), its interval, and whether the interval lies above 0. Levels without any score
-        are not among the others; NaN and False where the top has none, or there is no other.
+        The gap z_top − max(z_others) and its interval. Levels without any score are not among the others; NaN where the
+        top has none, or there is no other.
     """
     num, tests = len(scores), scores.shape[1]
     present = scores.isfinite()
@@ -172,7 +172,7 @@ def bootstrap_gap(
     drawn = torch.where(drawn.isfinite(), drawn, torch.nan)
     quantiles = torch.tensor([tail, 1 - tail], dtype=drawn.dtype, device=drawn.device)
     interval = drawn.nanquantile(quantiles, dim=0).T.masked_fill(~defined[:, None], torch.nan)
-    return gap.masked_fill(~defined, torch.nan), interval, interval[:, 0] > 0
+    return gap.masked_fill(~defined, torch.nan), interval
 
 
 def _check_null(observed: Float[Tensor, "*tests 3"], null: Float[Tensor, " draws *tests 3"]) -> None:
