@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +151,7 @@ def _shifted(metric: str, attention: Tensor, regions: Regions, prompts: Tensor) 
     if attention.ndim == 3:
         return toroidal_values(metric, attention, regions).nanmean(2)
     each = [
-        toroidal_values(metric, attention[:, int(place)], _some(regions, torch.tensor([k])))
+        toroidal_values(metric, attention[:, int(place)], regions[torch.tensor([k])])
         for k, place in enumerate(prompts.tolist())
     ]
     return torch.cat(each, dim=2).nanmean(2)
@@ -164,19 +163,10 @@ def _measurable(store: AtlasStore, numbers: Sequence[int], thresholds: Threshold
     for place, number in enumerate(numbers):
         regions, measurable = store.levels(number).regions(thresholds)
         index = measurable.nonzero()[:, 0]
-        found.append(_some(regions, index))
+        found.append(regions[index])
         owner.append(torch.full_like(index, place))
         prompts.append(index)
-    joined = replace(
-        found[0],
-        shells=torch.cat([regions.shells for regions in found]),
-        distinct=torch.cat([regions.distinct for regions in found]),
-    )
-    return joined, torch.cat(owner), torch.cat(prompts)
-
-
-def _some(regions: Regions, index: Tensor) -> Regions:
-    return replace(regions, shells=regions.shells[index], distinct=regions.distinct[index])
+    return Regions.cat(found), torch.cat(owner), torch.cat(prompts)
 
 
 def _means_by_image(values: Float[Tensor, "N K 3"], owner: Tensor, num_images: int) -> Float[Tensor, "N n 3"]:

@@ -7,10 +7,11 @@ shell is empty exactly when its sum is 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from arrcoc_sam.errors import InputError, ShapeError, describe, explain
@@ -134,9 +135,19 @@ class Regions:
             cell_hw=(masks.shape[-2] / grid_hw[0], masks.shape[-1] / grid_hw[1]),
         )
 
+    @classmethod
+    def cat(cls, regions: Sequence[Regions]) -> Regions:
+        """The prompts of several regions on the same grid, one after the other."""
+        shells, distinct = (torch.cat([getattr(some, name) for some in regions]) for name in ("shells", "distinct"))
+        return replace(regions[0], shells=shells, distinct=distinct)
+
     def __len__(self) -> int:
         """K."""
         return len(self.shells)
+
+    def __getitem__(self, index: Int64[Tensor, " some"]) -> Regions:
+        """Some of the prompts."""
+        return replace(self, shells=self.shells[index], distinct=self.distinct[index])
 
     @property
     def grid_hw(self) -> tuple[int, int]:

@@ -6,7 +6,6 @@ The same harness judges the null that claims stand on and two that they do not, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TypeAlias
 
 import pandas as pd
@@ -113,7 +112,7 @@ def _against_other_images(
     trials, images = chosen.shape
     shells = regions.shells.flatten(2)[chosen]
     shares = torch.einsum("tjg,tilg->jtil", maps / maps.sum(-1, keepdim=True), shells).double()
-    moments = moments_of_shares(shares.flatten(1, 2), _some(regions, chosen.flatten()))
+    moments = moments_of_shares(shares.flatten(1, 2), regions[chosen.flatten()])
     values = OF_MOMENTS[HEADLINE](moments).reshape(images, trials, images, 3)
     null = [
         null_means(values[:, t], random_permutations(images, num_draws, generator=generator)) for t in range(trials)
@@ -143,10 +142,6 @@ def _against_moved_maps(
     for images, own in zip(chosen, maps / maps.sum(-1, keepdim=True), strict=True):
         moved = torch.cat([own[None], own.expand(_MOVES, -1, -1).gather(2, index)])
         shares = torch.einsum("mig,ilg->mil", moved, regions.shells[images].flatten(2))
-        means = OF_MOMENTS[HEADLINE](moments_of_shares(shares, _some(regions, images))).nanmean(1)
+        means = OF_MOMENTS[HEADLINE](moments_of_shares(shares, regions[images])).nanmean(1)
         found.append(max_t(means[0], means[1:])[1])
     return torch.stack(found)
-
-
-def _some(regions: Regions, images: Int64[Tensor, " K"]) -> Regions:
-    return replace(regions, shells=regions.shells[images], distinct=regions.distinct[images])

@@ -8,7 +8,7 @@ interval. *Would it notice a bad null?* The same harness on a test by pixel shuf
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pandas as pd
 import torch
@@ -174,14 +174,10 @@ def scene_regions(
         if len(candidates) == 0:
             continue
         chosen = candidates[torch.randint(len(candidates), (1,), generator=generator)]
-        found.append(replace(regions, shells=regions.shells[chosen], distinct=regions.distinct[chosen]))
+        found.append(regions[chosen])
         if progress is not None:
             progress("scenes", len(found), num_images)
-    return replace(
-        found[0],
-        shells=torch.cat([regions.shells for regions in found]),
-        distinct=torch.cat([regions.distinct for regions in found]),
-    )
+    return Regions.cat(found)
 
 
 def balanced_accuracy(confusion: pd.DataFrame) -> float:

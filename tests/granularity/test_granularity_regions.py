@@ -93,6 +93,24 @@ def test_padding_is_neither_area_nor_background():
     assert not Regions.from_masks(triple(6, 4, 2), (8, 8), valid=valid).measurable().any()
 
 
+def test_some_prompts_and_several_together():
+    sides = ((6, 4, 2), (5, 3, 2), (7, 6, 3))
+    masks = torch.cat([triple(*own) for own in sides])
+    distinct = torch.tensor([[True] * 3, [True, False, True], [True] * 3])
+    valid = torch.ones(8, 8)
+    valid[:, 7] = 0
+    regions = Regions.from_masks(masks, (8, 8), distinct=distinct, valid=valid)
+    some = regions[torch.tensor([2, 0])]
+    assert torch.equal(some.shells, regions.shells[[2, 0]])
+    assert torch.equal(some.distinct, distinct[[2, 0]])
+    again = Regions.cat([regions[torch.tensor([0])], regions[torch.tensor([1, 2])]])
+    assert torch.equal(again.shells, regions.shells)
+    assert torch.equal(again.distinct, distinct)
+    assert torch.equal(again.valid, valid)
+    torch.testing.assert_close(regions.areas[0], torch.tensor([36, 16, 4]) / 56)
+    assert regions.areas[1].isnan().tolist() == [False, True, False]
+
+
 @pytest.mark.usefixtures("as_at_run_time")
 def test_errors_name_what_came():
     with pytest.raises(ShapeError, match=r"masks\[None\]"):
