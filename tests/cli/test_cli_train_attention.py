@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from arrcoc_sam.training.attention_config import AttentionConfig, default_config
+from arrcoc_sam.cli.train_attention_job import TrainAttentionJob
+from arrcoc_sam.training.attention_config import AttentionConfig, AttentionData, default_config
 from arrcoc_sam.training.attention_trainer import load_attention_model
+from arrcoc_sam.training.distributed import SingleDevice
 from arrcoc_sam.training.samples_scenes import prepare_scenes
 
 Command = Callable[..., Any]
@@ -57,6 +59,21 @@ def test_it_trains_and_says_what_the_heads_attend_to(
     other = command("train", "attention", "--config", "small.toml", "-o", "run")
     assert other.code == 2
     assert "settings.steps was 2, and is 3" in other.error
+
+
+def test_another_process_opens_what_the_main_one_drew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("scenes", "validation"):
+        prepare_scenes(tmp_path / name, range(3), size=32, clicks=1)
+    second = SingleDevice("cpu")
+    second.rank = 1
+    monkeypatch.setattr(TrainAttentionJob, "_scenes", lambda *_: pytest.fail("scenes are drawn once more"))
+    job = TrainAttentionJob(None, tmp_path, None, None, "cpu", 0, 0, 1, False, False, False)
+    config = AttentionConfig(data=AttentionData(levels="truth"))
+    train, judge = job._caches(config, second, lambda *_: None)
+    assert (train.folder, judge.folder) == (tmp_path / "scenes" / "truth", tmp_path / "validation" / "truth")
+    (tmp_path / "validation").rename(tmp_path / "gone")
+    config = AttentionConfig(data=AttentionData(levels="truth", validation=0))
+    assert job._caches(config, second, lambda *_: None)[1] is None
 
 
 def test_the_default_file_says_what_the_code_defaults_to(command: Command) -> None:
