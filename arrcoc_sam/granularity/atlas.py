@@ -17,7 +17,7 @@ import pandas as pd
 
 from arrcoc_sam.attention.maps import AttentionSource, ImageLike
 from arrcoc_sam.errors import InputError, OutputError, explain
-from arrcoc_sam.granularity.atlas_build import AtlasBuild, AtlasEngine, array_digest, first_copy, local_engine
+from arrcoc_sam.granularity.atlas_build import AtlasBuild, AtlasEngine, array_digest, copies, local_engine
 from arrcoc_sam.granularity.atlas_judge import AtlasJudge
 from arrcoc_sam.granularity.atlas_read import CONTROLS, AtlasReader, Hierarchies
 from arrcoc_sam.granularity.atlas_result import MODEL, AtlasResult
@@ -162,9 +162,11 @@ def _judged(
 
 def _check_different(images: Sequence[ImageLike], names: Sequence[str], digests: Sequence[str | None]) -> None:
     """Refuse an image that comes twice: it would count twice towards a claim, and choose and report what it chose."""
-    if copy := first_copy(images, digests):
-        came = f"{names[copy[0]]} and {names[copy[1]]} are the same image"
-        raise InputError(explain(came, "images that are all different", "leave one of them out"))
+    twice = [f"{names[copy]} is {names[first]}" for first, copy in copies(images, digests)]
+    if twice:
+        listed = ", ".join(twice[:10]) + (f" and {len(twice) - 10:,} more" if len(twice) > 10 else "")
+        came = f"{len(twice):,} of {len(images):,} images are there already: {listed}"
+        raise InputError(explain(came, "images that are all different", "leave the copies out"))
 
 
 def _check_room(build: AtlasBuild, *, ablated: bool) -> None:

@@ -27,7 +27,7 @@ from arrcoc_sam.granularity.atlas_store import AtlasStore, ImageRecord, Threshol
 from arrcoc_sam.granularity.trials import Progress
 from arrcoc_sam.images import load_image
 
-__all__ = ["AtlasBuild", "AtlasEngine", "array_digest", "first_copy", "local_engine"]
+__all__ = ["AtlasBuild", "AtlasEngine", "array_digest", "copies", "local_engine"]
 
 # Largest difference of a map between two machines, as a share of its largest value.
 _SAME_ATTENTION = 0.05
@@ -196,8 +196,8 @@ def array_digest(image: ImageLike) -> str | None:
     return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]
 
 
-def first_copy(images: Sequence[ImageLike], digests: Sequence[str | None]) -> tuple[int, int] | None:
-    """Numbers of two images that are one picture, the first such pair; None where all differ.
+def copies(images: Sequence[ImageLike], digests: Sequence[str | None]) -> list[tuple[int, int]]:
+    """Numbers of images that are one picture, each copy beside the first of its kind.
 
     Files are compared by their bytes, and read only where another has the same size; images in memory by their pixels.
     What can't be read is no copy: it will be left out.
@@ -210,6 +210,7 @@ def first_copy(images: Sequence[ImageLike], digests: Sequence[str | None]) -> tu
     sizes = [None if path is None else _file_size(path) for path in paths]
     alike = Counter(sizes)
     seen: dict[str, int] = {}
+    found = []
     for number, (path, size, digest) in enumerate(zip(paths, sizes, digests, strict=True)):
         if path is not None:
             digest = _file_digest(path) if size is not None and alike[size] > 1 else None
@@ -217,8 +218,8 @@ def first_copy(images: Sequence[ImageLike], digests: Sequence[str | None]) -> tu
         if first != number:
             with suppress(ImageReadError):
                 load_image(images[number])
-                return first, number
-    return None
+                found.append((first, number))
+    return found
 
 
 def _file_size(path: Path) -> int | None:
