@@ -246,7 +246,7 @@ PHASES = {
     # as phase 15, by Muon; two processes
     17: Phase(
         SegmenterTraining(
-            stages=(Stage(224, 1700, num_targets=8),),
+            stages=(Stage(224, 1600, num_targets=8),),
             recipe=replace(MEANT, given_mask_probability=0.2, grouping_weight=1.0, decoded_targets=3),
             augmentation=Augmentation(smallest_crop=0.45),
             optimizer="muon",
