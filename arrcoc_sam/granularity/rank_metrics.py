@@ -113,7 +113,8 @@ def rank_accuracy(
         distinct: Which levels count.
 
     Returns:
-        At most 1, 0 for uniform attention; NaN where the level rounds to no cell, or is everything.
+        At most 1; NaN where the level rounds to no cell, or is everything. Of uniform attention r is round(ΣM)/n over n
+        cells, so the value is 0 for levels of whole cells, and (round(ΣM) − ΣM) / (n − ΣM) in general.
 
     Raises:
         ShapeError: Shapes that do not agree.

@@ -146,6 +146,12 @@ def test_rank_accuracy_of_a_level_of_no_cell_is_nan():
     assert value.isnan().tolist() == [False, False, True]
 
 
+def test_rank_accuracy_of_uniform_attention_is_what_rounding_the_level_leaves():
+    masks = row_masks("01111000", "00111000", "00010000").double() * torch.tensor([0.9, 1.0, 0.8])[:, None, None]
+    value = M.rank_accuracy(row(*[1] * 8), masks)[0, 0]
+    np.testing.assert_allclose(value, [(4 - 3.6) / (8 - 3.6), (3 - 2.7) / (8 - 2.7), (1 - 0.8) / (8 - 0.8)], rtol=1e-6)
+
+
 def test_pointing_game_by_hand():
     value = M.pointing_game(row(1, 2, 9, 3, 1, 1, 1, 1), NESTED)[0, 0]
     assert value.tolist() == [1, 1, 0]
