@@ -53,7 +53,7 @@ def test_class_token_asks_for_no_clicks() -> None:
     assert attention.shape == (2, 3, 4, 4)
 
 
-@pytest.mark.parametrize(("options", "side"), [({}, 3), ({"dynamic_img_size": True, "dynamic_img_pad": True}, 4)])
+@pytest.mark.parametrize(("options", "side"), [({"dynamic_img_size": False}, 3), ({"dynamic_img_pad": True}, 4)])
 def test_an_input_that_is_no_multiple_of_the_patch(options: dict[str, bool], side: int) -> None:
     torch.manual_seed(0)
     heads = SupervisedHeads(timm.create_model("test_vit", img_size=62, **options), HEADS).eval()

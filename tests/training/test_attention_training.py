@@ -166,7 +166,7 @@ def test_draws_are_by_one_order_an_epoch_and_one_grouping(
 ) -> None:
     settings = replace(SMALL, flip=False)
     keys = samples.image_keys()
-    shuffled = HeldSamples([samples[i] for i in np.random.default_rng(0).permutation(len(samples))])
+    shuffled = HeldSamples([samples[int(i)] for i in np.random.default_rng(0).permutation(len(samples))])
     for collection in (samples, shuffled):
         batches = StepSamples(collection, settings)
         pictures = np.unique(collection.image_keys())
@@ -177,7 +177,7 @@ def test_draws_are_by_one_order_an_epoch_and_one_grouping(
                 order = np.random.default_rng([settings.seed, 0, epoch]).permutation(len(pictures))
                 rows = np.flatnonzero(collection.image_keys() == pictures[order[number]])
                 chosen = np.random.default_rng([settings.seed, 1, step, place]).permutation(rows)
-                expected += [collection[i].point_xy for i in chosen[: settings.num_queries]]
+                expected += [collection[int(i)].point_xy for i in chosen[: settings.num_queries]]
             assert torch.equal(batches[step][0].points_xy, torch.stack(expected))
 
     orders, real = [], np.random.default_rng

@@ -210,7 +210,7 @@ def test_a_mask_beside_the_part_is_not_taught_as_the_subpart(tmp_path: Path) -> 
     hierarchy = MaskHierarchy.from_masks(masks)
     assert hierarchy.valid.tolist() == [True]
     assert hierarchy.distinct.tolist() == [[True, True, True]]
-    (row,) = level_rows(hierarchy, Clicks(torch.tensor([[3.0, 3.0]])))
+    (row,) = level_rows(hierarchy, Clicks(torch.tensor([[3.0, 3.0]], dtype=torch.float64)))
     sample = SampleReader(tmp_path, target_hw=(4, 4)).sample({"image": "a.png", "image_number": 0, **row})
     assert sample.valid.tolist() == [True, True, False]
     assert sample.confidence.tolist() == [1.0, 1.0, 0.0]
