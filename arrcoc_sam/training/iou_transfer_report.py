@@ -105,7 +105,6 @@ def compare_heads(
     for name in _COMPARED:
         gains = (new[name] - old[name])[~np.isnan(new[name] - old[name])]
         low, high = np.quantile(gains, (0.025, 0.975)) if len(gains) else (np.nan, np.nan)
-        if name == "ece" and len(gains):
-            low, high = min(low, gain[name]), max(high, gain[name])
-        intervals[name] = (float(low), float(high))
+        held = gain[name] if name == "ece" and len(gains) else float("nan")
+        intervals[name] = (float(np.fmin(low, held)), float(np.fmax(high, held)))
     return TransferReport(reports[0], reports[1], gain, intervals, losses)
