@@ -30,6 +30,7 @@ __all__ = [
     "describe",
     "explain",
     "first_line",
+    "said",
 ]
 
 
@@ -143,7 +144,19 @@ def first_line(error: BaseException, limit: int = 160) -> str:
         >>> first_line(ValueError("no such size\nby the way, …")), first_line(AssertionError())
         ('no such size', 'AssertionError')
     """
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:limit]
+    words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return words if len(words) <= limit else words[: limit - 1] + "…"
+
+
+def said(error: BaseException) -> str:
+    """The kind of an error of somebody else, and its first line where it has one.
+
+    Example:
+        >>> said(OSError("no such file")), said(OSError())
+        ('OSError: no such file', 'OSError')
+    """
+    kind = type(error).__name__
+    return f"{kind}: {first_line(error)}" if str(error).strip() else kind
 
 
 def describe(value: Any) -> str:

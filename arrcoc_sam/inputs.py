@@ -124,6 +124,7 @@ def choose_device(device: torch.device | str) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        came = f"device={device!r} ({first_line(error)})"
+        known = str(device).partition(":")[0] in ("cpu", "cuda", "mps")  # else torch's answer is a list of all types
+        came = f"device={device!r}" + (f" ({first_line(error)})" if known else "")
         raise InputError(explain(came, '"auto", "cpu", "cuda" or "mps"')) from error
     return chosen

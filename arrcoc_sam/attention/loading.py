@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from torch import nn
 
 from arrcoc_sam.attention.families import require_supported
-from arrcoc_sam.errors import CheckpointError, InputError, MissingExtraError, UnknownNameError, explain, first_line
+from arrcoc_sam.errors import CheckpointError, InputError, MissingExtraError, UnknownNameError, explain, said
 from arrcoc_sam.inputs import choose_device
 
 __all__ = ["cache_only_if_unreachable", "load_vision_transformer"]
@@ -144,7 +144,7 @@ def _hub_is_reachable(seconds: float = 5.0) -> bool:
 def _no_weights(label: str, error: Exception, *, what: str = "the weights") -> CheckpointError:
     return CheckpointError(
         explain(
-            f"{what} of {label} can't be had ({type(error).__name__}: {first_line(error)})",
+            f"{what} of {label} can't be had ({said(error)})",
             "a network, a cached copy or a local folder",
             "fetch it once on a connected machine, or use pretrained=False for random weights, as a control only"
             if label.startswith("timm:")

@@ -100,7 +100,7 @@ class CalibrateJob:
                 ways = protocol_estimators(segmenter, default=self.protocol, components=self.components)
                 again = replace(truth, faults=[])  # the same pictures, whose faults are known by now
                 asked = self._samples(ways, islice(again, count), count, "Protocols")
-                protocols = compare_protocols(asked, default=self.protocol, seed=self.seed)
+                protocols = compare_protocols(asked, default=f"{self.protocol}, {self.tokens}", seed=self.seed)
             self._save(fit, protocols, folder)
         self._print(fit, protocols)
         for words in truth.faults:
@@ -160,7 +160,7 @@ class CalibrateJob:
                 )
                 for row in protocols.to_dict("records")
             ]
-            gain = f"gain over {self.protocol}, all"
+            gain = f"gain over {self.protocol}, {self.tokens}"
             print_table(
                 "Ways of asking, by Spearman on these masks: the first is selected on them",
                 ["protocol", "tokens", *columns, gain],

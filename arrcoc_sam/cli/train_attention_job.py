@@ -11,7 +11,7 @@ from typing import Any
 from arrcoc_sam.cli.console import out, print_json, print_table
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter
 from arrcoc_sam.cli.stage_progress import stage_progress
-from arrcoc_sam.errors import InputError, explain
+from arrcoc_sam.errors import DataError, InputError, explain
 from arrcoc_sam.granularity.claims import MIN_COMPUTED
 from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.report.provenance import DEMONSTRATION_MODEL
@@ -142,8 +142,14 @@ class TrainAttentionJob:
 
     def _drawn(self, data: AttentionData) -> tuple[HierarchyCache, HierarchyCache | None]:
         """What the main process made of the scenes."""
-        train = HierarchyCache.open(self.out / "scenes" / ("levels" if data.levels == "segmenter" else "truth"))
-        return train, HierarchyCache.open(self.out / "validation" / "truth") if data.validation else None
+        places = [self.out / "scenes" / ("levels" if data.levels == "segmenter" else "truth")]
+        places += [self.out / "validation" / "truth"] if data.validation else []
+        for place in places:
+            if not place.is_dir():
+                came = f"{place}, which the first process made, is not here"
+                raise DataError(explain(came, "a folder that all processes see", "name one that they share (--out)"))
+        train, *judge = (HierarchyCache.open(place) for place in places)
+        return train, judge[0] if judge else None
 
     def _print(self, report: LevelReport | None, last: dict[str, float]) -> None:
         figures: dict[str, Any] = {} if report is None else report.figures()

@@ -166,7 +166,7 @@ def _check_different(images: Sequence[ImageLike], names: Sequence[str], digests:
     if twice:
         listed = ", ".join(twice[:10]) + (f" and {len(twice) - 10:,} more" if len(twice) > 10 else "")
         came = f"{len(twice):,} of {len(images):,} images are there already: {listed}"
-        raise InputError(explain(came, "images that are all different", "leave the copies out"))
+        raise InputError(explain(came, "images that are all different", "leave the copies out, in a new folder"))
 
 
 def _check_room(build: AtlasBuild, *, ablated: bool) -> None:

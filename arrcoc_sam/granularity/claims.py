@@ -101,8 +101,8 @@ def make_claims(
     A level is claimed where (1) the largest level stands out from permutations of the images, at a false discovery rate
     over all maps, (2) the level chosen on a random half of the images is above its own null on the other half, and
     (3) the bootstrap interval of its lead over the other two levels, on that other half, lies above 0, and at least 30
-    images have it. Where the metric of a level is infinite (the log lift of attention that is 0 throughout it) there is
-    no mean to compare, and the map abstains.
+    images have it. Where the metric of a level is infinite (the log lift of attention that is 0 throughout it) or
+    undefined (attention that is 0 everywhere) there is no mean to compare, and the map abstains.
 
     Args:
         values: V[j, i]: a metric of image j's attention on image i's masks, for N maps and 3 levels. NaN columns
@@ -191,8 +191,14 @@ def _claims_of(
         "gap": gap,
         "gap_interval": interval,
         "images": measured_images(values).sum(0),
-        "not_finite": (measured_images(values) & ~values.isfinite().all(0)).any(-1).sum(0),
+        "not_finite": _not_finite(values),
     }
+
+
+def _not_finite(values: Float[Tensor, "n n N 3"]) -> Int64[Tensor, " N"]:
+    """Images whose attention, or whose masks, whichever are fewer, leave a map's metric infinite or undefined."""
+    broken = (measured_images(values) & ~values.isfinite()).any(-1)
+    return torch.minimum(broken.any(1).sum(0), broken.any(0).sum(0))
 
 
 def _verdict(

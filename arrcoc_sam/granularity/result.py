@@ -63,7 +63,7 @@ class GranularityResult:
 
     @property
     def scores(self) -> Float[Tensor, "K 3"]:
-        """Predicted IoU of whole, part, subpart; NaN for masks that people drew."""
+        """Predicted IoU of whole, part, subpart; NaN for masks that people drew (``human_hierarchies``)."""
         return self.hierarchy.scores
 
     @property

@@ -34,7 +34,7 @@ def protocol_estimators(
 
 
 def compare_protocols(
-    samples: Mapping[str, pd.DataFrame], *, default: str = "mask+point", seed: int = 0, num_bootstrap: int = 200
+    samples: Mapping[str, pd.DataFrame], *, default: str = "mask+point, all", seed: int = 0, num_bootstrap: int = 200
 ) -> pd.DataFrame:
     """One row a way of asking, the highest correlation first.
 
@@ -44,7 +44,7 @@ def compare_protocols(
     Args:
         samples: Of :func:`~arrcoc_sam.quality.calibration_samples.calibration_samples`, by the names of
             :func:`protocol_estimators`; all of the same masks.
-        default: The protocol that others are compared with, with all four tokens.
+        default: The way that others are compared with, by its name.
         seed: Of the halves of the images and of the bootstrap.
         num_bootstrap: Draws of images.
 
@@ -57,16 +57,16 @@ def compare_protocols(
     Raises:
         UnknownNameError: No samples of the default way.
     """
-    if f"{default}, all" not in samples:
+    if default not in samples:
         raise UnknownNameError(explain(f"default={default!r} without samples", f"those of one of {', '.join(samples)}"))
     masks = {name: table[table["area_share"] > 0] for name, table in samples.items()}
     draws = {name: _drawn_spearman(scored, seed, num_bootstrap) for name, scored in masks.items()}
-    usual = judge(masks[f"{default}, all"]["lower_bound"], masks[f"{default}, all"], num_bootstrap=0).spearman
+    usual = judge(masks[default]["lower_bound"], masks[default], num_bootstrap=0).spearman
     rows = []
     for name, scored in masks.items():
         spearman = judge(scored["lower_bound"], scored, num_bootstrap=0).spearman
         low, high = _ends(draws[name])
-        gain_low, gain_high = _ends(draws[name] - draws[f"{default}, all"])
+        gain_low, gain_high = _ends(draws[name] - draws[default])
         protocol, tokens = name.split(", ")
         bounds = bound_figures(scored)
         rows.append(

@@ -16,8 +16,8 @@ from arrcoc_sam.errors import DataError, explain
 __all__ = ["CURVES", "BoundCurve", "Curve", "MonotoneModel", "Scores"]
 
 Scores: TypeAlias = Mapping[str, Float64[ndarray, " n"]]
-"""Finite values by the names of fields of MaskQuality: lower_bound, predicted_iou, alignment_iou, stability, soft_iou
-and area_share, above 0."""
+"""Values by the names of fields of MaskQuality: lower_bound, predicted_iou, alignment_iou, stability, soft_iou and
+area_share, above 0. NaN, where a head answered it, gives NaN; curves are fitted on numbers alone."""
 
 _DIGITS = 7
 _KNOT_GAP = 1e-3

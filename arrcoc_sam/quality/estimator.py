@@ -230,5 +230,9 @@ class MaskQualityEstimator:
             if theirs != value:
                 came = f"a calibration of {name}={theirs!r} for scores of {name}={value!r}"
                 raise InputError(
-                    explain(came, "one fitted on the same weights and options", "calibrate anew: arrcoc-sam calibrate")
+                    explain(
+                        came,
+                        "one fitted on the same weights and options",
+                        "score with its options, or calibrate anew: arrcoc-sam calibrate",
+                    )
                 )

@@ -79,15 +79,14 @@ def score_masks(
     """
     masks = dataset if isinstance(dataset, MaskSet) else open_masks(dataset)
     segmenter = estimator.segmenter
-    provenance = Provenance(
-        segmenter=segmenter.name, checkpoint_hash=segmenter.checkpoint_hash, device=str(segmenter.device)
-    )
-
+    place, device = ("local", str(segmenter.device)) if engine is None else (type(engine).__name__, "the engine's")
+    provenance = Provenance(segmenter=segmenter.name, checkpoint_hash=segmenter.checkpoint_hash, device=device)
     if part_masks < 1:
         raise InputError(explain(f"part_masks={part_masks}", "at least 1"))
     plan = scoring_plan(masks, estimator, part_masks=part_masks)
     engine = local_engine(estimator) if engine is None else engine
-    return run_scoring(masks, out, plan, engine, manifest=provenance.as_json(), progress=progress)
+    manifest = {**provenance.as_json(), "engine": place}
+    return run_scoring(masks, out, plan, engine, manifest=manifest, progress=progress)
 
 
 def local_engine(estimator: MaskQualityEstimator) -> Engine:

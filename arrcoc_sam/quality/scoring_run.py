@@ -60,7 +60,7 @@ def scoring_plan(dataset: MaskSet, estimator: MaskQualityEstimator, *, part_mask
         "quality_kind": "bound" if calibration is None else "calibrated",
         "part_masks": part_masks,
         "columns": SCORE_FIELDS.names,
-    }
+    } | ({} if estimator.segmenter.scorer is estimator.segmenter else {"masks": "of the segmenter's scorer"})
 
 
 class ScoringRun:

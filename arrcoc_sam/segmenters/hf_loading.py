@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from arrcoc_sam.attention.loading import cache_only_if_unreachable
-from arrcoc_sam.errors import CheckpointError, MissingExtraError, UnsupportedModelError, explain, first_line
+from arrcoc_sam.errors import CheckpointError, MissingExtraError, UnsupportedModelError, explain, said
 from arrcoc_sam.inputs import choose_device
 from arrcoc_sam.segmenters.hf import HuggingFaceSegmenter
 from arrcoc_sam.segmenters.hf_families import FAMILIES, Family, family_of
@@ -150,7 +150,7 @@ def _looks_like_a_path(where: str) -> bool:
 def _unavailable(name: str, error: Exception, what: str) -> CheckpointError:
     return CheckpointError(
         explain(
-            f"{what} of {name} can't be had ({type(error).__name__}: {first_line(error)})",
+            f"{what} of {name} can't be had ({said(error)})",
             "a repository of the hub or its cached copy, or a local folder, with config.json and safetensors",
             "check the name; without a network, fetch it once on a connected machine and give the folder: hf:/path",
         )

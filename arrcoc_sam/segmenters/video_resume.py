@@ -68,8 +68,9 @@ class TrackingCheckpoints:
         try:
             state = torch.load(self._state, map_location="cpu", weights_only=True)
             if state["key"] != key:
-                came = f"{self._folder} holds the state of another run: other prompts, clip, weights or libraries"
-                raise DataError(explain(came, "one of this run", "name another folder, or delete this one"))
+                came = f"{self._folder} holds a run of other prompts, clip, weights, precision or libraries"
+                mend = "name another folder (--out), or delete this one to start anew"
+                raise DataError(explain(came, "one of this run", mend))
             text = self._rows.read_bytes()[: state["length"]]
             if len(text) != state["length"]:
                 raise ValueError("rows are missing")

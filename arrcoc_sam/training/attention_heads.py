@@ -137,7 +137,8 @@ class SupervisedHeads(nn.Module):
             confidence: Raw.
             valid: Levels that count; all by default.
             normalizer: What the mean divides by instead.
-            frame_hw: Height and width of the input, pixels; by default those of the last forward pass.
+            frame_hw: Height and width of the input, pixels; by default those of the last forward pass; to be
+                passed where inputs of several sizes are worked through before their losses.
 
         Raises:
             ShapeError: Shapes that do not agree; attention of another grid than the input's.

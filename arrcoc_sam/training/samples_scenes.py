@@ -14,7 +14,7 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
-from arrcoc_sam.errors import InputError, explain
+from arrcoc_sam.errors import DataError, InputError, explain
 from arrcoc_sam.hierarchy import MaskHierarchy
 from arrcoc_sam.report.writing import made_folder, replacing, write_text
 from arrcoc_sam.scenes import Scene, generate_scene
@@ -26,6 +26,8 @@ from arrcoc_sam.training.cache_prompts import Clicks, PointPrompts
 from arrcoc_sam.training.cache_sources import SegmenterLevels, level_rows
 
 __all__ = ["SceneLevels", "prepare_scenes", "scene_clicks"]
+
+_SCENES_A_RECORD = 64
 
 
 def scene_clicks(scene: Scene, count: int) -> tuple[Int64[ndarray, "K 3"], Float64[Tensor, "K 2"]]:
@@ -89,6 +91,8 @@ def prepare_scenes(
 ) -> HierarchyCache:
     """Draw scenes and build their cache; what is there already is kept, and not drawn again.
 
+    A run that was killed goes on, at most 64 scenes from where it was.
+
     Args:
         folder: Gets ``pictures``, their clicks in ``clicks.json``, and one cache a segmenter, ``truth`` or ``levels``.
         seeds: One scene each; those without a triple are left out.
@@ -101,7 +105,7 @@ def prepare_scenes(
 
     Raises:
         InputError: No scene with a triple, or exact masks that are to be scored.
-        DataError: The folder holds a cache of other scenes.
+        DataError: The folder holds other scenes, or a cache of others.
         OutputError: It can't be made.
     """
     folder = Path(folder)
@@ -141,28 +145,37 @@ def _draw(
     for number, seed in enumerate(seeds):
         path = pictures / f"{seed}.png"
         points = known.get(path.name)
-        if points is None or (points and not path.is_file()):
+        if points is None or (points and not path.is_file()):  # a picture without a record may be of another plan
             scene = generate_scene(seed, exact.size)
             points = [(x, y) for x, y in scene_clicks(scene, exact.clicks)[1].tolist()]
-            if points and not path.is_file():
+            if points:
                 with replacing(path) as temporary:
                     Image.fromarray(scene.image).save(temporary)
             if points and remember:
                 exact.remember(scene)
         found[path.name] = points
+        last = number + 1 == len(seeds)
+        if (last or (number + 1) % _SCENES_A_RECORD == 0) and found.keys() - known.keys():
+            known |= found
+            write_text(record, json.dumps({"scenes": plan, "points": known}))
         if progress is not None:
             progress("scenes", number + 1, len(seeds))
-    if found.keys() - known.keys():
-        write_text(record, json.dumps({"scenes": plan, "points": known | found}))
     return {name: points for name, points in found.items() if points}
 
 
 def _known_clicks(record: Path, plan: dict[str, int]) -> dict[str, list[tuple[float, float]]]:
-    """Clicks that an earlier run found in the same scenes, by file name; none of those that have no triple."""
+    """Clicks in the pictures that are there, by file name; none of scenes that have no triple.
+
+    Raises:
+        DataError: The pictures are of other scenes.
+    """
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
-        if content["scenes"] != plan:
-            return {}
-        return {name: [(x, y) for x, y in points] for name, points in content["points"].items()}
+        theirs = content["scenes"]
+        known = {name: [(x, y) for x, y in points] for name, points in content["points"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or damaged: they are found again
         return {}
+    if theirs != plan:
+        came = f"{record.parent} holds scenes of {theirs}"
+        raise DataError(explain(came, f"of {plan}", "name another folder, or delete this one"))
+    return known

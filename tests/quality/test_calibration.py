@@ -318,10 +318,12 @@ def test_ways_of_asking_are_compared_in_pairs() -> None:
     assert other["spearman_high"] > table.loc["mask+point", "spearman_low"]
     assert other["gain"] == pytest.approx(other["spearman"] - table.loc["mask+point", "spearman"])
     assert other["gain_low"] < other["gain"] < other["gain_high"] < 0
-    turned = compare_protocols(ways, default="mask", seed=3).set_index("protocol").loc["mask+point"]
+    turned = compare_protocols(ways, default="mask, all", seed=3).set_index("protocol").loc["mask+point"]
     assert (turned["gain_low"], turned["gain_high"]) == pytest.approx((-other["gain_high"], -other["gain_low"]))
-    with pytest.raises(UnknownNameError, match=r"default='box' without samples; expected those of one of mask\+point"):
-        compare_protocols(ways, default="box")
+    with pytest.raises(
+        UnknownNameError, match=r"'box, all' without samples; expected those of one of mask\+point"
+    ):
+        compare_protocols(ways, default="box, all")
 
 
 @pytest.mark.usefixtures("as_at_run_time")

@@ -6,6 +6,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from PIL import Image
 
 from arrcoc_sam.errors import DataError
 from arrcoc_sam.scenes import generate_scene
@@ -47,10 +48,32 @@ def test_scenes_are_drawn_once(drawn: Mock, tmp_path: Path) -> None:
 def test_clicks_of_other_scenes_are_not_taken(drawn: Mock, tmp_path: Path) -> None:
     prepare_scenes(tmp_path, range(3), size=48, clicks=2)
     drawn.reset_mock()
-    with pytest.raises(DataError, match="holds a cache of"):
-        prepare_scenes(tmp_path, range(3), size=48, clicks=1)
-    assert drawn.call_count == 3
+    for other in ({"size": 48, "clicks": 1}, {"size": 64, "clicks": 2}):
+        with pytest.raises(DataError, match=r"holds scenes of .*name another folder"):
+            prepare_scenes(tmp_path, range(3), **other)
+    assert drawn.call_count == 0
     (tmp_path / "clicks.json").write_text("{")
     drawn.reset_mock()
     prepare_scenes(tmp_path, range(3), size=48, clicks=2)
     assert drawn.call_count == 3
+
+
+def test_a_killed_run_goes_on_and_pictures_without_a_record_are_drawn_again(
+    drawn: Mock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SCENES_A_RECORD", 2)
+
+    def kill(_: str, done: int, __: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_scenes(tmp_path / "killed", range(5), size=48, clicks=2, progress=kill)
+    Image.new("RGB", (64, 64)).save(tmp_path / "killed" / "pictures" / "2.png")  # in no record yet: anybody's
+    drawn.reset_mock()
+    again = prepare_scenes(tmp_path / "killed", range(5), size=48, clicks=2)
+    assert drawn.call_count == 3
+    assert rows(again) == rows(prepare_scenes(tmp_path / "whole", range(5), size=48, clicks=2))
+    for number in range(5):
+        killed, whole = (tmp_path / name / "pictures" / f"{number}.png" for name in ("killed", "whole"))
+        assert killed.read_bytes() == whole.read_bytes()
