@@ -17,7 +17,7 @@ from arrcoc_sam.cli.console import json_document
 from arrcoc_sam.cli.segment_boxes import check_corners
 from arrcoc_sam.cli.segment_setting import SegmentSetting
 from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, explain
-from arrcoc_sam.images import header_size, load_image
+from arrcoc_sam.images import load_image
 from arrcoc_sam.masks import areas, encode_rle
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.report.writing import write_text
@@ -73,7 +73,7 @@ def _prompts(
     prompts: dict[int, Prompts] = {}
     for path, numbers in by_image.items():
         with about(path):
-            size_hw = header_size(path) or load_image(path).shape[:2]
+            size_hw = load_image(path).shape[:2]
         for number in numbers:
             try:
                 prompts[number] = _prompt(asked[number], (size_hw[0], size_hw[1]))

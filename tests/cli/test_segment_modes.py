@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -109,17 +108,6 @@ def test_no_mask_at_all_says_what_to_lower(command: Command, photo: Path, weight
     assert "lower --min-predicted-iou and --min-stability" in hints[0]
     answer = command(*words, "--min-predicted-iou", 0, "--min-stability", 0)
     assert "no mask" not in answer.err
-
-
-def test_an_image_of_many_prompts_is_decoded_once(
-    command: Command, photo: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "prompts.json").write_text('[{"points": [[10, 12]]}, {"points": [[30, 20]]}]')
-    read = Mock(side_effect=aa.images.load_image)
-    monkeypatch.setattr("arrcoc_sam.cli.segment_prompts_job.load_image", read)
-    answer = command("segment", photo, "--points-file", "prompts.json", "--checkpoint", weights)
-    assert answer.code == 0, answer.err
-    assert read.call_count == 1
 
 
 @pytest.mark.parametrize(
