@@ -320,9 +320,7 @@ def test_ways_of_asking_are_compared_in_pairs() -> None:
     assert other["gain_low"] < other["gain"] < other["gain_high"] < 0
     turned = compare_protocols(ways, default="mask, all", seed=3).set_index("protocol").loc["mask+point"]
     assert (turned["gain_low"], turned["gain_high"]) == pytest.approx((-other["gain_high"], -other["gain_low"]))
-    with pytest.raises(
-        UnknownNameError, match=r"'box, all' without samples; expected those of one of mask\+point"
-    ):
+    with pytest.raises(UnknownNameError, match=r"'box, all' without samples; expected those of one of mask\+point"):
         compare_protocols(ways, default="box, all")
 
 

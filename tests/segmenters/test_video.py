@@ -377,7 +377,7 @@ def test_a_damaged_state_starts_anew_and_another_run_s_is_refused(tmp_path):
 
     assert resumed([prompt]) == 0
     assert resumed([prompt]) == 6
-    with pytest.raises(DataError, match=r"state holds the state of another run: .* name another folder, or delete"):
+    with pytest.raises(DataError, match=r"holds a run of other prompts, .* name another folder \(--out\), or"):
         resumed([VideoPrompt(0, points_xy=[[16, 30]])])
     assert resumed([prompt]) == 6
     state, rows = tmp_path / "state" / "state.pt", tmp_path / "state" / "rows.jsonl"
