@@ -229,10 +229,7 @@ class MaskQualityEstimator:
             theirs = getattr(calibration, name)
             if theirs != value:
                 came = f"a calibration of {name}={theirs!r} for scores of {name}={value!r}"
-                raise InputError(
-                    explain(
-                        came,
-                        "one fitted on the same weights and options",
-                        "score with its options, or calibrate anew: arrcoc-sam calibrate",
-                    )
-                )
+                mend = "calibrate anew: arrcoc-sam calibrate"
+                if name != "checkpoint_hash":
+                    mend = f"score with {name}={theirs!r}, or {mend}"
+                raise InputError(explain(came, "one fitted on the same weights and options", mend))

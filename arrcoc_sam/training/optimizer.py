@@ -54,6 +54,6 @@ def build_optimizer(
 
 def _matrices(model: nn.Module) -> set[nn.Parameter]:
     """Weights of linear layers, and of convolutions that mix channels, with no side of a few numbers only."""
-    layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))]
-    mixing: list[nn.Parameter] = [layer.weight for layer in layers if getattr(layer, "groups", 1) == 1]
-    return {weight for weight in mixing if min(weight.flatten(1).shape) >= _SMALLEST_SIDE}
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, kinds) and getattr(m, "groups", 1) == 1]
+    return {layer.weight for layer in layers if min(layer.weight.flatten(1).shape) >= _SMALLEST_SIDE}

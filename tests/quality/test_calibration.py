@@ -261,7 +261,7 @@ def test_bad_fits(estimator: MaskQualityEstimator) -> None:
         fit_calibration(made_up(1000), estimator)
     few = r"fit set has 3000 masks of 15 images; expected .* of at least 30 images\. Mend: give more images\."
     with pytest.raises(DataError, match=few):
-        fit_calibration(made_up(images=30), estimator)
+        fit_calibration(made_up(images=30), estimator, min_images=30)
     with pytest.raises(UnknownNameError, match="method='neural'"):
         fit_calibration(made_up(), estimator, method="neural")
     with pytest.raises(InputError, match="confidence=1"):
