@@ -105,6 +105,8 @@ class AnalysisJob:
                 raise DataError(explain(f"none of {len(inputs.paths)} images could be analysed", "at least one"))
             save_tables(pd.concat(frames, ignore_index=True), folder)
             page.write(folder / "report.html")
+        if not page.skipped:
+            (self.out / "errors.csv").unlink(missing_ok=True)  # of an earlier run
         self._tell(page, num_images=len(frames))
         if page.skipped:
             raise typer.Exit(BAD_FILES)

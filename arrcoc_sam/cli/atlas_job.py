@@ -21,6 +21,7 @@ from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets import CocoDataset, human_hierarchies
 from arrcoc_sam.errors import CheckpointError, InputError, UnknownNameError, explain, first_line
 from arrcoc_sam.granularity.atlas import AtlasResult, run_atlas
+from arrcoc_sam.granularity.atlas_build import copies
 from arrcoc_sam.granularity.atlas_read import AtlasReader
 from arrcoc_sam.granularity.atlas_result import MODEL
 from arrcoc_sam.granularity.claims import MIN_IMAGES
@@ -95,6 +96,10 @@ class AtlasJob:
             load_image(path)
         if len(paths) < MIN_IMAGES:
             _note(f"{len(paths)} images: claims take at least {MIN_IMAGES}, so none will be made")
+        twice = [f"{paths[copy]} is {paths[first]}" for first, copy in copies(paths, [None] * len(paths))]
+        if twice:
+            more = f" and {len(twice) - 5:,} more" if len(twice) > 5 else ""
+            _note(f"an image that is there twice counts twice towards a claim: {', '.join(twice[:5])}{more}")
         asked = self._asked()
         engine = self._ray(asked) if self.engine == "ray" else None
         # on a cluster this process reads one image, to know what the others have to look like

@@ -41,7 +41,7 @@ def calibrate(
     min_masks: Annotated[
         int, typer.Option(min=2, help="The least number of masks to fit, to cover, and to test.")
     ] = 1000,
-    min_images: Annotated[int, typer.Option(min=2, help="The least number of images in each of the three sets.")] = 2,
+    min_images: Annotated[int, typer.Option(min=1, help="The least number of images in each of the three sets.")] = 1,
     ablation: Annotated[bool, typer.Option(help="Compare protocols and tokens, on the first images.")] = True,
     ablation_images: Annotated[int, typer.Option(min=2, help="Images that the comparison is made on.")] = 60,
     seed: Annotated[int, typer.Option(help="Seed of degradations and splits.")] = 0,

@@ -68,7 +68,7 @@ class CalibrateJob:
             came = f"{truth.num_masks:,} masks with --per-mask {self.per_mask}"
             expected = f"at least {3 * self.min_masks:,} samples, {self.min_masks:,} each to fit, to cover and to judge"
             raise InputError(explain(came, expected, "give more images, raise --per-mask, or lower --min-masks"))
-        if truth.num_images < 4 * self.min_images:  # a quarter of them is the least set
+        if self.min_images > 1 and truth.num_images < 4 * self.min_images:  # a quarter of them is the least set
             came, expected = f"{truth.num_images:,} images with masks", f"at least {4 * self.min_images:,}"
             raise InputError(explain(came, expected, "give more images, or lower --min-images"))
         with staged_folder(self.out.parent) as folder:

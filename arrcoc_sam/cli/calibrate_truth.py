@@ -41,7 +41,10 @@ class TruthImages:
         """
         dataset = CocoDataset.read(path, images=images, strict=False)
         if all(annotation.crowd for annotation in dataset.annotations):
-            raise DataError(explain(f"{path} has no usable mask", "annotations with segmentations"))
+            came = f"{path} has no usable mask"
+            if dataset.faults:
+                came += f" ({len(dataset.faults)} faults, the first: {dataset.faults[0].message})"
+            raise DataError(explain(came, "annotations with segmentations, and their images (--images)"))
         return cls(dataset, [fault.message for fault in dataset.faults])
 
     @property

@@ -78,9 +78,12 @@ class FilterJob:
         dataset = open_masks(self.dataset or plan["dataset"], images=self.images or _if_there(plan["images"]))
         if dataset.format != plan["format"]:
             raise DataError(explain(f"{dataset.path} is {dataset.format}", f"what was scored, {plan['format']}"))
-        if self.dataset is None and dataset.digest() != plan["dataset_digest"]:
+        # a digest of folders holds times, which a copy of them does not keep
+        compared = self.dataset is None or not dataset.path.is_dir()
+        if compared and dataset.digest() != plan["dataset_digest"]:
             mend = "score it again; or name a copy of what was scored with --dataset"
-            raise DataError(explain(f"{dataset.path} has changed since it was scored", "the same data set", mend))
+            fault = "has changed since it was scored" if self.dataset is None else "is not what was scored"
+            raise DataError(explain(f"{dataset.path} {fault}", "the same data set", mend))
         wanted = {"coco": ".json", "parquet": ".parquet", "folder": ""}[dataset.format]
         if target.suffix != wanted:
             expected = f"a name that ends in {wanted}" if wanted else "the name of a folder"

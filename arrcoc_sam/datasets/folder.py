@@ -21,6 +21,9 @@ from arrcoc_sam.images import IMAGE_SUFFIXES
 
 __all__ = ["FolderMasks", "read_mask_file"]
 
+# A palette's numbers are no colours, and bits are bytes of 255 that NumPy takes for bools.
+_PLAIN = {"1": "L", "P": "RGB", "PA": "RGBA"}
+
 _NUMBERED = re.compile(r"[-_ ]*\d*$")
 
 
@@ -120,7 +123,7 @@ def read_mask_file(path: Path, *, max_pixels: int = 100_000_000) -> Bool[Tensor,
     """A mask from a picture of two values, of which one is 0, the background.
 
     Args:
-        path: A PNG file: bits, grey, palette or colours alike; transparency is not looked at.
+        path: A PNG file: bits, grey, palette or colours alike, black outside; transparency is not looked at.
         max_pixels: Height × width above which it is refused.
 
     Raises:
@@ -135,7 +138,9 @@ def read_mask_file(path: Path, *, max_pixels: int = 100_000_000) -> Bool[Tensor,
                 came = f"{path} is {picture.width} x {picture.height} = {pixels:.1f} megapixels"
                 mend = "scale picture and mask down; in Python read_mask_file takes a larger max_pixels"
                 raise ImageTooLargeError(explain(came, f"at most max_pixels = {max_pixels / 1e6:.1f} megapixels", mend))
-            values, transparent = np.asarray(picture), picture.mode in ("LA", "PA", "RGBA")
+            plain = _PLAIN.get(picture.mode)
+            values = np.asarray(picture if plain is None else picture.convert(plain))
+            transparent = picture.mode in ("LA", "PA", "RGBA")
     except ImageReadError:
         raise
     except FileNotFoundError as error:

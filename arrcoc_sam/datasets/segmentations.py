@@ -63,7 +63,7 @@ def _from_runs(segmentation: Mapping[str, Any], size_hw: tuple[int, int]) -> tup
         came, mend = f"the mask has size {size}", "bring the mask to the image's size"
         if size[::-1] == list(size_hw):
             came += ", the other way round"
-            mend = "swap the two numbers, or turn the mask if it lies on its side"
+            mend = "size is [height, width]: swap the two numbers, or turn the mask if it lies on its side"
         raise DataError(explain(came, f"the image's [height, width] = {list(size_hw)}", mend))
     if isinstance(counts, bytes):
         counts = counts.decode("ascii")

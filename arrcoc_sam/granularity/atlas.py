@@ -17,7 +17,7 @@ import pandas as pd
 
 from arrcoc_sam.attention.maps import AttentionSource, ImageLike
 from arrcoc_sam.errors import InputError, OutputError, explain
-from arrcoc_sam.granularity.atlas_build import AtlasBuild, AtlasEngine, array_digest, copies, local_engine
+from arrcoc_sam.granularity.atlas_build import AtlasBuild, AtlasEngine, array_digest, local_engine
 from arrcoc_sam.granularity.atlas_judge import AtlasJudge
 from arrcoc_sam.granularity.atlas_read import CONTROLS, AtlasReader, Hierarchies
 from arrcoc_sam.granularity.atlas_result import MODEL, AtlasResult
@@ -67,7 +67,8 @@ def run_atlas(
     Images that can't be read are listed in the result and left out.
 
     Args:
-        images: Paths or images, all different: a copy would count twice, and on both halves. At least 30 for claims.
+        images: Paths or images, all different, which is not looked at: a copy would count twice, and on both halves
+            (``atlas_build.copies`` finds them). At least 30 for claims.
         source: What is judged. It must answer one grid for all images.
         segmenter: What finds levels at the points; None with ``hierarchies``.
         folder: Where records are kept and the matrices go. The same call goes on where it stopped.
@@ -92,7 +93,7 @@ def run_atlas(
 
     Raises:
         UnknownNameError: No such metric.
-        InputError: No images, one of them twice, neither segmenter nor hierarchies, a control of a reserved name, or
+        InputError: No images, neither segmenter nor hierarchies, a control of a reserved name, or
             fewer than 4 images with measurable levels.
         DataError: A source answers different grids or names, or depends on points where hierarchies bring none.
         CheckpointError: The folder's records are of other models under the same names.
@@ -103,7 +104,6 @@ def run_atlas(
     _check_arguments(images, segmenter, hierarchies, controls or {}, points_per_side)
     names = [str(image) if isinstance(image, (str, Path)) else f"image {n}" for n, image in enumerate(images)]
     digests = [array_digest(image) for image in images]
-    _check_different(images, names, digests)
     plan = {
         "images": names,
         "points_per_side": points_per_side if hierarchies is None else None,
@@ -158,15 +158,6 @@ def _judged(
             "seed": judge.seed,
         },
     )
-
-
-def _check_different(images: Sequence[ImageLike], names: Sequence[str], digests: Sequence[str | None]) -> None:
-    """Refuse an image that comes twice: it would count twice towards a claim, and choose and report what it chose."""
-    twice = [f"{names[copy]} is {names[first]}" for first, copy in copies(images, digests)]
-    if twice:
-        listed = ", ".join(twice[:10]) + (f" and {len(twice) - 10:,} more" if len(twice) > 10 else "")
-        came = f"{len(twice):,} of {len(images):,} images are there already: {listed}"
-        raise InputError(explain(came, "images that are all different", "leave the copies out, in a new folder"))
 
 
 def _check_room(build: AtlasBuild, *, ablated: bool) -> None:

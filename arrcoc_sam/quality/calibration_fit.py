@@ -34,7 +34,7 @@ Method = Literal["isotonic", "monotone"]
 MIN_MASKS = 1_000
 """The least number of masks of each of the three sets."""
 
-MIN_IMAGES = 2
+MIN_IMAGES = 1
 """The least number of images of each of the three sets.
 
 Masks of one image err together, so that intervals of few images are wide, however many masks they hold.

@@ -23,7 +23,7 @@ __all__ = ["build_tiny", "set_image_size", "tiny_weights_path", "trained_image_s
 
 EMBED_DIM = 128
 STRIDE = 8
-IMAGE_SIZE = 256
+IMAGE_SIZE = 288
 """Side in pixels of the square frame that the shipped weights work in."""
 
 

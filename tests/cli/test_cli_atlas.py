@@ -106,6 +106,7 @@ def test_few_images_make_no_claim_and_bad_files_are_left_out(command: Command, t
     (tmp_path / "photos" / "broken.png").write_bytes((tmp_path / "photos" / "000.png").read_bytes())
     again = (*words, "--images", "photos", "--hierarchy", people, "--layers", "0,-1", "--format", "none")
     answer = command(*again, "--json")
+    assert "counts twice towards a claim: photos/broken.png is photos/000.png" in answer.err
     assert answer.code == 0, answer.err
     assert "1 of 7 images have no nested masks" in answer.err
     assert [record.stat().st_mtime_ns for record in records] == before

@@ -312,7 +312,12 @@ def test_filter_refuses_what_was_not_scored_or_has_changed(command: Command, sco
     path.write_text(path.read_text() + "\n")
     words = ("filter", scored, "--min-quality", 0.5, "--out", "kept.json")
     assert "has changed since it was scored" in command(*words).error
-    assert command(*words, "--dataset", path).code == 0
+    assert "is not what was scored" in command(*words, "--dataset", path).error
+    path.write_text(path.read_text()[:-1])
+    moved = path.with_name("moved.json")
+    moved.write_bytes(path.read_bytes())
+    path.unlink()
+    assert command(*words, "--dataset", moved).code == 0
 
 
 # --- kill -9 --------------------------------------------------------------------------------------------------------

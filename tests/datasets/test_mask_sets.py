@@ -299,14 +299,18 @@ def test_folders_that_can_t_be_read(folder: Path, tmp_path: Path) -> None:
         listed(tmp_path / "bare", tmp_path)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA", "LA", "P", "I;16"])
-def test_mask_files_of_any_kind(tmp_path: Path, mode: str) -> None:
-    mask = square()
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA", "LA", "P", "white first", "I;16"])
+@pytest.mark.parametrize("side", [1, 40])
+def test_mask_files_of_any_kind(tmp_path: Path, mode: str, side: int) -> None:
+    mask = np.kron(square(), np.ones((side, side), dtype=bool))
     if mode == "I;16":
         picture = Image.fromarray(mask.astype(np.uint16) * 700)
     elif mode == "P":
         picture = Image.fromarray(mask.astype(np.uint8), mode="L")
         picture.putpalette([0, 0, 0, 90, 0, 0])
+    elif mode == "white first":  # as Pillow's adaptive palettes are
+        picture = Image.fromarray((~mask).astype(np.uint8), mode="L")
+        picture.putpalette([255, 255, 255, 0, 0, 0])
     else:
         picture = Image.fromarray(mask * np.uint8(255)).convert(mode)
     picture.save(tmp_path / "mask.png")

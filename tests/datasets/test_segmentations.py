@@ -74,7 +74,10 @@ BAD = {
     "lists of lists": ({"size": [6, 8], "counts": [[40], [8]]}, "whole numbers"),
     "cut off": ({"size": [6, 8], "counts": "0"}, "add up to 0"),
     "no COCO string": ({"size": [6, 8], "counts": "!!"}, "no COCO string"),
-    "turned": ({"size": [8, 6], "counts": [40, 8]}, r"the other way round; expected .* Mend: swap the two numbers"),
+    "turned": (
+        {"size": [8, 6], "counts": [40, 8]},
+        r"the other way round; expected .* Mend: size is .height, width.: swap the two numbers",
+    ),
     "another size": ({"size": [4, 4], "counts": [8, 8]}, r"the image's \[height, width\] = \[6, 8\]\. Mend: bring"),
     "empty": ({"size": [6, 8], "counts": [48]}, "no pixel"),
 }

@@ -12,6 +12,7 @@ from arrcoc_sam.errors import CheckpointError, DataError, InputError, OutputErro
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.granularity import metrics as M
 from arrcoc_sam.granularity.atlas import AtlasResult, Thresholds, run_atlas
+from arrcoc_sam.granularity.atlas_build import array_digest, copies
 from arrcoc_sam.granularity.atlas_read import AtlasReader, central_square, lattice
 from arrcoc_sam.granularity.atlas_store import AtlasStore
 from arrcoc_sam.granularity.atlas_values import value_matrix
@@ -194,21 +195,15 @@ def test_records_of_other_models_under_the_same_names_are_refused(tmp_path):
         run(tmp_path, IMAGES[1:6])
 
 
-def test_an_image_that_comes_twice_is_refused(tmp_path):
-    with pytest.raises(InputError, match="1 of 6 images are there already: image 5 is image 2"):
-        run(tmp_path / "atlas", [*IMAGES[:5], IMAGES[2].copy()])
+def test_copies_among_images_are_found(tmp_path):
     paths = [str(tmp_path / f"{number}.png") for number in range(3)]
     for number, path in zip((0, 1, 0), paths, strict=True):
         Image.fromarray(IMAGES[number]).save(path)
-    with pytest.raises(InputError, match=r"there already: .*2\.png is .*0\.png; expected .*all different"):
-        run(tmp_path / "atlas", [*IMAGES[3:6], *paths])
-    with pytest.raises(InputError, match=r"1\.png is .*1\.png"):
-        run(tmp_path / "atlas", [paths[1], paths[0], paths[1]])
-    assert not (tmp_path / "atlas").exists()
     broken = [tmp_path / name for name in ("a.png", "b.png")]
     for path in broken:  # two files that hold nothing are left out, as any that can't be read
         path.write_bytes(b"")
-    assert (run(tmp_path / "atlas", [*IMAGES[:5], *broken]).images["error"] != "").sum() == 2
+    images = [*IMAGES[3:6], *paths, IMAGES[4].copy(), *broken, paths[1]]
+    assert copies(images, [array_digest(image) for image in images]) == [(3, 5), (1, 6), (4, 9)]
 
 
 def test_a_picture_that_is_gone_has_its_record(tmp_path):
