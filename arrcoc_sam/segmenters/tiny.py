@@ -23,8 +23,8 @@ __all__ = ["build_tiny", "set_image_size", "tiny_weights_path", "trained_image_s
 
 EMBED_DIM = 128
 STRIDE = 8
-IMAGE_SIZE = 288
-"""Side in pixels of the square frame that the shipped weights work in."""
+IMAGE_SIZE = 256
+"""Side in pixels of the square frame where none is named; the shipped weights name theirs."""
 
 
 def build_tiny(image_size: int = IMAGE_SIZE) -> Sam:

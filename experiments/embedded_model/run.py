@@ -26,7 +26,7 @@ import torch
 from matplotlib.figure import Figure
 from rich.progress import Progress
 from safetensors.torch import save_file
-from scoring import SCENES, fit_scoring
+from scoring import FRAME, SCENES, fit_scoring
 from segment_anything.modeling import Sam
 
 import arrcoc_sam as aa
@@ -36,7 +36,7 @@ from arrcoc_sam.quality import AnnotatedImage, click_image, summarize_clicks
 from arrcoc_sam.report.panels import mark_point, outline_masks, show_image
 from arrcoc_sam.scenes import LEVEL_NAMES, TEST_V1, TEST_V2, SceneSplit, draw_bank, generate_scene
 from arrcoc_sam.segmenters.checkpoints import load_weights
-from arrcoc_sam.segmenters.tiny import build_tiny, tiny_weights_path
+from arrcoc_sam.segmenters.tiny import build_tiny, set_image_size, tiny_weights_path
 from arrcoc_sam.training.batches import Augmentation
 from arrcoc_sam.training.interactive import ClickRecipe
 from arrcoc_sam.training.segmenter import SegmenterTraining, Stage, train_segmenter
@@ -327,6 +327,7 @@ def ship(out: Path) -> None:
     trained = out / f"phase{max(PHASES)}.safetensors"
     model: Any = build_tiny()
     load_weights(model, trained, name="the embedded model")
+    set_image_size(model, FRAME)
     with Progress() as progress, ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), start_worker) as pool:
         task = progress.add_task("scenes for the predicted IoU", total=1.0)
         network = fit_scoring(trained, pool, lambda done, total: progress.update(task, completed=done / total))

@@ -23,8 +23,11 @@ import arrcoc_sam as aa
 from arrcoc_sam.masks import mask_boxes, pairwise_iou
 from arrcoc_sam.scenes import TEST_V1, generate_scene
 from arrcoc_sam.segmenters.mask_scoring import MaskScoring, mask_geometry
-from arrcoc_sam.segmenters.tiny import IMAGE_SIZE, set_image_size
+from arrcoc_sam.segmenters.tiny import set_image_size
 from arrcoc_sam.training.recipe import ClickRecipe
+
+FRAME = 288
+"""Side of the frame that the model ships with: objects are seen larger than in most of training."""
 
 SCENES = {"plain": range(30_000, 32_400), "rich": range(1_008_000, 1_008_600)}
 """Seeds of scenes that the masks were not trained on."""
@@ -113,7 +116,7 @@ def noisy_boxes(nodes: Tensor, rng: np.random.Generator) -> Tensor:
 def uncorrected(weights: Path) -> aa.Segmenter:
     """The segmenter at its size, with the head's own predictions."""
     segmenter: Any = aa.load_segmenter("tiny", checkpoint=weights, device="cpu")
-    set_image_size(segmenter.model, IMAGE_SIZE)
+    set_image_size(segmenter.model, FRAME)
     decoder = segmenter.model.mask_decoder
     decoder.mask_scoring["several"] = MaskScoring(decoder.num_multimask_outputs).eval()
     return segmenter
