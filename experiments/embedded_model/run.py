@@ -258,6 +258,37 @@ PHASES = {
             seed=61,
         ),
     ),
+    # as phase 16, at a higher rate; two processes
+    18: Phase(
+        SegmenterTraining(
+            stages=(Stage(224, 5400, num_targets=12),),
+            recipe=replace(MEANT, num_rounds=1, given_mask_probability=0.2, grouping_weight=1.5, decoded_targets=1),
+            augmentation=Augmentation(smallest_crop=0.45),
+            optimizer="muon",
+            learning_rate=8e-4,
+            warmup_steps=50,
+            decay_share=1.0,
+            floor=0.2,
+            ema_decay=0.998,
+            freeze_batch_norm=True,
+            seed=70,
+        ),
+    ),
+    # as phase 17, nearer to the size of the frame; two processes
+    19: Phase(
+        SegmenterTraining(
+            stages=(Stage(256, 1500, num_targets=8),),
+            recipe=replace(MEANT, given_mask_probability=0.2, grouping_weight=1.0, decoded_targets=3),
+            augmentation=Augmentation(smallest_crop=0.45),
+            optimizer="muon",
+            learning_rate=3e-4,
+            warmup_steps=50,
+            decay_share=1.0,
+            ema_decay=0.995,
+            freeze_batch_norm=True,
+            seed=71,
+        ),
+    ),
 }
 
 
