@@ -277,7 +277,7 @@ PHASES = {
     # as phase 17, nearer to the size of the frame; two processes
     19: Phase(
         SegmenterTraining(
-            stages=(Stage(256, 1500, num_targets=8),),
+            stages=(Stage(256, 1300, num_targets=8),),
             recipe=replace(MEANT, given_mask_probability=0.2, grouping_weight=1.0, decoded_targets=3),
             augmentation=Augmentation(smallest_crop=0.45),
             optimizer="muon",
