@@ -89,7 +89,9 @@ class ScoreJob:
         manifest = {**provenance.as_json(), "engine": self.engine}
         try:
             with stage_progress() as progress:
-                summary = run_scoring(dataset, self.out, plan, engine, manifest=manifest, progress=progress)
+                summary = run_scoring(
+                    dataset, self.out, plan, engine, manifest=manifest, estimator=estimator, progress=progress
+                )
         except KeyboardInterrupt:
             err().print("note: what is scored is kept: the same command goes on from there", soft_wrap=True)
             raise

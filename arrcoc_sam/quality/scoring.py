@@ -82,8 +82,7 @@ class MaskScorer:
         window: list[tuple[UInt8[np.ndarray, "_ _ 3"], list[int]]] = []
         for members in _by_image(rows):
             try:
-                pixels = load_image(self.images / rows[members[0]]["image"])
-                self.estimator.segmenter.transform_for((pixels.shape[0], pixels.shape[1]))
+                pixels = self._pixels(rows[members[0]])
             except ArrcocSamError as error:
                 for row in members:
                     scores[row]["error"] = str(error)
@@ -100,6 +99,33 @@ class MaskScorer:
         fields = [*SCORE_FIELDS, schema.field("error")]
         found = [pa.array([row.get(f.name) for row in scores], f.type, from_pandas=True) for f in fields]
         return pa.table([*about, *found], schema=schema)
+
+    def faults(self, records: Sequence[Mapping[str, Any]]) -> list[str | None]:
+        """Why each record can't be scored; None where it can be read. Nothing is encoded.
+
+        Args:
+            records: As of a table for :meth:`score`.
+        """
+        found: list[str | None] = [row["error"] for row in records]
+        for members in _by_image(records):
+            try:
+                height, width, _ = self._pixels(records[members[0]]).shape
+            except ArrcocSamError as error:
+                for row in members:
+                    found[row] = str(error)
+                continue
+            for row in members:
+                try:
+                    self._mask(records[row], (height, width))
+                except ArrcocSamError as error:
+                    found[row] = str(error)
+        return found
+
+    @property
+    def nan_fault(self) -> str:
+        """What is said of a mask that the segmenter answers with NaN."""
+        came = f"{self.estimator.segmenter.name} answers NaN for this mask"
+        return explain(came, "numbers", "check its weights, or score in float32")
 
     def _score_window(
         self,
@@ -134,10 +160,15 @@ class MaskScorer:
         quality = self.estimator.estimate(embedding, masks, image_index=[image for _, image, _ in waiting])
         for (row, _, mask), values in zip(waiting, quality.to_frame().to_dict("records"), strict=True):
             if np.isnan(values["quality"]):
-                came = f"{self.estimator.segmenter.name} answers NaN for this mask"
-                scores[row]["error"] = explain(came, "numbers", "check its weights, or score in float32")
+                scores[row]["error"] = self.nan_fault
                 continue
             scores[row] |= {str(name): value for name, value in values.items()} | {"area": int(mask.sum())}
+
+    def _pixels(self, row: Mapping[str, Any]) -> UInt8[np.ndarray, "_ _ 3"]:
+        """The image of a record, of a size that the segmenter takes."""
+        pixels = load_image(self.images / row["image"])
+        self.estimator.segmenter.transform_for((pixels.shape[0], pixels.shape[1]))
+        return pixels
 
     def _mask(self, row: Mapping[str, Any], size_hw: tuple[int, int]) -> Bool[Tensor, "H W"]:
         mask = read_mask(row, self.masks)

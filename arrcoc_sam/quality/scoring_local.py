@@ -13,6 +13,7 @@ from arrcoc_sam.datasets.mask_sets import MaskSet
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.quality.estimator import MaskQualityEstimator
 from arrcoc_sam.quality.scoring import MaskScorer
+from arrcoc_sam.quality.scoring_again import drop_mended, reopen
 from arrcoc_sam.quality.scoring_run import Progress, ScoringRun, read_part, scoring_plan, write_part
 from arrcoc_sam.report.provenance import Provenance
 
@@ -58,7 +59,8 @@ def score_masks(
     """Score every mask of a data set into one Parquet table; the same call goes on where another one was stopped.
 
     Memory does not grow with the number of masks. What can't be read (an image that is missing, run lengths that do
-    not add up, a mask of another size) goes into a table of errors, ``<out>.errors.csv``, and the rest is scored.
+    not add up, a mask of another size) goes into a table of errors, ``<out>.errors.csv``, and the rest is scored. Once
+    more called, it tries that again: parts of which a picture was put in order since are scored anew.
 
     Args:
         dataset: A data set, or its path for :func:`~arrcoc_sam.datasets.mask_forms.open_masks`.
@@ -75,7 +77,7 @@ def score_masks(
     Raises:
         DataError: The data set can't be read as a whole, has no masks, or ids repeat; nothing is left on disk.
         OutputError: ``out`` belongs to something else or can't be written; what is scored is kept.
-        InputError: An engine of other options than the estimator's.
+        InputError: An engine that can't be called, or is of other options than the estimator's; nothing is done then.
     """
     masks = dataset if isinstance(dataset, MaskSet) else open_masks(dataset)
     segmenter = estimator.segmenter
@@ -86,7 +88,7 @@ def score_masks(
     plan = scoring_plan(masks, estimator, part_masks=part_masks)
     engine = local_engine(estimator) if engine is None else engine
     manifest = {**provenance.as_json(), "engine": place}
-    return run_scoring(masks, out, plan, engine, manifest=manifest, progress=progress)
+    return run_scoring(masks, out, plan, engine, manifest=manifest, estimator=estimator, progress=progress)
 
 
 def local_engine(estimator: MaskQualityEstimator) -> Engine:
@@ -121,6 +123,7 @@ def run_scoring(
     """List the masks, have an engine score them, and make the table; whatever of it was not done before.
 
     Args:
+    estimator: MaskQualityEstimator | None = None,
         dataset: What is scored.
         out: The table.
         plan: Of :func:`~arrcoc_sam.quality.scoring_run.scoring_plan`.
@@ -131,9 +134,11 @@ def run_scoring(
     Raises:
         DataError: As for :func:`score_masks`.
         OutputError: As for :func:`score_masks`.
+        estimator: That of the plan. With it, what an earlier run could not read is tried again.
     """
     with ScoringRun(dataset, out, plan) as run:
-        if run.done:
+        scorer = None if estimator is None else MaskScorer(estimator, *run.folders)
+        if run.done and (scorer is None or not reopen(run, scorer, progress)):
             run.clear()
             num_masks, num_errors = run.keep_manifest(manifest)
             return _summary(run, num_masks, num_errors, resumed=num_masks)
@@ -146,4 +151,6 @@ def run_scoring(
 
 def _summary(run: ScoringRun, num_masks: int, num_errors: int, *, resumed: int) -> ScoringSummary:
     errors = run.errors_path if num_errors else None
+        if scorer is not None and not run.reopened:
+            drop_mended(run, scorer)
     return ScoringSummary(run.out, run.manifest_path, errors, num_masks, num_errors, resumed)

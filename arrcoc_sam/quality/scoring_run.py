@@ -38,6 +38,7 @@ PLAN_KEY = b"arrcoc_sam"
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with the name of a stage, how much of it is done, and of how much."""
 
+_REOPENED = "reopened"
 _ERROR_COLUMNS = ("id", "image_id", "image", "error")
 
 
@@ -193,7 +194,7 @@ class ScoringRun:
                 rows = csv.writer(listed)
                 rows.writerow(_ERROR_COLUMNS)
                 for number in parts:
-                    scores = pq.read_table(self.work / "scores" / _name(number))
+                    scores = self.scores_of(number)
                     failed = scores["error"].is_valid()
                     for row in scores.filter(failed).select(_ERROR_COLUMNS).to_pylist():
                         rows.writerow([row[name] for name in _ERROR_COLUMNS])
@@ -237,8 +238,29 @@ class ScoringRun:
         document = {**counts, "plan": self.plan, **manifest}
         write_text(self.manifest_path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
+    @property
+    def reopened(self) -> bool:
+        """Whether a table that is there is being made anew, in parts that are in the folder of work."""
+        return (self.work / _REOPENED).exists()
+
+    def begin_again(self) -> None:
+        """Be about to list and score anew beside a table that is there; what a run left in the folder of work goes."""
+        for name in ("records", "scores"):
+            shutil.rmtree(self.work / name, ignore_errors=True)
+        (self.work / "scores").mkdir()
+        (self.work / _REOPENED).touch()
+
+    def scores_of(self, number: int) -> pa.Table:
+        """The scores of a part that is there."""
+        return pq.read_table(self.work / "scores" / _name(number))
+
+    def forget(self, number: int) -> None:
+        """Remove the scores of a part."""
+        (self.work / "scores" / _name(number)).unlink()
+
     def clear(self) -> None:
         """Remove the folder of work; it is of no use once the table is there."""
+        (self.work / _REOPENED).unlink(missing_ok=True)  # first: half a folder must not be taken for parts
         shutil.rmtree(self.work, ignore_errors=True)
 
     @property

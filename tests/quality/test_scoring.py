@@ -313,6 +313,99 @@ def test_a_part_that_was_cut_off_is_scored_again(score: Any, killed_at: Any, tmp
     assert score(path).scores.read_bytes() == reference.scores.read_bytes()
 
 
+@pytest.mark.parametrize("write", [write_coco, write_folder])
+def test_what_was_mended_since_is_scored(write: Callable[[Path], Path], score: Any, tmp_path: Path) -> None:
+    path = write(tmp_path / "set")
+    reference = score(path, "reference.parquet")
+    pictures = [next((tmp_path / "set").rglob(f"{image}.png")) for image in (1, 2)]
+    whole = [picture.read_bytes() for picture in pictures]
+    for picture in pictures:
+        picture.write_bytes(b"")
+    summary = score(path)
+    assert (summary.num_errors, summary.num_resumed) == (6, 0)
+    before = summary.scores.read_bytes(), summary.scores.stat().st_mtime_ns
+    again = score(path)
+    assert (again.num_errors, again.num_resumed) == (6, NUM_MASKS)
+    assert (again.scores.read_bytes(), again.scores.stat().st_mtime_ns) == before
+    pictures[0].write_bytes(whole[0])
+    half = score(path)
+    assert half.num_errors == 3
+    assert 0 < half.num_resumed < NUM_MASKS
+    pictures[1].write_bytes(whole[1])
+    full = score(path)
+    assert (full.num_errors, full.errors) == (0, None)
+    assert full.scores.read_bytes() == reference.scores.read_bytes()
+    assert json.loads(full.manifest.read_text())["num_errors"] == 0
+    assert {file.name for file in full.scores.parent.glob("scores*")} == {"scores.parquet", "scores.manifest.json"}
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_a_run_that_is_killed_while_it_tries_again(score: Any, killed_at: Any, tmp_path: Path, done: bool) -> None:
+    path = write_coco(tmp_path / "set", 2)
+    reference = score(path, "reference.parquet", part_masks=2)
+    picture, out, number = tmp_path / "set" / "1.png", tmp_path / "out" / "scores.parquet", 0
+    whole = picture.read_bytes()
+    while True:
+        picture.write_bytes(b"")
+        if done:
+            assert score(path, part_masks=2).num_errors == 3
+        else:
+            killed_at(4, after=False)
+            with pytest.raises(Killed):
+                score(path, part_masks=2)
+            killed_at.disarm()
+        picture.write_bytes(whole)
+        killed_at(number, after=number % 2 == 0)
+        try:
+            score(path, part_masks=2)
+        except Killed:
+            killed_at.disarm()
+        else:
+            killed_at.disarm()
+            break
+        summary = score(path, part_masks=2)
+        assert (summary.num_errors, summary.errors) == (0, None)
+        assert out.read_bytes() == reference.scores.read_bytes()
+        for file in out.parent.glob("scores.*"):
+            file.unlink()
+        number += 1
+    assert number >= 4
+
+
+def test_masks_without_an_answer_are_not_asked_about_again(
+    score: Any, toy_segmenter: SamSegmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = toy_segmenter.decode
+    asked: list[int] = []
+
+    def nan(*args: Any, **keywords: Any) -> Any:
+        candidates = decode(*args, **keywords)
+        asked.append(1)
+        return replace(candidates, predicted_iou=torch.full_like(candidates.predicted_iou, torch.nan))
+
+    monkeypatch.setattr(toy_segmenter, "decode", nan)
+    path = write_coco(tmp_path / "set")
+    first = score(path)
+    asked.clear()
+    assert score(path).num_errors == first.num_errors == NUM_MASKS - 1
+    assert not asked
+
+
+def test_an_engine_that_does_not_fit_is_refused_before_anything_is_listed(score: Any, tmp_path: Path) -> None:
+    class Engine:
+        def check(self, plan: dict[str, Any]) -> None:
+            raise InputError(f"not {plan['protocol']}")
+
+        def __call__(self, *_: object) -> None:
+            pytest.fail("it was called")
+
+    path = write_coco(tmp_path / "set")
+    for engine, words in ((Engine(), "not mask"), ("ray", "engine is 'ray'; expected something to call")):
+        with pytest.raises(InputError, match=words):
+            score(path, engine=engine)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_data_set_that_changed_meanwhile(score: Any, killed_at: Any, tmp_path: Path) -> None:
     path = write_coco(tmp_path / "set")
     killed_at(2, after=True)
