@@ -38,7 +38,7 @@ class RayEngine(OnRay):
             MissingExtraError: Ray is not installed.
             ArrcocSamError: What an actor raised; what is scored is kept.
         """
-        self._check(run.plan)
+        self.check(run.plan)
         missing = run.missing()
         if not missing:
             return
@@ -50,7 +50,12 @@ class RayEngine(OnRay):
             if progress is not None:
                 progress("Scoring", done, total)
 
-    def _check(self, plan: Mapping[str, Any]) -> None:
+    def check(self, plan: Mapping[str, Any]) -> None:
+        """Refuse a run that the spec does not fit.
+
+        Raises:
+            InputError: The spec has other options than the estimator of the run.
+        """
         spec = self.spec
         ours = {name: getattr(spec, name) for name in ("dtype", "protocol", "multimask", "components")}
         ours["calibration"] = None if spec.calibration is None else load_calibration(spec.calibration).digest

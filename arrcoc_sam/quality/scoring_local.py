@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.datasets.mask_sets import MaskSet
-from arrcoc_sam.errors import InputError, explain
+from arrcoc_sam.errors import InputError, describe, explain
 from arrcoc_sam.quality.estimator import MaskQualityEstimator
 from arrcoc_sam.quality.scoring import MaskScorer
 from arrcoc_sam.quality.scoring_again import drop_mended, reopen
@@ -23,7 +23,9 @@ PART_MASKS = 256
 """Masks between two files on disk: what a kill can cost."""
 
 Engine: TypeAlias = Callable[[ScoringRun, Progress | None], None]
-"""Scores all parts of a run that are missing, wherever it likes."""
+"""Scores all parts of a run that are missing, wherever it likes.
+
+If it has a method ``check(plan)``, that is called before anything is listed, to refuse a run of other options."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,10 @@ def score_masks(
     provenance = Provenance(segmenter=segmenter.name, checkpoint_hash=segmenter.checkpoint_hash, device=device)
     if part_masks < 1:
         raise InputError(explain(f"part_masks={part_masks}", "at least 1"))
+    given: object = engine
+    if given is not None and not callable(given):
+        came, mend = f"engine is {describe(given)}", "leave it out to score in this process"
+        raise InputError(explain(came, "something to call with a run, such as RayEngine(spec=…)", mend))
     plan = scoring_plan(masks, estimator, part_masks=part_masks)
     engine = local_engine(estimator) if engine is None else engine
     manifest = {**provenance.as_json(), "engine": place}
@@ -118,24 +124,27 @@ def run_scoring(
     engine: Engine,
     *,
     manifest: Mapping[str, Any],
+    estimator: MaskQualityEstimator | None = None,
     progress: Progress | None = None,
 ) -> ScoringSummary:
     """List the masks, have an engine score them, and make the table; whatever of it was not done before.
 
     Args:
-    estimator: MaskQualityEstimator | None = None,
         dataset: What is scored.
         out: The table.
         plan: Of :func:`~arrcoc_sam.quality.scoring_run.scoring_plan`.
         engine: Scores the parts that are missing.
         manifest: What is said of the run besides the plan.
+        estimator: That of the plan. With it, what an earlier run could not read is tried again.
         progress: Called with stage, done, total.
 
     Raises:
         DataError: As for :func:`score_masks`.
         OutputError: As for :func:`score_masks`.
-        estimator: That of the plan. With it, what an earlier run could not read is tried again.
+        InputError: The engine is of other options than the plan; nothing is listed then.
     """
+    if (check := getattr(engine, "check", None)) is not None:
+        check(plan)
     with ScoringRun(dataset, out, plan) as run:
         scorer = None if estimator is None else MaskScorer(estimator, *run.folders)
         if run.done and (scorer is None or not reopen(run, scorer, progress)):
@@ -143,6 +152,8 @@ def run_scoring(
             num_masks, num_errors = run.keep_manifest(manifest)
             return _summary(run, num_masks, num_errors, resumed=num_masks)
         run.prepare(progress)
+        if scorer is not None and not run.reopened:
+            drop_mended(run, scorer)
         resumed = run.num_masks(run.parts()) - run.num_masks(run.missing())
         engine(run, progress)
         num_masks, num_errors = run.finish(manifest)
@@ -151,6 +162,4 @@ def run_scoring(
 
 def _summary(run: ScoringRun, num_masks: int, num_errors: int, *, resumed: int) -> ScoringSummary:
     errors = run.errors_path if num_errors else None
-        if scorer is not None and not run.reopened:
-            drop_mended(run, scorer)
     return ScoringSummary(run.out, run.manifest_path, errors, num_masks, num_errors, resumed)
