@@ -119,7 +119,8 @@ def build_cache(
 ) -> CacheReport:
     """Compute the levels of every click of every image, and write them; finished shards are kept when run again.
 
-    An image that can't be used is listed in its shard, and the rest is done.
+    An image that can't be used is listed in its shard, and the rest is done. When run again it is tried again: a shard
+    with an image that can be used by now is computed anew.
 
     Args:
         source: What makes the levels.
@@ -155,6 +156,7 @@ def build_cache(
     )
     build = CacheBuild(Path(folder).absolute(), plan, names)
     _claim(build.folder, plan)
+    _drop_mended(build, source)
     new = len(build.missing())
     (_local_engine(source) if engine is None else engine)(build, progress)
     return _report(build, new)
@@ -173,6 +175,24 @@ def _local_engine(source: LevelSource) -> CacheEngine:
                 progress(build.images_of(number).stop, total)
 
     return compute
+
+
+def _drop_mended(build: CacheBuild, source: LevelSource) -> None:
+    """Remove the shards that lack an image which can be used by now."""
+    missing = set(build.missing())
+    for number in range(build.plan.num_shards):
+        path = shard_path(build.folder, number)
+        if number not in missing and any(_usable(build, name, source) for name, _ in read_faults(path)):
+            path.unlink()
+
+
+def _usable(build: CacheBuild, name: str, source: LevelSource) -> bool:
+    path = Path(build.plan.root) / name
+    try:
+        next(iter(source.rows(path, load_image(path))), None)
+    except ArrcocSamError:
+        return False
+    return True
 
 
 def _report(build: CacheBuild, new: int) -> CacheReport:

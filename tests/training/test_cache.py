@@ -186,6 +186,23 @@ def test_a_bad_picture_is_listed_and_the_rest_done(tmp_path: Path) -> None:
     assert report.num_samples > 0
 
 
+def test_a_picture_that_was_mended_since_is_tried_again(tmp_path: Path) -> None:
+    paths = write_scenes(tmp_path, range(6))
+    expected = build_cache(SceneLevels(48), paths, tmp_path / "whole", images_per_shard=2)
+    whole = paths[0].read_bytes()
+    paths[0].write_bytes(b"no picture")
+    broken = build_cache(SceneLevels(48), paths, tmp_path / "cache", images_per_shard=2)
+    assert len(broken.faults) == 1
+    assert build_cache(SceneLevels(48), paths, tmp_path / "cache", images_per_shard=2) == replace(
+        broken, num_new_shards=0
+    )
+    paths[0].write_bytes(whole)
+    report = build_cache(SceneLevels(48), paths, tmp_path / "cache", images_per_shard=2)
+    assert report == replace(expected, num_new_shards=1)
+    tables = [HierarchyCache.open(tmp_path / name).table() for name in ("whole", "cache")]
+    assert tables[0].drop_columns("quality").equals(tables[1].drop_columns("quality"))
+
+
 def test_targets_are_the_levels_on_the_grid(cache: HierarchyCache) -> None:
     dataset = HierarchyDataset(cache, target_hw=(16, 16), image_size=32)
     index = 0
