@@ -94,6 +94,8 @@ class CocoMasks:
                 continue
             if not isinstance(value, Iterator):
                 came = f"{key!r} of {self.path} is {describe(value)}"
+            if value is None and key == "categories":
+                continue
                 raise DataError(explain(came, "COCO's lists 'images' and 'annotations'", "is it a COCO file?"))
             yield key, value
 

@@ -218,12 +218,13 @@ def read_annotation(
     Raises:
         DataError: It can't be used.
     """
-    image, category, crowd = _image_of(record, images), record.get("category_id"), record.get("iscrowd", 0)
+    image, category, crowd = _image_of(record, images), record.get("category_id"), record.get("iscrowd")
     if category is not None and not (is_id(category) and (not categories or category in categories)):
         expected = "the id of one of 'categories'" if categories else "a whole number"
         raise DataError(
             explain(f"it is of category {category!r}", expected, "add the category" if categories else None)
         )
+    crowd = 0 if crowd is None else crowd  # null means what a missing one means
     if crowd not in (0, 1):
         raise DataError(explain(f"iscrowd is {describe(crowd)}", "0 or 1"))
     rle, area = segmentation_to_rle(record.get("segmentation"), image.size_hw, allow_empty=allow_empty)

@@ -23,7 +23,8 @@ def segmentation_to_rle(segmentation: Any, size_hw: tuple[int, int], *, allow_em
     for a box, and writes past the end of the mask where counts do not add up.
 
     Args:
-        segmentation: Polygons (flat x, y lists, of which the union is meant), or run lengths, compressed or not.
+        segmentation: Polygons (flat x, y lists, of which the union is meant; those of less than three points enclose
+            nothing, and are passed over beside others), or run lengths, compressed or not.
         size_hw: Height and width of the image.
         allow_empty: Take a mask without a pixel for a mask.
 
@@ -31,8 +32,8 @@ def segmentation_to_rle(segmentation: Any, size_hw: tuple[int, int], *, allow_em
         ``{"size": [H, W], "counts": str}`` and the area in pixels, at least 1 unless empty masks are allowed.
 
     Raises:
-        DataError: Something else; a size that is not the image's; counts that do not add up; a polygon of fewer than
-            three points or one far outside the image; a mask without a pixel, unless allowed.
+        DataError: Something else; a size that is not the image's; counts that do not add up; no polygon of three
+            points or one far outside the image; a mask without a pixel, unless allowed.
 
     Example:
         >>> segmentation_to_rle([[0, 0, 2, 0, 2, 1, 0, 1]], (3, 4))
@@ -76,11 +77,19 @@ def _from_polygons(segmentation: Sequence[Any], size_hw: tuple[int, int]) -> tup
     if len(segmentation) == 0:
         mend = "remove the annotation, or give it a mask"
         raise DataError(explain("the segmentation is an empty list", "at least one polygon", mend))
-    rings = [_ring(ring, size_hw).tolist() for ring in segmentation]
+    whole = [ring for ring in segmentation if not _encloses_nothing(ring)]
+    rings = [_ring(ring, size_hw).tolist() for ring in whole or segmentation]
     drawn = coco_mask.frPyObjects(rings, *size_hw)
     merged = coco_mask.merge(drawn) if len(drawn) > 1 else drawn[0]
     area = int(coco_mask.area(merged))  # type: ignore[no-untyped-call]
     return {"size": list(size_hw), "counts": _compress(merged)}, area
+
+
+def _encloses_nothing(ring: Any) -> bool:
+    """Whether a polygon is numbers of no, one or two points."""
+    if not isinstance(ring, (list, tuple, np.ndarray)) or len(ring) not in (0, 2, 4):
+        return False
+    return all(isinstance(number, (int, float, np.number)) for number in ring)
 
 
 def _ring(ring: Any, size_hw: tuple[int, int]) -> np.ndarray:

@@ -156,12 +156,12 @@ def run_lengths(rle: Mapping[str, Any]) -> tuple[tuple[int, int], np.ndarray]:
     size, counts = rle["size"], rle["counts"]
     try:
         height, width = (int(side) for side in size)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(explain(f"the size of a run-length mask is {size!r}", "[height, width]")) from error
     if height < 1 or width < 1:
         raise DataError(explain(f"the size of a run-length mask is {size!r}", "[height, width] of at least 1 each"))
     if isinstance(counts, (str, bytes)):
-        runs = _parse(counts.encode("utf-8") if isinstance(counts, str) else counts)
+        runs = _parse(counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts)
     else:
         try:
             runs = np.asarray(counts, dtype=np.int64).reshape(-1)
