@@ -74,6 +74,8 @@ class CocoMasks:
     def rewrite(self, target: Path, changes: Changes) -> None:
         """Write the file again; what is not about masks stays as it is, hierarchies of lost masks go with them.
 
+        An annotation without an id has no score. It stays where masks of no id are kept and its image stays.
+
         Raises:
             DataError: It can't be read.
             OutputError: ``target`` can't be written.
@@ -92,10 +94,10 @@ class CocoMasks:
         for key, value in stream_json(self.path, object_hook=packed):
             if key not in ("images", "annotations", "categories"):
                 continue
-            if not isinstance(value, Iterator):
-                came = f"{key!r} of {self.path} is {describe(value)}"
             if value is None and key == "categories":
                 continue
+            if not isinstance(value, Iterator):
+                came = f"{key!r} of {self.path} is {describe(value)}"
                 raise DataError(explain(came, "COCO's lists 'images' and 'annotations'", "is it a COCO file?"))
             yield key, value
 
@@ -129,9 +131,11 @@ def _entry(
     categories: Mapping[CocoId, str],
 ) -> MaskEntry:
     if not _has_id(record):
+        image_id = record.get("image_id") if isinstance(record, Mapping) else None
+        number = images.number(image_id) if is_id(image_id) else None
         came = f"its id is {describe(record.get('id'))}" if isinstance(record, Mapping) else f"it is {describe(record)}"
         words = explain(came, "a record with a whole number as 'id'")
-        return MaskEntry(None, None, error=f"annotation number {position + 1}: {words}")
+        return MaskEntry(None, number, error=f"annotation number {position + 1}: {words}")
     mask_id, image_id, category = record["id"], record.get("image_id"), record.get("category_id")
     number = images.number(image_id) if is_id(image_id) else None
     name = categories.get(category, str(category)) if is_id(category) else None
@@ -151,7 +155,8 @@ def _has_id(record: Any) -> bool:
 def _changed(key: str, records: Iterator[Any], changes: Changes) -> Iterator[Any]:
     for record in records:
         if not _has_id(record):
-            yield record
+            if key != "annotations" or _keeps_nameless(record, changes):
+                yield record
         elif key == "images":
             if changes.keeps_image(record["id"]):
                 yield record
@@ -163,6 +168,12 @@ def _changed(key: str, records: Iterator[Any], changes: Changes) -> Iterator[Any
                 yield record
         else:
             yield record
+
+
+def _keeps_nameless(record: Any, changes: Changes) -> bool:
+    """Whether an annotation without an id stays: with its image, whose id it may lack too."""
+    image_id = record.get("image_id") if isinstance(record, Mapping) else None
+    return changes.keeps(None) and (not is_id(image_id) or changes.keeps_image(image_id))
 
 
 def _write_list(records: Iterator[Any], out: TextIO) -> None:

@@ -32,15 +32,15 @@ class Changes(Protocol):
 
     field_types: pa.Schema
 
-    def keeps(self, mask_id: CocoId) -> bool:
-        """Whether a mask stays."""
+    def keeps(self, mask_id: CocoId | None) -> bool:
+        """Whether a mask stays; None is asked of one without an id that can be used."""
         ...
 
     def keeps_image(self, image_id: CocoId) -> bool:
         """Whether an image stays."""
         ...
 
-    def fields(self, mask_id: CocoId) -> Mapping[str, Any]:
+    def fields(self, mask_id: CocoId | None) -> Mapping[str, Any]:
         """Values for ``field_types`` by name, None where one is not known."""
         ...
 

@@ -191,7 +191,7 @@ def test_coco_masks_by_image_with_what_is_wrong_with_them(
     path = tmp_path / "masks.json"
     path.write_text(json.dumps({key: COCO[key] for key in order}))
     found = rows(path, tmp_path)
-    assert [row["id"] for row in found] == [11, 13, 16, 10, 12, 14, 15, None]
+    assert [row["id"] for row in found] == [11, 13, 16, None, 10, 12, 14, 15]
     good = {row["id"]: row for row in found if row["error"] is None}
     assert sorted(good) == [10, 11, 12]
     for mask_id, mask in ((10, square()), (11, square()), (12, np.zeros((8, 10)))):
@@ -222,6 +222,38 @@ def test_a_coco_file_is_written_again_with_all_else_in_it(coco: Callable[..., Pa
         before["annotations"][-1],
     ]
     assert [triple["id"] for triple in written["hierarchies"]] == [1]
+
+@pytest.mark.parametrize(("images", "stays"), [({1}, False), ({1, 2}, True)])
+def test_annotations_without_an_id_go_with_their_images(
+    coco: Callable[..., Path], tmp_path: Path, images: set[int], stays: bool
+) -> None:
+    path = coco()
+    open_masks(path).rewrite(tmp_path / "out.json", Chosen({10, None}, images=images))
+    written = json.loads((tmp_path / "out.json").read_text())["annotations"]
+    assert ({"image_id": 2, "segmentation": []} in written) is stays
+
+
+def test_nulls_and_polygons_that_enclose_nothing(tmp_path: Path) -> None:
+    ring = [2, 1, 6, 1, 6, 5, 2, 5]
+    odd = [
+        {"iscrowd": None, "segmentation": [ring]},
+        {"segmentation": [[1, 1, 2, 2], ring, [], [3, 3]]},
+        {"segmentation": [[1, 1, 2, 2], []]},
+        {"segmentation": []},
+        {"segmentation": [ring, [1, 2, 3, 4, 5]]},
+        {"segmentation": {"size": [8, 10], "counts": "\ud800"}},
+        {"segmentation": {"size": [float("inf"), 10], "counts": [80]}},
+    ]
+    annotations = [{"id": i, "image_id": 1, **each} for i, each in enumerate(odd)]
+    path = tmp_path / "masks.json"
+    path.write_text(json.dumps({**COCO, "annotations": annotations, "categories": None}))
+    found = rows(path, tmp_path)
+    assert [row["error"] is None for row in found] == [True, True, False, False, False, False, False]
+    for row in found[:2]:
+        drawn = decode_rle({"size": [row["height"], row["width"]], "counts": row["counts"]})
+        np.testing.assert_array_equal(drawn.numpy(), square())
+    assert not found[0]["crowd"]
+
 
 
 def test_ids_that_repeat_and_files_that_are_no_coco(coco: Callable[..., Path], tmp_path: Path) -> None:
