@@ -123,7 +123,8 @@ def read_mask_file(path: Path, *, max_pixels: int = 100_000_000) -> Bool[Tensor,
     """A mask from a picture of two values, of which one is 0, the background.
 
     Args:
-        path: A PNG file: bits, grey, palette or colours alike, black outside; transparency is not looked at.
+        path: A PNG file: bits, grey, palette or colours alike, black outside. Transparency is looked at where it alone
+            can tell: of one colour throughout that is not opaque throughout, what is wholly transparent is outside.
         max_pixels: Height × width above which it is refused.
 
     Raises:
@@ -139,8 +140,10 @@ def read_mask_file(path: Path, *, max_pixels: int = 100_000_000) -> Bool[Tensor,
                 mend = "scale picture and mask down; in Python read_mask_file takes a larger max_pixels"
                 raise ImageTooLargeError(explain(came, f"at most max_pixels = {max_pixels / 1e6:.1f} megapixels", mend))
             plain = _PLAIN.get(picture.mode)
+            if plain == "RGB" and "transparency" in picture.info:
+                plain = "RGBA"
             values = np.asarray(picture if plain is None else picture.convert(plain))
-            transparent = picture.mode in ("LA", "PA", "RGBA")
+            transparent = (plain or picture.mode) in ("LA", "RGBA")
     except ImageReadError:
         raise
     except FileNotFoundError as error:
@@ -148,6 +151,8 @@ def read_mask_file(path: Path, *, max_pixels: int = 100_000_000) -> Bool[Tensor,
     except Exception as error:  # decoders raise a dozen kinds on damaged files
         raise ImageReadError(explain(f"{path} can't be read: {error}", "a whole PNG file", "copy it again")) from error
     colours = values.reshape(*values.shape[:2], -1)[..., : -1 if transparent else None]
+    if transparent and (values[..., -1] != 255).any() and (colours == colours[:1, :1]).all():
+        colours = values[..., -1:]
     inside = (colours != 0).any(axis=-1)
     if (colours[inside] != colours[inside][:1]).any():
         mend = "write one mask a file, 0 outside and 255 inside"

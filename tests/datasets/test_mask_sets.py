@@ -219,9 +219,9 @@ def test_a_coco_file_is_written_again_with_all_else_in_it(coco: Callable[..., Pa
     assert written["annotations"] == [
         {**before["annotations"][0], "sam_quality": 0.5},
         {**before["annotations"][2], "sam_quality": None},
-        before["annotations"][-1],
     ]
     assert [triple["id"] for triple in written["hierarchies"]] == [1]
+
 
 @pytest.mark.parametrize(("images", "stays"), [({1}, False), ({1, 2}, True)])
 def test_annotations_without_an_id_go_with_their_images(
@@ -253,7 +253,6 @@ def test_nulls_and_polygons_that_enclose_nothing(tmp_path: Path) -> None:
         drawn = decode_rle({"size": [row["height"], row["width"]], "counts": row["counts"]})
         np.testing.assert_array_equal(drawn.numpy(), square())
     assert not found[0]["crowd"]
-
 
 
 def test_ids_that_repeat_and_files_that_are_no_coco(coco: Callable[..., Path], tmp_path: Path) -> None:
@@ -347,6 +346,34 @@ def test_mask_files_of_any_kind(tmp_path: Path, mode: str, side: int) -> None:
         picture = Image.fromarray(mask * np.uint8(255)).convert(mode)
     picture.save(tmp_path / "mask.png")
     np.testing.assert_array_equal(read_mask_file(tmp_path / "mask.png").numpy(), mask)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+@pytest.mark.parametrize("colour", [0, 255])
+def test_mask_files_that_only_transparency_tells_apart(tmp_path: Path, mode: str, colour: int) -> None:
+    path, mask = tmp_path / "mask.png", square()
+    if mode == "P":
+        picture = Image.fromarray(mask.astype(np.uint8), mode="L")
+        picture.putpalette([colour] * 6)
+        picture.save(path, transparency=0)
+    else:
+        drawn = Image.new("L", (10, 8), colour).convert(mode)
+        drawn.putalpha(Image.fromarray(mask * np.uint8(200)))
+        drawn.save(path)
+    np.testing.assert_array_equal(read_mask_file(path).numpy(), mask)
+    clear = Image.new("RGBA", (10, 8), (colour, colour, colour, 0))
+    clear.save(path)
+    assert not read_mask_file(path).any()
+    Image.new("RGBA", (10, 8), (colour, colour, colour, 255)).save(path)
+    assert read_mask_file(path).float().mean() == (colour > 0)
+
+
+def test_colours_of_a_mask_file_go_before_its_transparency(tmp_path: Path) -> None:
+    path, mask = tmp_path / "mask.png", square()
+    picture = Image.fromarray(mask * np.uint8(255)).convert("RGBA")
+    picture.putalpha(Image.fromarray(np.arange(80, dtype=np.uint8).reshape(8, 10)))
+    picture.save(path)
+    np.testing.assert_array_equal(read_mask_file(path).numpy(), mask)
 
 
 def test_mask_files_that_are_no_masks(tmp_path: Path) -> None:
