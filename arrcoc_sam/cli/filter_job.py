@@ -30,6 +30,7 @@ from arrcoc_sam.report.provenance import Provenance
 from arrcoc_sam.report.writing import made_folder, replacing, write_text
 
 __all__ = ["FilterJob"]
+_FILES = (".json", ".parquet")
 
 _SHOWN_CLASSES = 12
 
@@ -84,8 +85,13 @@ class FilterJob:
             mend = "score it again; or name a copy of what was scored with --dataset"
             fault = "has changed since it was scored" if self.dataset is None else "is not what was scored"
             raise DataError(explain(f"{dataset.path} {fault}", "the same data set", mend))
-        wanted = {"coco": ".json", "parquet": ".parquet", "folder": ""}[dataset.format]
-        if target.suffix != wanted:
+        return dataset
+
+    def _open(self, plan: dict[str, Any], target: Path) -> MaskSet:
+        """The data set that was scored, if the target can be its like."""
+        dataset = self._source(plan)
+        wanted = {"coco": ".json", "parquet": ".parquet", "folder": None}[dataset.format]
+        if target.suffix != wanted if wanted else target.suffix in _FILES:  # folders may have dots in their names
             expected = f"a name that ends in {wanted}" if wanted else "the name of a folder"
             raise InputError(explain(f"--out {target} for a {dataset.format} data set", expected))
         if target.exists() and target.samefile(dataset.path):
@@ -251,7 +257,7 @@ def _unscored(scored: Path) -> pd.DataFrame:
 
 
 def _beside(target: Path, ending: str) -> Path:
-    return target.with_name(f"{target.stem}.{ending}")
+    return target.with_name(f"{target.stem if target.suffix in _FILES else target.name}.{ending}")
 
 
 def _if_there(folder: str) -> str | None:

@@ -488,6 +488,17 @@ def test_what_is_kept_is_a_data_set_again(
         assert row["quality"] == pytest.approx(before[row["id"]]["quality"], abs=1e-5)
 
 
+def test_a_folder_may_have_a_dot_in_its_name(score: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["filter", str(score(write_folder(tmp_path / "set")).scores), "--min-area", "1", "--pictures", "0", "--out"]
+    assert run([*words, str(tmp_path / "kept.v2")]) == 0, capsys.readouterr().err
+    assert (tmp_path / "kept.v2" / "masks").is_dir()
+    assert {path.name for path in tmp_path.glob("kept.v2.*")} == {
+        f"kept.v2.{ending}" for ending in ("report.html", "dropped.csv", "manifest.json")
+    }
+    assert run([*words, str(tmp_path / "kept.json")]) == 2
+    assert "expected the name of a folder" in capsys.readouterr().err
+
+
 def test_a_data_set_of_which_nothing_could_be_scored(
     score: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
