@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from arrcoc_sam.cli.analysis_job import BAD_FILES
 from arrcoc_sam.cli.console import err, noted, out, print_json
 from arrcoc_sam.cli.options import check_segmenter, refuse_ray_options, tokens_asked, wherever
 from arrcoc_sam.cli.stage_progress import stage_progress
+from arrcoc_sam.datasets.faults import commonest
 from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.datasets.mask_sets import MaskSet
 from arrcoc_sam.errors import InputError, OutputError, explain
@@ -142,6 +144,7 @@ class ScoreJob:
                     "scores": str(summary.scores),
                     "annotated": None if self.annotated is None else str(self.annotated),
                     "errors": None if summary.errors is None else str(summary.errors),
+                    "commonest_error": None if summary.errors is None else _commonest_error(summary.errors),
                     **json.loads(summary.manifest.read_text(encoding="utf-8")),
                 }
             )
@@ -154,4 +157,10 @@ class ScoreJob:
                 out().print(f"Data set with scores: {self.annotated}", soft_wrap=True, markup=False)
         if summary.errors is not None:
             err().print(f"{summary.num_errors:,} masks left out: {summary.errors}", soft_wrap=True, markup=False)
+            err().print(f"most often: {_commonest_error(summary.errors)}", soft_wrap=True, markup=False)
             raise typer.Exit(BAD_FILES)
+
+
+def _commonest_error(errors: Path) -> str | None:
+    with errors.open(newline="", encoding="utf-8") as listed:
+        return commonest(row["error"] for row in csv.DictReader(listed))

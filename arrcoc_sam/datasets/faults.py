@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
 from arrcoc_sam.errors import DataError
 
-__all__ = ["CocoId", "Fault", "FaultLog"]
+__all__ = ["CocoId", "Fault", "FaultLog", "commonest"]
 
 CocoId: TypeAlias = int | str
 """COCO's ids are whole numbers; strings are taken as well."""
+
+_NAMES = re.compile(r"'[^']*'|\S*[/\\]\S*|\S+\.\w+|\d+")
 
 
 class Fault(NamedTuple):
@@ -57,3 +62,22 @@ class FaultLog:
         if self.strict:
             raise DataError(message)
         self.faults.append(Fault(kind, record_id, message))
+
+
+def commonest(messages: Iterable[str]) -> str | None:
+    """The first of the messages that most are like, but for paths, quoted names and numbers; None of none.
+
+    What they are about is all that is left out: the mend and what was expected would make a summary long.
+
+    Example:
+        >>> commonest(["a/1.png does not exist; expected a file.", "2 pixels.", "a/2.png does not exist; expected it."])
+        'a/1.png does not exist'
+    """
+    counts: Counter[str] = Counter()
+    firsts: dict[str, str] = {}
+    for message in messages:
+        words = message.split("; expected ", 1)[0].split(". Mend: ", 1)[0].rstrip(".")
+        kind = _NAMES.sub("…", words)
+        counts[kind] += 1
+        firsts.setdefault(kind, words)
+    return firsts[counts.most_common(1)[0][0]] if counts else None

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -103,6 +104,7 @@ def test_bad_files_in_a_data_set_exit_3(command: Command, weights: Path, tmp_pat
     answer = command("score", path, "--checkpoint", weights, "--out", "scores.parquet")
     assert answer.code == 3
     assert "5 masks left out: scores.errors.csv" in answer.err
+    assert re.search(r"most often: \S*1\.png does not exist\n", answer.err)
     assert "5 of 10 masks scored" in answer.out
     errors = pd.read_csv("scores.errors.csv")
     assert errors["id"].tolist() == [3, 4, 5, 6, 7]
