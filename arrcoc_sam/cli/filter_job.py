@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sqlite3
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from arrcoc_sam.cli.console import err, json_document, out, print_json, print_table
+from arrcoc_sam.cli.console import err, json_document, noted, out, print_json, print_table
+from arrcoc_sam.datasets.faults import commonest
 from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.datasets.mask_index import MaskIndex
 from arrcoc_sam.datasets.mask_sets import MaskSet
@@ -25,14 +22,15 @@ from arrcoc_sam.images import load_image
 from arrcoc_sam.quality.filtering import COLUMNS, Judgement, KeepRules, best_and_worst, judge
 from arrcoc_sam.quality.score_table import ScoredChanges, read_plan, read_scores
 from arrcoc_sam.quality.scoring import read_mask
+from arrcoc_sam.quality.unscored import all_are_listed, listed_errors, listed_masks, unscored_masks
 from arrcoc_sam.report.filter_page import FilterFigures, MaskPicture, filter_report
 from arrcoc_sam.report.provenance import Provenance
 from arrcoc_sam.report.writing import made_folder, replacing, write_text
 
 __all__ = ["FilterJob"]
-_FILES = (".json", ".parquet")
 
 _SHOWN_CLASSES = 12
+_FILES = (".json", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -67,15 +65,27 @@ class FilterJob:
             target = self.out
         dataset = None if target is None else self._open(plan, target)
         scores = read_scores(self.scored, list(COLUMNS))
-        unscored = _unscored(self.scored)
+        unscored = self._unscored(plan, dataset, len(scores))
         judgement = judge(scores, self.rules)
         record = self._record(plan, scores, judgement, unscored)
         if target is not None and dataset is not None:
             self._write(target, dataset, scores, judgement, unscored, record)
         self._tell(record, judgement, scores)
 
-    def _open(self, plan: dict[str, Any], target: Path) -> MaskSet:
-        """The data set that was scored."""
+    def _unscored(self, plan: dict[str, Any], dataset: MaskSet | None, num_scored: int) -> pd.DataFrame:
+        """The masks without a score: those of the table of errors, where it has all, or those that are found."""
+        listed = listed_errors(self.scored)
+        if all_are_listed(self.scored, num_scored + len(listed)):
+            return listed
+        beside = None if self.out is None or self.dry_run else made_folder(self.out.parent)
+        try:
+            return unscored_masks(self.scored, self._source(plan) if dataset is None else dataset, beside)
+        except (DataError, OutputError) as error:  # a dry run does without the data set
+            noted(f"masks without a score are those of the table of errors alone: {error}")
+            return listed
+
+    def _source(self, plan: dict[str, Any]) -> MaskSet:
+        """The data set that was scored, as it was."""
         dataset = open_masks(self.dataset or plan["dataset"], images=self.images or _if_there(plan["images"]))
         if dataset.format != plan["format"]:
             raise DataError(explain(f"{dataset.path} is {dataset.format}", f"what was scored, {plan['format']}"))
@@ -126,6 +136,8 @@ class FilterJob:
             "num_dropped": len(scores) - kept,
             "num_unscored": len(unscored),
             "unscored_kept": self.keep_unscored,
+            "num_unscored_dropped": 0 if self.keep_unscored else len(unscored),
+            "unscored_reason": commonest(unscored["error"]),
             "num_images_lost": len(self._lost_images(scores, judgement, unscored)),
             "reasons": judgement.reasons().to_dict("records"),
             "classes": json.loads(judgement.by_class(scores).to_json(orient="records")),
@@ -136,7 +148,7 @@ class FilterJob:
     def _lost_images(self, scores: pd.DataFrame, judgement: Judgement, unscored: pd.DataFrame) -> pd.Index:
         """Images that had masks and keep none."""
         lost = judgement.lost_images(scores)
-        bare = pd.Index(unscored["image_id"].dropna().unique()).astype(lost.dtype)
+        bare = pd.Index(unscored["image_id"].dropna().unique()).astype(scores["image_id"].dtype)
         if self.keep_unscored:
             return lost.difference(bare)
         return lost.union(bare.difference(pd.Index(scores["image_id"])))
@@ -151,14 +163,16 @@ class FilterJob:
         record: dict[str, Any],
     ) -> None:
         best, worst = self._pictures(dataset, scores, target.parent)
-        kept = pd.Index(scores["id"][judgement.kept])
-        if self.keep_unscored:
-            kept = kept.union(pd.Index(unscored["id"].dropna()).astype(kept.dtype))
-        lost = None if self.keep_images else self._lost_images(scores, judgement, unscored)
-        changes = ScoredChanges(self.scored, kept=kept, lost_images=lost, with_scores=self.with_scores)
+        changes = ScoredChanges(
+            self.scored,
+            kept=pd.Index(scores["id"][judgement.kept]),
+            keep_unscored=self.keep_unscored,
+            lost_images=None if self.keep_images else self._lost_images(scores, judgement, unscored),
+            with_scores=self.with_scores,
+        )
         dataset.rewrite(target, changes)
         with replacing(_beside(target, "dropped.csv")) as temporary:
-            judgement.dropped(scores).to_csv(temporary, index=False, quoting=csv.QUOTE_MINIMAL)
+            self._dropped(scores, judgement, unscored).to_csv(temporary, index=False, quoting=csv.QUOTE_MINIMAL)
         write_text(_beside(target, "manifest.json"), json_document(record))
         figures = FilterFigures(
             scores=scores,
@@ -167,6 +181,7 @@ class FilterJob:
             reasons=judgement.reasons(),
             classes=judgement.by_class(scores),
             num_unscored=len(unscored),
+            unscored_kept=self.keep_unscored,
             num_lost_images=record["num_images_lost"],
             dataset=record["dataset"],
             best=best,
@@ -176,6 +191,14 @@ class FilterJob:
             ),
         )
         filter_report(figures, _beside(target, "report.html"))
+
+    def _dropped(self, scores: pd.DataFrame, judgement: Judgement, unscored: pd.DataFrame) -> pd.DataFrame:
+        """The masks that go, by the rules that they fail or for want of a score."""
+        gone = judgement.dropped(scores).assign(error=None)
+        if self.keep_unscored or unscored.empty:
+            return gone
+        rest = unscored.assign(quality=None, stability=None, area=None, failed="unscored")[gone.columns]
+        return rest if gone.empty else pd.concat([gone.astype(object), rest.astype(object)], ignore_index=True)
 
     def _pictures(
         self, dataset: MaskSet, scores: pd.DataFrame, beside: Path
@@ -187,20 +210,11 @@ class FilterJob:
         """
         if not self.pictures or scores.empty:
             return (), ()
-        made_folder(beside)
-        try:
-            with (
-                tempfile.TemporaryDirectory(prefix=".pictures-", dir=beside) as folder,
-                MaskIndex(Path(folder) / "index", name=str(dataset.path)) as index,
-            ):
-                dataset.fill(index)
-                best, worst = (
-                    [_picture(dataset, index, scores.loc[[row]].iloc[0]) for row in rows]
-                    for rows in best_and_worst(scores, self.pictures)
-                )
-        except (OSError, sqlite3.OperationalError) as error:
-            came = f"the masks can't be listed in {beside} ({getattr(error, 'strerror', None) or error})"
-            raise OutputError(explain(came, "room and permission", "make room, or name --pictures 0")) from error
+        with listed_masks(dataset, made_folder(beside), mend="make room, or name --pictures 0") as index:
+            best, worst = (
+                [_picture(dataset, index, scores.loc[[row]].iloc[0]) for row in rows]
+                for rows in best_and_worst(scores, self.pictures)
+            )
         return [picture for picture in best if picture], [picture for picture in worst if picture]
 
     def _tell(self, record: dict[str, Any], judgement: Judgement, scores: pd.DataFrame) -> None:
@@ -216,9 +230,11 @@ class FilterJob:
         ]
         columns = ["class", "masks", "dropped", "share"]
         print_table("What is dropped of each class", columns, rows, to=out(), right=columns[1:])
-        unscored = f"; {record['num_unscored']:,} have no score" if record["num_unscored"] else ""
-        words = f"{record['num_kept']:,} of {record['num_scored']:,} masks stay{unscored}."
-        out().print(words, soft_wrap=True)
+        words = f"{record['num_kept']:,} of {record['num_scored']:,} masks stay"
+        if record["num_unscored"]:
+            fate = "stay, too" if self.keep_unscored else "are dropped"
+            words += f"; {record['num_unscored']:,} have no score and {fate} (most often: {record['unscored_reason']})"
+        out().print(f"{words}.", soft_wrap=True, markup=False)
         if self.dry_run:
             out().print("Dry run: nothing is written.")
         elif self.out is not None:
@@ -241,19 +257,6 @@ def _picture(dataset: MaskSet, index: MaskIndex, row: pd.Series) -> MaskPicture 
     category = "" if pd.isna(row["category"]) else f"{row['category']}, "
     words = f"{category}quality {row['quality']:.3f}, stability {row['stability']:.3f}, {row['image']}"
     return MaskPicture(str(row["id"]), image, mask.numpy(), words)
-
-
-def _unscored(scored: Path) -> pd.DataFrame:
-    """The masks that could not be scored; ids have the types that they have in the table of scores."""
-    path = scored.with_name(f"{scored.stem}.errors.csv")
-    if not path.exists():
-        return pd.DataFrame({"id": [], "image_id": [], "image": [], "error": []})
-    found = pd.read_csv(path, dtype=str, keep_default_na=False)  # "000139" and "NA" are names
-    schema = pq.read_schema(scored)
-    for name in ("id", "image_id"):
-        known = found[name].where(found[name] != "")
-        found[name] = known.astype("Int64") if pa.types.is_integer(schema.field(name).type) else known
-    return found
 
 
 def _beside(target: Path, ending: str) -> Path:

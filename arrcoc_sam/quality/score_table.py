@@ -69,6 +69,7 @@ class ScoredChanges:
     Args:
         scores: The table of scores.
         kept: Ids of masks that stay; None for all.
+        keep_unscored: Whether masks stay that the table does not have, those without an id among them.
         lost_images: Ids of images that go.
         with_scores: Whether scores are written beside the masks.
     """
@@ -78,6 +79,7 @@ class ScoredChanges:
         scores: str | os.PathLike[str],
         *,
         kept: pd.Index | None = None,
+        keep_unscored: bool = False,
         lost_images: pd.Index | None = None,
         with_scores: bool = True,
     ) -> None:
@@ -85,21 +87,24 @@ class ScoredChanges:
         types = pq.read_schema(Path(scores))
         fields = [name for name in WRITTEN_FIELDS if with_scores and name in types.names]
         self.field_types = pa.schema([(f"sam_{name}", types.field(name).type) for name in fields])
-        frame = read_scores(scores, ["id", *fields]) if with_scores else None
+        frame = read_scores(scores, ["id", *fields]) if with_scores or keep_unscored else None
+        self._keep_unscored = keep_unscored
         self._rows = None if frame is None else pd.Index(frame["id"])
         self._columns = [] if frame is None else [frame[name].to_numpy() for name in fields]
 
-    def keeps(self, mask_id: CocoId) -> bool:
+    def keeps(self, mask_id: CocoId | None) -> bool:
         """Whether a mask stays."""
-        return self._kept is None or mask_id in self._kept
+        if self._kept is None or mask_id in self._kept:
+            return True
+        return self._keep_unscored and self._rows is not None and mask_id not in self._rows
 
     def keeps_image(self, image_id: CocoId) -> bool:
         """Whether an image stays."""
         return self._lost_images is None or image_id not in self._lost_images
 
-    def fields(self, mask_id: CocoId) -> Mapping[str, Any]:
+    def fields(self, mask_id: CocoId | None) -> Mapping[str, Any]:
         """A mask's scores; None where it has none."""
-        if self._rows is None:
+        if self._rows is None or not len(self.field_types):
             return {}
         names = self.field_types.names
         if mask_id not in self._rows:

@@ -63,6 +63,7 @@ class FilterFigures:
         num_lost_images: Images that had masks and keep none.
         best: Pictures of the best masks, the best first.
         worst: Pictures of the worst, the worst first.
+        unscored_kept: Whether masks without a score stay.
         provenance: Versions, weights, command.
         dataset: Its path.
     """
@@ -77,6 +78,7 @@ class FilterFigures:
     dataset: str
     best: Sequence[MaskPicture] = ()
     worst: Sequence[MaskPicture] = ()
+    unscored_kept: bool = False
     provenance: Provenance = field(default_factory=Provenance)
 
 
@@ -111,7 +113,8 @@ def _header(figures: FilterFigures, title: str) -> Html:
     parts = [element("h1", text(title)), element("p", text(lead), class_="lead"), element("p", text(limits))]
     parts += demonstration_notice(figures.provenance)
     if figures.num_unscored:
-        words = f"{figures.num_unscored:,} masks have no score: their image or they themselves could not be read."
+        words = f"{figures.num_unscored:,} masks have no score: their image or they themselves could not be read. "
+        words += "They stay." if figures.unscored_kept else "They are dropped; the list of what was dropped says why."
         parts.append(notice("Not scored.", words))
     return element("header", parts)
 

@@ -116,6 +116,42 @@ def test_bad_files_in_a_data_set_exit_3(command: Command, weights: Path, tmp_pat
     words = ("filter", "scores.parquet", "--min-quality", "0", "--out", "all.json", "--keep-unscored")
     assert command(*words).code == 0
     assert len(json.loads(Path("all.json").read_text())["annotations"]) == NUM_MASKS
+    assert record["num_unscored_dropped"] == 5
+    gone = pd.read_csv("kept.dropped.csv")
+    assert gone["id"].tolist() == errors["id"].tolist()
+    assert (gone["failed"] == "unscored").all()
+    assert gone["error"].tolist() == errors["error"].tolist()
+    assert "They are dropped" in Path("kept.report.html").read_text()
+    assert "They stay" in Path("all.report.html").read_text()
+    assert pd.read_csv("all.dropped.csv").empty
+
+
+@pytest.mark.parametrize("left", [[], ["manifest.json"], ["errors.csv"]])
+def test_masks_without_a_score_are_known_without_the_tables_beside(
+    command: Command, weights: Path, tmp_path: Path, left: list[str]
+) -> None:
+    path = write_masks(tmp_path / "set")
+    document = json.loads(path.read_text())
+    document["annotations"].append({"image_id": 1, "segmentation": [[1, 1, 9, 1, 9, 9]]})  # without an id
+    path.write_text(json.dumps(document))
+    for image in (1, 2):
+        (tmp_path / "set" / f"{image}.png").unlink()
+    assert command("score", path, "--checkpoint", weights, "--out", "scores.parquet").code == 3
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("scores.parquet", *(f"scores.{ending}" for ending in left)):
+        (tmp_path / name).rename(tmp_path / "elsewhere" / name)
+    words = ("filter", "elsewhere/scores.parquet", "--min-quality", 0, "--pictures", 0)
+    dry = json.loads(command(*words, "--dry-run", "--json").out)
+    assert (dry["num_unscored"], dry["num_unscored_dropped"], dry["num_images_lost"]) == (6, 6, 2)
+    answer = command(*words, "--out", "kept.json")
+    assert "6 have no score and are dropped (most often: " in answer.out
+    kept = json.loads(Path("kept.json").read_text())
+    assert [annotation["id"] for annotation in kept["annotations"]] == [1, 2, 8, 9, 10]
+    assert [image["id"] for image in kept["images"]] == [0, 3]
+    assert pd.read_csv("kept.dropped.csv")["error"].notna().sum() == 6
+    assert command(*words, "--out", "all.json", "--keep-unscored").code == 0
+    everything = json.loads(Path("all.json").read_text())
+    assert (everything["annotations"], everything["images"]) == (document["annotations"], document["images"])
 
 
 def test_names_that_look_like_numbers_stay_names(command: Command, weights: Path, tmp_path: Path) -> None:
