@@ -21,7 +21,7 @@ from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.quality import MaskQualityEstimator
 from arrcoc_sam.quality.calibration_ablation import compare_protocols, protocol_estimators
-from arrcoc_sam.quality.calibration_fit import CalibrationFit, fit_calibration
+from arrcoc_sam.quality.calibration_fit import CalibrationFit, check_sets, fit_calibration, split_by_image
 from arrcoc_sam.quality.calibration_samples import calibration_samples
 from arrcoc_sam.report.calibration_plots import plot_calibration, plot_protocols
 
@@ -71,6 +71,10 @@ class CalibrateJob:
         if self.min_images > 1 and truth.num_images < 4 * self.min_images:  # a quarter of them is the least set
             came, expected = f"{truth.num_images:,} images with masks", f"at least {4 * self.min_images:,}"
             raise InputError(explain(came, expected, "give more images, or lower --min-images"))
+        expected_samples = truth.expected_samples(self.per_mask)
+        if len(expected_samples):  # of none it is said below why
+            sets = split_by_image(expected_samples, seed=self.seed)
+            check_sets(sets, min_masks=self.min_masks, min_images=self.min_images)
         with staged_folder(self.out.parent) as folder:
             segmenter = open_segmenter(self.segmenter, self.checkpoint, self.device)
             truth.fits = segmenter.transform_for

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.errors import ArrcocSamError, DataError, explain
@@ -56,6 +57,23 @@ class TruthImages:
     def num_images(self) -> int:
         """Images with masks of objects."""
         return len({annotation.image_id for annotation in self.dataset.annotations if not annotation.crowd})
+
+    def expected_samples(self, per_mask: int) -> pd.DataFrame:
+        """The column ``image`` of the samples to be, as far as that is known before pictures are decoded.
+
+        Images whose picture is missing, or has another size by its header, are left out, as they will be.
+        """
+        names: list[str] = []
+        for image in self.dataset.images:
+            objects = sum(not annotation.crowd for annotation in self.dataset.annotations_of(image))
+            if not objects or not (self.dataset.folder / image.file_name).is_file():
+                continue
+            try:
+                self.dataset.check_header(image)
+            except ArrcocSamError:
+                continue
+            names += [str(image.id)] * (objects * per_mask)
+        return pd.DataFrame({"image": pd.Series(names, dtype=object)})
 
     def __len__(self) -> int:
         """Images that have annotations or not."""

@@ -23,6 +23,7 @@ __all__ = [
     "CalibrationFit",
     "Method",
     "bound_figures",
+    "check_sets",
     "coverage_figures",
     "fit_calibration",
     "judge",
@@ -95,13 +96,7 @@ def fit_calibration(
     if not 0 < confidence < 1:
         raise InputError(explain(f"confidence={confidence}", "a share in (0, 1)"))
     sets = split_by_image(samples[samples["area_share"] > 0], seed=seed)
-    for name, part in sets.items():
-        num_images = part["image"].nunique()
-        if len(part) < max(min_masks, 2) or num_images < min_images:
-            came = f"the {name} set has {len(part)} masks of {num_images} images"
-            expected = f"at least {max(min_masks, 2)} masks of at least {min_images} images"
-            few = num_images < min_images
-            raise DataError(explain(came, expected, "give more images" + ("" if few else ", or more samples a mask")))
+    check_sets(sets, min_masks=min_masks, min_images=min_images)
     scores = {name: scores_of(part) for name, part in sets.items()}
     lost = sum(int(np.isnan(np.stack(list(part.values()))).any(axis=0).sum()) for part in scores.values())
     if lost:
@@ -148,6 +143,21 @@ def split_by_image(samples: pd.DataFrame, *, seed: int = 0) -> dict[str, pd.Data
     ends = np.rint(np.cumsum(list(_SHARES.values()))[:-1] * len(images)).astype(int)
     chosen = np.split(images[order], ends)
     return {name: samples[samples["image"].isin(set(some))] for name, some in zip(_SHARES, chosen, strict=True)}
+
+
+def check_sets(sets: Mapping[str, pd.DataFrame], *, min_masks: int, min_images: int) -> None:
+    """See that each set has masks and images enough; no scores are needed for it, only the column ``image``.
+
+    Raises:
+        DataError: One has too few.
+    """
+    for name, part in sets.items():
+        num_images = part["image"].nunique()
+        if len(part) < max(min_masks, 2) or num_images < min_images:
+            came = f"the {name} set has {len(part)} masks of {num_images} images"
+            expected = f"at least {max(min_masks, 2)} masks of at least {min_images} images"
+            few = num_images < min_images
+            raise DataError(explain(came, expected, "give more images" + ("" if few else ", or more samples a mask")))
 
 
 def judge(estimates: Any, samples: pd.DataFrame, *, seed: int = 0, num_bootstrap: int = 200) -> IoUHeadReport:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from arrcoc_sam.quality import load_calibration
 from arrcoc_sam.segmenters import load_segmenter
 
@@ -33,6 +35,16 @@ def test_calibrate_writes_a_calibration_of_these_weights(command: Command, truth
         "c-reliability.png",
         "c.json",
     ]
+
+
+def test_calibrate_knows_its_sets_before_it_scores(
+    command: Command, truth: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arrcoc_sam.cli.calibrate_job.open_segmenter", lambda *_: pytest.fail("a segmenter is loaded"))
+    words = ("calibrate", truth, "--out", "c.json", "--checkpoint", weights, "--no-ablation", "--min-masks")
+    answer = command(*words, 8)  # 24 masks of 8 images: two images hold 6
+    assert answer.code == 2
+    assert "the conformal set has 6 masks of 2 images; expected at least 8 masks" in answer.error
 
 
 def test_calibrate_needs_masks_enough(command: Command, truth: Path, weights: Path) -> None:
