@@ -25,6 +25,7 @@ from arrcoc_sam.report.provenance import Provenance
 __all__ = ["EvaluateIouJob"]
 
 _AREA_ENDS, _AREA_NAMES = (0, 32**2, 96**2, np.inf), ("small", "medium", "large")
+_PART = "the part of the segmenter's masks that its head speaks of"
 _SHOWN = ("pearson", "spearman", "mae", "rmse", "selection_accuracy", "oracle_gap", "ece")
 
 
@@ -61,11 +62,12 @@ class EvaluateIouJob:
         with nullcontext() if self.out is None else staged_folder(self.out) as folder:
             segmenter = open_segmenter(self.segmenter, self.checkpoint, self.device)
             truth.fits = segmenter.transform_for
+            judged = segmenter.scorer  # the head of SAM-HQ speaks of the SAM part of its masks
             frames = []
             clicks = sorted({1, *self.clicks})
             with progress("Clicking", total=len(truth)) as advance:
                 for annotated in truth:
-                    nodes = click_image(segmenter, annotated, clicks=clicks, seed=self.seed)
+                    nodes = click_image(judged, annotated, clicks=clicks, seed=self.seed)
                     frames.append(nodes.assign(pixels=nodes["area"] * annotated.masks[0].size))
                     advance()
             if not frames:
@@ -85,6 +87,7 @@ class EvaluateIouJob:
             record = {
                 "num_masks": len(nodes),
                 "num_images": int(nodes["image"].nunique()),
+                "masks": "the segmenter's own" if judged is segmenter else _PART,
                 "left_out": truth.faults,
                 "metrics": json.loads(table.to_json(orient="records")),
                 **provenance.as_json(),
@@ -100,6 +103,8 @@ class EvaluateIouJob:
             print_json(record)
         else:
             _print(reports, len(nodes))
+            if record["masks"] == _PART:
+                out().print(f"Judged is {_PART}.", soft_wrap=True, markup=False)
             if self.out is not None:
                 out().print(f"Tables and diagram: {self.out}", soft_wrap=True, markup=False)
         for words in truth.faults:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+
+from arrcoc_sam.quality import click_image
+from arrcoc_sam.segmenters.base import Segmenter
 
 Command = Callable[..., Any]
 
@@ -35,6 +39,28 @@ def test_evaluate_iou_by_area_level_and_clicks(command: Command, truth: Path, we
     by_hand = clicks[[f"predicted_{i}" for i in (1, 2, 3)]].values - clicks[[f"iou_{i}" for i in (1, 2, 3)]].values
     assert whole.loc["mae", "value"] == pytest.approx(abs(by_hand).mean(), abs=1e-6)
     assert Path("made/reliability.png").stat().st_size > 5000
+
+
+def test_masks_are_judged_that_the_head_speaks_of(
+    command: Command, truth: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("evaluate-iou", truth, "--checkpoint", weights, "--clicks", 1, "--bootstrap", 2)
+    assert json.loads(command(*words, "--json").out)["masks"] == "the segmenter's own"
+
+    def clicked(segmenter: Any, *args: Any, **options: Any) -> pd.DataFrame:
+        assert segmenter.part
+        return click_image(segmenter, *args, **options)
+
+    def part(segmenter: Any) -> Any:
+        found = copy.copy(segmenter)
+        found.part = True
+        return found
+
+    monkeypatch.setattr("arrcoc_sam.cli.evaluate_iou_job.click_image", clicked)
+    monkeypatch.setattr(Segmenter, "scorer", property(part))  # as SAM-HQ has
+    answer = command(*words)
+    assert answer.code == 0, answer.err
+    assert "Judged is the part of the segmenter's masks that its head speaks of." in answer.out
 
 
 def test_a_picture_too_small_for_the_segmenter_is_listed(
