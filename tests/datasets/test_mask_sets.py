@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -105,6 +105,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(document=st.dictionaries(st.text(), json_values, max_size=5), chunk=st.integers(1, 40), indent=st.booleans())
 def test_streaming_reads_what_json_reads(
     document: dict[str, Any], chunk: int, indent: bool, tmp_path_factory: pytest.TempPathFactory
@@ -116,6 +117,7 @@ def test_streaming_reads_what_json_reads(
         assert whole(path) == document
 
 
+@settings(deadline=None)
 @given(cut=st.integers(0, 60))
 def test_a_document_that_is_cut_off(cut: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "cut.json"
