@@ -170,11 +170,12 @@ def draw_batch(source: MaskSource, plan: BatchPlan, *, seed: int, step: int, pla
         step: Counted from 0.
         places: Which images of the step's global batch.
 
-    An image that can't be read is left out with a warning, and another one drawn in its place.
+    An image that can't be read, or whose masks can't (a soft mask, a map of labels), is left out with a warning, and
+    another one drawn in its place.
 
     Raises:
         ImageReadError: None of 50 images can be read.
-        DataError: No image with a target that is large enough was found in 50 attempts.
+        DataError: None of 50 images has masks that can be read, or none a target that is large enough.
     """
     drawn = [_draw_image(source, plan, np.random.default_rng([seed, step, place])) for place in places]
     counts = torch.tensor([len(one.targets) for one in drawn])
@@ -214,22 +215,25 @@ def _padded(parts: Sequence[Tensor]) -> Tensor | None:
 
 def _draw_image(source: MaskSource, plan: BatchPlan, rng: np.random.Generator) -> PromptBatch:
     """One image with its targets, as a batch of its own."""
-    unreadable: list[ImageReadError] = []
+    faults: list[ImageReadError | DataError] = []
     for _ in range(_ATTEMPTS):
         index = int(rng.integers(len(source)))
         try:
             found = _prompted(source[index], plan, rng, partial(_donors, source, index, rng))
-        except ImageReadError as error:  # one file of a hundred thousand is no reason to end a run of days
-            unreadable.append(error)
+        except (ImageReadError, DataError) as error:  # one file of a hundred thousand is no reason to end a run of days
+            faults.append(error)
             warnings.warn(f"Left out of training: {error}", stacklevel=2)
             continue
         if found is not None:
             return found
-    if len(unreadable) == _ATTEMPTS:
-        raise ImageReadError(f"{_ATTEMPTS} images drawn, and none can be read; the last: {unreadable[-1]}")
+    if len(faults) == _ATTEMPTS:
+        raise type(faults[-1])(f"{_ATTEMPTS} images drawn, and none can be read; the last: {faults[-1]}")
+    came = f"{_ATTEMPTS} images drawn, none with a target of a usable size"
+    if faults:
+        came += f" ({len(faults)} of them can't be read; the last: {faults[-1]})"
     expected = f"masks of at least {_LEAST_CELLS} cells of the {plan.mask_size} x {plan.mask_size} logits"
     mend = "raise image_size or largest_target, or leave out small masks"
-    raise DataError(explain(f"{_ATTEMPTS} images drawn, none with a target of a usable size", expected, mend))
+    raise DataError(explain(came, expected, mend))
 
 
 def _prompted(

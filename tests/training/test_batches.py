@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.errors import DataError, ImageReadError, InputError
 from arrcoc_sam.masks import mask_iou
 from arrcoc_sam.scenes import Scene, generate_scene
 from arrcoc_sam.training.batches import Augmentation, BatchPlan, PromptBatch, draw_batch
-from arrcoc_sam.training.sources import MaskedImage, MixedSource, SceneSource
+from arrcoc_sam.training.sources import MaskedImage, MaskSetSource, MixedSource, SceneSource
 
 PLAN = BatchPlan(image_size=64, mask_size=32, num_targets=3)
 AS_IT_IS = Augmentation(crop_probability=0.0, rotate=False, flip=False, recolor=False)
@@ -156,6 +158,30 @@ def test_an_image_that_can_t_be_read_is_left_out(scenes: list[Scene]) -> None:
     broken |= set(range(4))
     with pytest.raises(ImageReadError, match="50 images drawn"), pytest.warns(match="Left out of training"):
         draw_batch(Broken(scenes), PLAN, seed=0, step=0, places=[0])
+
+
+def test_a_soft_mask_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    for number in range(3):
+        scene = generate_scene(number, size=64)
+        mask = scene.masks[0] * np.uint8(255)
+        if number == 1:
+            mask[:, ::2] //= 2
+        Image.fromarray(scene.image).save(tmp_path / "images" / f"{number}.png")
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
+    source = MaskSetSource(open_masks(tmp_path))
+    with pytest.warns(UserWarning, match=r"Left out of training: .*1\.png has more than two values"):
+        batch = draw_batch(source, PLAN, seed=0, step=0, places=range(12))
+    assert set(batch.image_index.tolist()) == set(range(12))
+    for number in range(3):
+        scene = generate_scene(number, size=64)
+        Image.fromarray((scene.masks.cumsum(0)[-1] * 40).astype(np.uint8)).save(tmp_path / "masks" / f"{number}.png")
+    with (
+        pytest.raises(DataError, match="50 images drawn, and none can be read; the last: .*two values"),
+        pytest.warns(match="Left out of training"),
+    ):
+        draw_batch(source, PLAN, seed=0, step=0, places=[0])
 
 
 def test_mixtures_hold_every_image_in_proportion(scenes: list[Scene]) -> None:
