@@ -40,16 +40,16 @@ class DegradedMasks(Sequence[ScoredImage]):
         return len(self.source)
 
     def __getitem__(self, number: int) -> ScoredImage:  # type: ignore[override]
-        """The degraded masks of one image; none where none can be, or the picture can't be read (with a warning)."""
+        """The degraded masks of one image; none where none can be, or it can't be read (with a warning)."""
         if not 0 <= number < len(self):
             raise IndexError(number)
         rng = np.random.default_rng([self.seed, number])
         try:
             masked, donor = self.source[number], self.source[int(rng.integers(len(self.source)))]
-        except ImageReadError as error:
+            masks = masked.read_masks(np.arange(masked.num_masks))
+            donors = [mask for mask in donor.read_masks(np.arange(donor.num_masks)) if mask.any()]
+        except (ImageReadError, DataError) as error:
             return _left_out(error)
-        masks = masked.read_masks(np.arange(masked.num_masks))
-        donors = [mask for mask in donor.read_masks(np.arange(donor.num_masks)) if mask.any()]
         degraded, true_iou = [], []
         for which in rng.permutation(len(masks))[: self.masks_per_image]:
             if not masks[which].any():
@@ -110,7 +110,7 @@ class MatchedMasks(Sequence[ScoredImage]):
         """The external masks of one image; none where the picture can't be read (with a warning)."""
         try:
             return self._scored(*self._pairs[number])
-        except ImageReadError as error:
+        except (ImageReadError, DataError) as error:
             return _left_out(error)
 
     def _scored(self, image: CocoImage, known: CocoImage) -> ScoredImage:
@@ -122,7 +122,7 @@ class MatchedMasks(Sequence[ScoredImage]):
         return ScoredImage(image.file_name, self.external.load_image(image), masks.numpy(), iou.double().numpy())
 
 
-def _left_out(error: ImageReadError) -> ScoredImage:
+def _left_out(error: ImageReadError | DataError) -> ScoredImage:
     warnings.warn(f"Left out of training: {error}", stacklevel=3)
     return ScoredImage("", np.zeros((1, 1, 3), np.uint8), np.zeros((0, 1, 1), dtype=bool), np.zeros(0))
 

@@ -178,7 +178,7 @@ def test_a_soft_mask_is_left_out(tmp_path: Path) -> None:
         scene = generate_scene(number, size=64)
         Image.fromarray((scene.masks.cumsum(0)[-1] * 40).astype(np.uint8)).save(tmp_path / "masks" / f"{number}.png")
     with (
-        pytest.raises(DataError, match="50 images drawn, and none can be read; the last: .*two values"),
+        pytest.raises(DataError, match=r"50 images drawn, and none can be read; the last: .*two values"),
         pytest.warns(match="Left out of training"),
     ):
         draw_batch(source, PLAN, seed=0, step=0, places=[0])

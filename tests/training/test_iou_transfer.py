@@ -29,7 +29,7 @@ from arrcoc_sam.training.iou_head_config import IoUHeadConfig
 from arrcoc_sam.training.iou_transfer import ScoredImage, TransferSettings, transfer_iou_head
 from arrcoc_sam.training.iou_transfer_report import compare_heads
 from arrcoc_sam.training.scored_masks import DegradedMasks, MatchedMasks, split_images
-from arrcoc_sam.training.sources import SceneSource
+from arrcoc_sam.training.sources import MaskedImage, SceneSource
 
 HEAD = "mask_decoder.iou_prediction_head."
 
@@ -55,6 +55,19 @@ def test_degraded_masks_are_reproducible_and_scored_truly(degraded: DegradedMask
     spread = np.concatenate([one.true_iou for one in degraded])
     assert spread.min() < 0.4
     assert spread.max() > 0.7
+
+
+def test_an_image_of_a_soft_mask_is_left_out(degraded: DegradedMasks) -> None:
+    class Soft(SceneSource):
+        def __getitem__(self, index: int) -> MaskedImage:
+            masked = super().__getitem__(index)
+            return replace(masked, read_masks=read) if index == 3 else masked
+
+    def read(chosen: np.ndarray) -> np.ndarray:
+        raise DataError("3.png has more than two values")
+
+    with pytest.warns(UserWarning, match=r"Left out of training: 3\.png has more than two values"):
+        assert len(replace(degraded, source=Soft(degraded.source.scenes))[3].masks) == 0
 
 
 def test_only_the_head_moves(segmenter: SamSegmenter, degraded: DegradedMasks) -> None:
