@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from arrcoc_sam.errors import OutputError, explain
+from safetensors import SafetensorError
 
-__all__ = ["made_folder", "replacing", "write_text"]
+from arrcoc_sam.errors import OutputError, explain, first_line
+
+__all__ = ["made_folder", "replacing", "saving", "write_text"]
 
 
 def made_folder(path: Path) -> Path:
@@ -70,6 +72,27 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise OutputError(_refused(target, error)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def saving(path: str | Path) -> Iterator[Path]:
+    """:func:`replacing` for ``torch.save`` and safetensors, which raise errors of their own kinds on a full disk.
+
+    Args:
+        path: As for :func:`replacing`.
+
+    Yields:
+        The temporary name.
+
+    Raises:
+        OutputError: As for :func:`replacing`, and where the library says that it could not write.
+    """
+    try:
+        with replacing(path) as temporary:
+            yield temporary
+    except (RuntimeError, SafetensorError) as error:
+        came = f"{path} can't be written ({first_line(error)})"
+        raise OutputError(explain(came, "room for it", "free some of the disk, or name another place")) from error
 
 
 def write_text(path: str | Path, text: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from arrcoc_sam.errors import TrainingError, explain, first_line
-from arrcoc_sam.report.writing import replacing
+from arrcoc_sam.report.writing import saving
 
-__all__ = ["load_state", "save_state", "save_weights"]
+__all__ = ["load_parts", "load_state", "save_bad_batch", "save_state", "save_weights"]
 
 
 def save_state(path: Path, *, settings: Mapping[str, Any], step: int, parts: Mapping[str, Any]) -> None:
@@ -29,7 +29,7 @@ def save_state(path: Path, *, settings: Mapping[str, Any], step: int, parts: Map
     Raises:
         OutputError: It can't be written.
     """
-    with replacing(path) as temporary:
+    with saving(path) as temporary:
         torch.save({"settings": json.dumps(settings), "step": step, **parts}, temporary)
 
 
@@ -66,6 +66,42 @@ def load_state(
     return state
 
 
+def load_parts(path: Path, state: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+    """Puts the states of a checkpoint into model, moving average and optimizer.
+
+    Args:
+        path: What messages call the checkpoint.
+        state: From :func:`load_state`.
+        parts: What has a ``load_state_dict``, by name.
+
+    Raises:
+        TrainingError: A state is of something else: another architecture, other parameters that are trained.
+    """
+    for name, part in parts.items():
+        try:
+            part.load_state_dict(state[name])
+        except (RuntimeError, ValueError, KeyError) as error:
+            words = " ".join(str(error).split())
+            came = f"{path} holds a state of another {name} ({words if len(words) <= 240 else words[:239] + '…'})"
+            mend = "name another folder, or delete this one"
+            raise TrainingError(explain(came, f"that of the {name} it was started with", mend)) from error
+
+
+def save_bad_batch(path: Path, batches: Sequence[Mapping[str, Any]], *, step: int) -> None:
+    """Writes the batches of a step whose loss is not finite, to be looked at.
+
+    Args:
+        path: The file.
+        batches: One for each accumulation step, as fields by name.
+        step: Counted from 0.
+
+    Raises:
+        OutputError: It can't be written.
+    """
+    with saving(path) as temporary:
+        torch.save({"step": step, "batches": [dict(batch) for batch in batches]}, temporary)
+
+
 def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, str]) -> None:
     """Writes weights for ``load_segmenter(…, checkpoint=path)``, with what they come from in the file's header.
 
@@ -78,7 +114,7 @@ def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, str]) -> N
         OutputError: It can't be written.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    with replacing(path) as temporary:
+    with saving(path) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt", **metadata})
 
 

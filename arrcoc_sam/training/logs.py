@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from arrcoc_sam.errors import MissingExtraError
+from arrcoc_sam.errors import MissingExtraError, OutputError, explain
 from arrcoc_sam.report.writing import write_text
 
 __all__ = ["TrainingLog"]
@@ -54,13 +54,20 @@ class TrainingLog:
         Args:
             step: Steps done.
             row: Figures by name, the same names every time.
+
+        Raises:
+            OutputError: It can't be written.
         """
         new = not self._path.is_file()
-        with self._path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if new:
-                writer.writerow(["step", *row])
-            writer.writerow([step, *(f"{value:.6g}" for value in row.values())])
+        try:
+            with self._path.open("a", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                if new:
+                    writer.writerow(["step", *row])
+                writer.writerow([step, *(f"{value:.6g}" for value in row.values())])
+        except OSError as error:
+            came = f"{self._path} can't be written ({error.strerror or error})"
+            raise OutputError(explain(came, "room for a row", "free some of the disk")) from error
         self.last_step = step
         if self._writer is not None:
             for name, value in row.items():

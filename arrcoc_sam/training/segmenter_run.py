@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from arrcoc_sam.errors import InputError, TrainingError, explain
-from arrcoc_sam.report.writing import replacing
 from arrcoc_sam.segmenters.tiny import set_image_size
 from arrcoc_sam.segmenters.tiny_encoder import TinyEncoder
 from arrcoc_sam.training.batches import PromptBatch
-from arrcoc_sam.training.checkpoint import load_state, save_state
+from arrcoc_sam.training.checkpoint import load_parts, load_state, save_bad_batch, save_state
 from arrcoc_sam.training.distributed import Devices
 from arrcoc_sam.training.interactive import InteractiveModel, num_targets
 from arrcoc_sam.training.optimizer import build_optimizer
@@ -76,11 +75,11 @@ class SegmenterRun:
 
     def _resume(self) -> int:
         """Loads the last checkpoint and answers how many steps were done."""
-        state = load_state(self.folder / "last.pt", settings=self._settings, defaults=_DEFAULTS)
+        path = self.folder / "last.pt"
+        state = load_state(path, settings=self._settings, defaults=_DEFAULTS)
         if state is None:
             return 0
-        for name, part in self._parts.items():
-            part.load_state_dict(state[name])
+        load_parts(path, state, self._parts)
         self.extra = dict(state.get("extra", {}))
         return int(state["step"])
 
@@ -209,7 +208,6 @@ def _check_parts(config: SegmenterTraining, model: Sam, devices: Devices) -> Non
 
 def _not_finite(path: Path, batches: Sequence[PromptBatch], step: int, loss: Tensor, norm: Tensor) -> TrainingError:
     """The error that ends the run, with the batch on disk."""
-    with replacing(path) as temporary:
-        torch.save({"step": step, "batches": [batch.state() for batch in batches]}, temporary)
+    save_bad_batch(path, [batch.state() for batch in batches], step=step)
     came = f"the loss is {float(loss)} and the gradient's norm {float(norm)} at step {step}; the batch is in {path}"
     return TrainingError(explain(came, mend="lower the learning rate, or look at the batch"))

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from arrcoc_sam.errors import OutputError
-from arrcoc_sam.report.writing import made_folder, replacing, write_text
+from arrcoc_sam.report.writing import made_folder, replacing, saving, write_text
 
 
 def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path: Path) -> None:
@@ -20,6 +23,28 @@ def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path: Path) -> None:
         fail()
     assert path.read_text() == "old"
     assert [file.name for file in path.parent.iterdir()] == ["x.txt"]
+
+
+@pytest.mark.parametrize("save", [torch.save, save_file])
+def test_a_full_disk(tmp_path: Path, save: Callable[..., None]) -> None:
+    """As a limit of the size of files shows it."""
+    resource = pytest.importorskip("resource")
+    path = write_text(tmp_path / "last.pt", "old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    tensors = {"weight": torch.randn(300_000)}
+
+    def fail() -> None:
+        with saving(path) as temporary:
+            save(tensors, temporary)
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OutputError, match=r"last\.pt can't be written"):
+            fail()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
+    assert path.read_text() == "old"
 
 
 def test_the_new_file_replaces_the_old_one_and_others_may_read_it(tmp_path: Path) -> None:

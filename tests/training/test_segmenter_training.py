@@ -302,6 +302,19 @@ def test_a_run_of_another_configuration(scenes: list[Scene], tmp_path: Path) -> 
         train_segmenter(ONE, scenes, tmp_path)
 
 
+def test_a_checkpoint_of_another_architecture(scenes: list[Scene], tmp_path: Path) -> None:
+    train_segmenter(ONE, scenes, tmp_path)
+    other = build_tiny(64)
+    other.mask_decoder.iou_prediction_head.layers[-1] = nn.Linear(8, 4)
+    with pytest.raises(TrainingError, match=r"last\.pt holds a state of another model \(.*size mismatch"):
+        train_segmenter(ONE, scenes, tmp_path, model=other)
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    state["optimizer"]["param_groups"].pop()
+    torch.save(state, tmp_path / "last.pt")
+    with pytest.raises(TrainingError, match="state of another optimizer"):
+        train_segmenter(ONE, scenes, tmp_path)
+
+
 def test_a_checkpoint_from_before_an_option_was_there(scenes: list[Scene], tmp_path: Path) -> None:
     train_segmenter(ONE, scenes, tmp_path)
     state = torch.load(tmp_path / "last.pt", weights_only=True)
