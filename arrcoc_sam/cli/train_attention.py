@@ -39,7 +39,7 @@ def attention(
 
     Without --config it trains on procedural scenes, in minutes on two cores. Run it again after a kill: it goes on from
     the last checkpoint, to the same curve. Start it with `accelerate launch -m arrcoc_sam.cli.main train attention …`
-    for several devices.
+    for several devices. In Python `arrcoc_sam.training.load_attention_model(FOLDER)` gives the model back.
     """
     from arrcoc_sam.cli.train_attention_job import TrainAttentionJob
 

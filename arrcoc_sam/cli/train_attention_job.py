@@ -179,6 +179,8 @@ class TrainAttentionJob:
             out().print(pace, soft_wrap=True, markup=False)
         words = f"Wrote {self.out / WEIGHTS}, {REPORT} and log.csv beside it"
         out().print(words, soft_wrap=True, markup=False)
+        words = f"Load it with arrcoc_sam.training.load_attention_model({str(self.out)!r})"
+        out().print(words, soft_wrap=True, markup=False)
 
 
 def _judging_cache(folder: str, named: Segmenter | None) -> HierarchyCache:

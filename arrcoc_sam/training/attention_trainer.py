@@ -28,7 +28,7 @@ from arrcoc_sam.training.attention import MultiScaleAttention
 from arrcoc_sam.training.attention_evaluation import LevelReport, check_judged, evaluate_levels
 from arrcoc_sam.training.attention_feed import SampleCollection, StepSamples, feed_samples
 from arrcoc_sam.training.attention_settings import AttentionTraining
-from arrcoc_sam.training.checkpoint import load_state, save_state, save_weights
+from arrcoc_sam.training.checkpoint import load_parts, load_state, save_bad_batch, save_state, save_weights
 from arrcoc_sam.training.configuration import check_counts
 from arrcoc_sam.training.distributed import Devices, open_devices
 from arrcoc_sam.training.logs import TrainingLog
@@ -87,7 +87,8 @@ def train_attention(
     Raises:
         InputError: Batch normalisation that is kept while a step is worked through in several parts; pictures that
             can't be dealt evenly; too few samples to judge on; a number of steps or processes below its least.
-        TrainingError: The loss is not finite; or ``folder`` holds a run of other settings.
+        TrainingError: The loss or the gradient is not finite (the batch is saved then), or ``folder`` holds a run of
+            other settings.
         OutputError: ``folder`` can't be made.
     """
     check_counts(1, checkpoint_every=checkpoint_every, log_every=log_every)
@@ -147,11 +148,11 @@ class _Run:
     def _resume(self) -> int:
         """Loads the last checkpoint and answers how many steps were done."""
         before = {"settings": {"milestones": ()}}  # what an older version's checkpoint did not record
-        state = load_state(self.folder / "last.pt", settings=self._identity, defaults=before)
+        path = self.folder / "last.pt"
+        state = load_state(path, settings=self._identity, defaults=before)
         if state is None:
             return 0
-        for name, part in self._parts.items():
-            part.load_state_dict(state[name])
+        load_parts(path, state, self._parts)
         return int(state["step"])
 
     def save(self) -> None:
@@ -167,12 +168,13 @@ class _Run:
         # dropout, stochastic depth
         torch.manual_seed((settings.seed * settings.steps + step) * devices.world_size + devices.rank)
         loss = _accumulate(self._wrapped, self._criterion, parts, settings, devices)
-        if not bool(torch.isfinite(loss)):
-            raise TrainingError(explain(f"the loss is {loss.item()} at step {step}", mend="lower the learning rate"))
         norm = nn.utils.clip_grad_norm_(self._model.parameters(), settings.clip_norm or float("inf"))
-        if not bool(torch.isfinite(norm)):
-            came = f"the gradient's norm is {norm.item()} at step {step}"
-            raise TrainingError(explain(came, mend="lower the learning rate"))
+        for name, value in (("loss", loss), ("gradient's norm", norm)):
+            if not bool(torch.isfinite(value)):
+                path = self.folder / f"bad_batch_{devices.rank}.pt"
+                save_bad_batch(path, [part.state() for part in parts], step=step)
+                came = f"the {name} is {value.item()} at step {step}; the batch is in {path}"
+                raise TrainingError(explain(came, mend="lower the learning rate, or look at the batch"))
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._average.update_parameters(self._model)

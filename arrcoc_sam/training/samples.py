@@ -64,6 +64,10 @@ class AttentionBatch:
             *(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__)
         )
 
+    def state(self) -> dict[str, Tensor]:
+        """Its fields by name, as ``torch.save`` takes them and ``torch.load(weights_only=True)`` gives them back."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
     def pin_memory(self) -> AttentionBatch:
         """The batch in memory that copies to a GPU without waiting; what ``DataLoader`` calls."""
         return AttentionBatch(*(getattr(self, name).pin_memory() for name in self.__dataclass_fields__))

@@ -55,6 +55,8 @@ def test_it_trains_and_says_what_the_heads_attend_to(
     assert "Shell contrast beyond other images" in again.out
     assert "Nothing is claimed of whole, part, subpart: fewer than 30 images." in again.out
     assert "report.json and log.csv" in again.out
+    assert again.out.splitlines()[-1] == "Load it with arrcoc_sam.training.load_attention_model('run')"
+    assert load_attention_model("run").grids == (4, 8, 16)
     (tmp_path / "small.toml").write_text(CONFIG.format(steps=3))
     other = command("train", "attention", "--config", "small.toml", "-o", "run")
     assert other.code == 2

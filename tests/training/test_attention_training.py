@@ -28,6 +28,7 @@ from arrcoc_sam.training.attention_settings import AttentionTraining
 from arrcoc_sam.training.attention_trainer import build_attention, load_attention_model, train_attention
 from arrcoc_sam.training.cache_dataset import HierarchyCache, HierarchyDataset
 from arrcoc_sam.training.distributed import Devices, SingleDevice
+from arrcoc_sam.training.samples import AttentionBatch
 
 SMALL = AttentionTraining(
     levels=(4, 8, 16), image_size=32, width=8, target_size=24, steps=6, num_images=4, num_queries=2, warmup_steps=2
@@ -339,8 +340,11 @@ def test_a_loss_or_a_confidence_that_is_no_number(
         train_attention(SMALL, HeldSamples([bad]), tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(torch.inf))
-        with pytest.raises(TrainingError, match="the gradient's norm is inf at step 0"):
+        with pytest.raises(TrainingError, match="the gradient's norm is inf at step 0; the batch is in"):
             train_attention(SMALL, samples, tmp_path / "gradient")
+    saved = torch.load(tmp_path / "gradient" / "bad_batch_0.pt", weights_only=True)
+    assert saved["step"] == 0
+    assert AttentionBatch(**saved["batches"][0]).images.shape[1:] == (3, 32, 32)
     monkeypatch.setattr(module, "_accumulate", lambda *_: torch.tensor(torch.nan))
     with pytest.raises(TrainingError, match="the loss is nan at step 0"):
         train_attention(SMALL, samples, tmp_path)
