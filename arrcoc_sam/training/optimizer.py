@@ -8,6 +8,8 @@ from timm.optim.muon import Muon
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
+from arrcoc_sam.errors import MissingExtraError, explain
+
 __all__ = ["OptimizerName", "build_optimizer"]
 
 OptimizerName = Literal["adamw", "muon"]
@@ -24,7 +26,8 @@ def build_optimizer(
 
     Muon (Jordan et al. 2024) orthogonalises the step of a matrix. Its steps are made as large as AdamW's (Liu et al.
     2025, arXiv 2502.16982), so that a learning rate means the same for both. What is no matrix steps by Adam with
-    Nesterov's momentum: biases, norms, embeddings, kernels of one channel each, layers of fewer than 16 numbers.
+    Nesterov's momentum: biases, norms, embeddings (a layer that shares its weight with one, too), kernels of one
+    channel each or of transposed convolutions, layers of fewer than 16 numbers.
 
     Args:
         name: "adamw" or "muon".
@@ -35,6 +38,9 @@ def build_optimizer(
 
     Returns:
         The optimizer; each of its groups has ``peak``, the learning rate for schedules to scale.
+
+    Raises:
+        MissingExtraError: "muon" with a timm before 1.0.27.
     """
     matrices = _matrices(model) if name == "muon" else set()
     members: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
@@ -49,11 +55,17 @@ def build_optimizer(
     ]
     if name == "adamw":
         return AdamW(groups, betas=_BETAS)
-    return Muon(groups, nesterov=True, adjust_lr_fn="match_rms_adamw", conv_mode="flatten", betas=_BETAS)
+    optimizer = Muon(groups, nesterov=True, adjust_lr_fn="match_rms_adamw", conv_mode="flatten", betas=_BETAS)
+    if "fallback_lr_scale" not in optimizer.defaults:  # before, all but matrices stepped at a rate of 0.02 throughout
+        came = "optimizer='muon' with a timm whose Muon has one fixed learning rate for all but matrices"
+        raise MissingExtraError(explain(came, "timm 1.0.27 or later", "pip install --upgrade timm"))
+    return optimizer
 
 
 def _matrices(model: nn.Module) -> set[nn.Parameter]:
     """Weights of linear layers, and of convolutions that mix channels, with no side of a few numbers only."""
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     layers: list[Any] = [m for m in model.modules() if isinstance(m, kinds) and getattr(m, "groups", 1) == 1]
-    return {layer.weight for layer in layers if min(layer.weight.flatten(1).shape) >= _SMALLEST_SIDE}
+    embedded = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
+    weights = {layer.weight for layer in layers if min(layer.weight.flatten(1).shape) >= _SMALLEST_SIDE}
+    return weights - embedded

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from arrcoc_sam.errors import MissingExtraError
 from arrcoc_sam.segmenters.tiny import build_tiny
 from arrcoc_sam.training.optimizer import build_optimizer
 
@@ -54,6 +55,40 @@ def test_a_step_of_a_matrix_is_orthogonal_and_as_large_as_adam_s() -> None:
     values = torch.linalg.svdvals(step) / (0.2 * 32**0.5)
     assert ((values > 0.6) & (values < 1.3)).all()  # five Newton-Schulz steps bring singular values near 1
     assert 0.1 < float(step.square().mean().sqrt()) < 0.3  # AdamW's are about 0.2 (arXiv 2502.16982)
+
+
+def test_every_weight_steps_at_the_rate_of_its_group() -> None:
+    model = Small()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    optimizer = build_optimizer("muon", model, learning_rate=1e-2, weight_decay=0.1)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    for factor, moves in ((0.0, False), (0.1, True)):
+        for group in optimizer.param_groups:
+            group["lr"] = factor * group["peak"]
+        optimizer.step()
+        largest = [float((a - b.detach()).abs().max()) for a, b in zip(before, model.parameters(), strict=True)]
+        assert all(0 < step < 0.02 if moves else step == 0 for step in largest), largest
+
+
+def test_a_muon_with_a_rate_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Older(torch.optim.SGD):
+        def __init__(self, groups: list[dict], **_: object) -> None:
+            super().__init__(groups, lr=0.02)
+
+    monkeypatch.setattr("arrcoc_sam.training.optimizer.Muon", Older)
+    with pytest.raises(MissingExtraError, match=r"timm 1\.0\.27 or later"):
+        build_optimizer("muon", Small(), learning_rate=1e-3, weight_decay=0.0)
+
+
+def test_shared_and_parametrized_weights() -> None:
+    """A weight that is an embedding too is no matrix; what a parametrization is made of is not that of a layer."""
+    model = nn.ModuleDict({"tokens": nn.Embedding(40, 32), "out": nn.Linear(32, 40), "plain": nn.Linear(32, 32)})
+    model["out"].weight = model["tokens"].weight
+    model["normed"] = nn.utils.parametrizations.weight_norm(nn.Linear(32, 32))
+    groups = build_optimizer("muon", model, learning_rate=1e-3, weight_decay=0.1).param_groups
+    assert names_of(model, groups, fallback=False) == {"plain.weight"}
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
 
 
 def test_muon_goes_on_from_its_state() -> None:
