@@ -115,7 +115,9 @@ class SupervisedHeads(nn.Module):
             values = values[each, :, each]
         place = {name: number for number, name in enumerate(attention.names)}
         levels = [values[:, [place[name] for name in names]].mean(1) for names in self._names]
-        return torch.stack(levels, dim=1), output
+        stacked = torch.stack(levels, dim=1)
+        stacked._frame_hw = frame_hw  # type: ignore[attr-defined]  # for its loss, whatever is worked through before
+        return stacked, output
 
     def loss(
         self,
@@ -137,14 +139,16 @@ class SupervisedHeads(nn.Module):
             confidence: Raw.
             valid: Levels that count; all by default.
             normalizer: What the mean divides by instead.
-            frame_hw: Height and width of the input, pixels; by default those of the last forward pass; to be
-                passed where inputs of several sizes are worked through before their losses.
+            frame_hw: Height and width of the input, pixels; by default those that :meth:`forward` answered for with
+                ``attention``. Of a tensor that was made from its answer (cut, cast, gathered) those of the last forward
+                pass: to be passed where other sizes are worked through before the loss.
 
         Raises:
             ShapeError: Shapes that do not agree; attention of another grid than the input's.
             InputError: A dtype, device or number that can't be worked with.
         """
-        frame_hw = self._frame_hw if frame_hw is None else frame_hw
+        if frame_hw is None:
+            frame_hw = getattr(attention, "_frame_hw", self._frame_hw)
         if frame_hw is not None:
             targets = self._on_patches(targets, frame_hw, (attention.shape[-2], attention.shape[-1]))
         return LF.attention_mass_loss(attention, targets, confidence, valid=valid, normalizer=normalizer)

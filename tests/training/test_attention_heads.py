@@ -80,6 +80,22 @@ def test_an_input_that_is_no_multiple_of_the_patch(options: dict[str, bool], sid
         heads.loss(corners, targets, torch.ones(1, 3), frame_hw=(32, 32))
 
 
+def test_losses_after_inputs_of_other_sizes() -> None:
+    """Each answer remembers what it was asked of; 4 patches a side cover 64 pixels, and 60 with padding."""
+    torch.manual_seed(0)
+    options = {"dynamic_img_size": True, "dynamic_img_pad": True}
+    heads = SupervisedHeads(timm.create_model("test_vit", img_size=64, **options), HEADS).eval()
+    sizes = [(60, 60), (48, 48), (64, 64)]
+    targets = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    point, weights = torch.tensor([[8.0, 8.0]]), torch.ones(1, 3)
+    answers = [heads(torch.randn(1, 3, *size), point)[0] for size in sizes]
+    assert answers[0].shape == answers[2].shape != answers[1].shape
+    late = [heads.loss(attention, targets, weights) for attention in answers]
+    named = [heads.loss(each, targets, weights, frame_hw=size) for each, size in zip(answers, sizes, strict=True)]
+    torch.testing.assert_close(late, named)
+    assert not torch.equal(late[0], heads.loss(answers[0], targets, weights, frame_hw=(64, 64)))
+
+
 @pytest.mark.usefixtures("as_at_run_time")
 def test_bad_input() -> None:
     with pytest.raises(InputError, match="for each of whole, part, subpart"):
