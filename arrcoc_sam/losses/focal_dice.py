@@ -15,6 +15,7 @@ from arrcoc_sam.losses.arguments import (
     check_focal_dice,
     check_logits,
     check_masks,
+    check_range,
     check_same_device,
 )
 from arrcoc_sam.losses.fused import per_mask_sums
@@ -198,4 +199,5 @@ def _checked_pixels(
     check_logits(logits)
     check_masks(targets, tuple(logits.shape))
     check_same_device(logits, targets, ("logits", "targets"))
+    check_range(targets)
     return logits.flatten(-2), targets.flatten(-2)

@@ -17,6 +17,7 @@ from arrcoc_sam.losses.arguments import (
     check_logits,
     check_masks,
     check_number,
+    check_range,
     check_same_device,
 )
 from arrcoc_sam.masks import area_average
@@ -135,3 +136,4 @@ def check_levels(
         if tuple(valid.shape) not in ((batch, num_levels), (batch,)):
             raise ShapeError(explain(f"valid has shape {tuple(valid.shape)}", f"{(batch, num_levels)} or {(batch,)}"))
         check_same_device(first, valid, (name, "valid"))
+    check_range(masks, "masks", valid=valid)

@@ -15,6 +15,7 @@ from arrcoc_sam.losses.arguments import (
     check_focal_dice,
     check_logits,
     check_masks,
+    check_range,
     check_same_device,
 )
 from arrcoc_sam.losses.focal_dice import per_mask_focal_dice
@@ -121,6 +122,7 @@ def _check(logits: Tensor, targets: Tensor, weights: Tensor) -> None:
         raise ShapeError(explain(came, f"({batch}, A) with A of at most {num_masks}: a mask for each", mend))
     check_masks(targets, (batch, num_targets, height, width), "targets")
     check_same_device(logits, targets, ("logits", "targets"))
+    check_range(targets)
     check_same_device(logits, weights, ("logits", "weights"))
     # A NaN or a negative weight would drop its target without a word. The GPU is waited for here, or at nonzero().
     if not bool((torch.isfinite(weights) & (weights >= 0)).all()):

@@ -18,6 +18,7 @@ from arrcoc_sam.losses.arguments import (
     check_logits,
     check_masks,
     check_number,
+    check_range,
     check_same_device,
 )
 from arrcoc_sam.losses.focal_dice import per_mask_focal_dice, reduce_masks
@@ -244,6 +245,7 @@ def _check_candidates(logits: Tensor, target: Tensor) -> None:
         raise ShapeError(explain(f"logits is {describe(logits)}", "at least one mask a prompt"))
     check_masks(target, (batch, height, width), "target")
     check_same_device(logits, target, ("logits", "target"))
+    check_range(target, "target")
 
 
 def _check_predictions(predicted_iou: Tensor, logits: Tensor) -> None:

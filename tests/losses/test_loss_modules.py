@@ -7,7 +7,7 @@ import torch
 
 import arrcoc_sam.losses as losses
 from arrcoc_sam.errors import InputError, UnknownNameError
-from arrcoc_sam.losses import FocalDiceLoss, HierarchicalAttentionLoss, MultiMaskLoss
+from arrcoc_sam.losses import FocalDiceLoss, HierarchicalAttentionLoss, MultiMaskLoss, arguments
 from arrcoc_sam.losses import functional as LF
 
 OPTIONS = {"focal_weight": 2.0, "dice_weight": 0.5, "alpha": None, "gamma": 1.0, "smooth": 2.0, "backend": "eager"}
@@ -54,6 +54,34 @@ def test_hierarchical():
         assert torch.equal(loss, expected)
     loss = HierarchicalAttentionLoss()(levels, masks, confidence, normalizer=torch.tensor(3.0))
     assert torch.equal(loss, LF.hierarchical_focal_dice_loss(levels, masks, confidence, normalizer=3.0))
+
+
+@pytest.mark.usefixtures("as_at_run_time")
+def test_float_targets_out_of_their_range(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(arguments, "_LOOKS", [None] * 2)
+    logits, masks = torch.zeros(2, 3, 4, 4), torch.rand(2, 3, 4, 4) > 0.5
+    bytes_, weights = masks * 255.0, torch.ones(2, 3)
+    for _ in range(3):  # as often as they come
+        for call in (
+            lambda: LF.focal_dice_loss(logits, bytes_),
+            lambda: LF.dice_loss(logits, bytes_),
+            lambda: LF.min_over_masks_loss(logits, bytes_[:, 0]),
+            lambda: LF.matched_masks_loss(logits, bytes_, weights),
+            lambda: LF.hierarchical_focal_dice_loss(logits, bytes_, weights),
+            lambda: LF.attention_mass_loss(logits, bytes_, weights),
+        ):
+            with pytest.raises(InputError, match=r"reach from 0 to 255; expected floats in \[0, 1\]"):
+                call()
+    with pytest.raises(InputError, match="reach from -1 to 1"):
+        LF.dice_loss(logits, masks * 2.0 - 1)
+    # neither is a fault: what does not count, values that are not there, overshoot, functorch
+    valid = torch.tensor([True, False])
+    LF.hierarchical_focal_dice_loss(logits, torch.cat([masks[:1] * 1.0, bytes_[1:]]), weights, valid=valid)
+    torch.vmap(lambda x, t: LF.dice_loss(x, t))(logits, bytes_)
+    LF.dice_loss(logits.to("meta"), bytes_.to("meta"))
+    LF.dice_loss(logits, masks * 1.05)
+    assert not arguments._LOOKS
+    LF.dice_loss(logits, bytes_)  # nobody looks any more
 
 
 @pytest.mark.usefixtures("as_at_run_time")
