@@ -46,6 +46,11 @@ class Seen(NamedTuple):
     expected_iou: ndarray
 
 
+def start_worker() -> None:
+    """One thread a process: several small models side by side are faster than one on all cores."""
+    torch.set_num_threads(1)
+
+
 def fit_scoring(weights: Path, pool: Executor, progress: Callable[[int, int], None]) -> MaskScoring:
     """A new network for the three masks of a first prompt, fitted to what these weights answer."""
     seeds = [(style, seed) for style, range_ in SCENES.items() for seed in range_]

@@ -1,0 +1,99 @@
+"""Every figure of the shipped weights, into results.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from functools import cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from phases import BEFORE, CLICKS, PHASES, PLAIN, RICH, RICH_SHARE
+from real_pack import data_folder, real_pack
+from rich.progress import Progress
+from scoring import SCENES, start_worker
+
+import arrcoc_sam as aa
+from arrcoc_sam.quality import AnnotatedImage, click_image, summarize_clicks
+from arrcoc_sam.scenes import TEST_V1, TEST_V2, SceneSplit, generate_scene
+from arrcoc_sam.segmenters.tiny import tiny_weights_path
+
+HERE = Path(__file__).parent
+SPLITS = (TEST_V1, TEST_V2)
+
+
+def evaluate() -> dict[str, Any]:
+    """Every figure of the shipped weights: test splits v1 and v2, the real pack, time a prompt."""
+    segmenter = aa.load_segmenter("tiny", device="cpu")
+    seconds, summaries = rounded(timing(segmenter)), {}
+    with Progress() as progress, ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), start_worker) as pool:
+        for split in SPLITS:
+            found = pool.map(partial(click_scene, split), range(len(split)), chunksize=5)
+            frames = list(progress.track(found, total=len(split), description=split.name))
+            summaries[split.name] = rounded(summarize_clicks(pd.concat(frames, ignore_index=True)))
+    results = {
+        "splits": {split.name: {"sha256": split.sha256, "clicks_seed": 0} for split in SPLITS},
+        **summaries,
+        "seconds": seconds,
+        "parameters": sum(p.numel() for p in segmenter.model.parameters()),
+        "bytes": Path(tiny_weights_path()).stat().st_size,
+        "checkpoint_hash": segmenter.checkpoint_hash,
+        "image_size": segmenter.image_size,
+        "scenes": {"plain": [PLAIN.start, PLAIN.stop], "rich": [RICH.start, RICH.stop], "rich_share": RICH_SHARE},
+        "scoring": {style: [seeds.start, seeds.stop] for style, seeds in SCENES.items()},
+        "before": BEFORE,
+        "phases": {str(number): asdict(phase) for number, phase in PHASES.items()},
+        "versions": {"arrcoc_sam": aa.__version__, "torch": torch.__version__, "numpy": np.__version__},
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU",
+        "commit": commit(),
+    }
+    pack = data_folder() / "nested-masks"
+    if pack.is_dir():
+        results["nested-masks"] = real_pack(segmenter, pack)
+    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+@cache
+def worker_segmenter() -> aa.Segmenter:
+    return aa.load_segmenter("tiny", device="cpu")
+
+
+def click_scene(split: SceneSplit, index: int) -> pd.DataFrame:
+    """The protocol's rows of one scene of a test split."""
+    scene = split[index]
+    image = AnnotatedImage(f"{split.name}-{index}", scene.image, scene.masks, scene.levels)
+    return click_image(worker_segmenter(), image, clicks=CLICKS, seed=0)
+
+
+def timing(segmenter: aa.Segmenter) -> dict[str, float]:
+    """Median seconds of one encode and of one click with masks at the original size, all cores."""
+    image = generate_scene(0).image
+    encodes, clicks = [], []
+    for _ in range(15):
+        began = perf_counter()
+        embedding = segmenter.encode(image)
+        encoded = perf_counter()
+        with torch.no_grad():
+            segmenter.decode(embedding, aa.Prompts(points_xy=[[[100, 100]]], labels=[[1]])).masks()
+        encodes.append(encoded - began)
+        clicks.append(perf_counter() - encoded)
+    return {"encode": float(np.median(encodes)), "click": float(np.median(clicks))}
+
+
+def rounded(figures: dict[str, Any]) -> dict[str, Any]:
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}
+
+
+def commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"

@@ -1,0 +1,256 @@
+"""The phases of the training: a record of what was run, each from the weights of the one before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from arrcoc_sam.training.batches import Augmentation
+from arrcoc_sam.training.interactive import ClickRecipe
+from arrcoc_sam.training.segmenter import SegmenterTraining, Stage
+from arrcoc_sam.training.settings import Validation
+
+CLICKS = (1, 3, 8)
+"""After how many clicks the model is judged."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A training run that goes on from the weights of the one before."""
+
+    training: SegmenterTraining
+    stop_after: int | None = None
+
+    @property
+    def steps(self) -> int:
+        """Steps that are taken."""
+        return self.training.total_steps if self.stop_after is None else self.stop_after
+
+
+BEFORE = "1a0e12c"
+"""The commit whose weights the phases begin with; its run.py made them from nothing, in the phases 0 to 3."""
+
+PLAIN, RICH, RICH_SHARE = range(16_000), range(1_000_000, 1_008_000), 0.3
+"""Seeds of the scenes of training, and the share of images that are rich."""
+
+MEANT = ClickRecipe(iou_weight=5.0, expected_iou=True, supervise_meant=True)
+"""Everything that a click may mean is learned, and the head learns the expected IoU."""
+
+HEAD = SegmenterTraining(
+    stages=(Stage(256, 350, num_targets=8),),
+    recipe=ClickRecipe(expected_iou=True, given_mask_probability=0.2),
+    augmentation=Augmentation(crop_probability=0.25),
+    trainable=("mask_decoder.mask_scoring.*", "mask_decoder.iou_prediction_head.*"),
+    learning_rate=2e-3,
+    warmup_steps=30,
+    decay_share=1.0,
+    ema_decay=0.98,
+    freeze_batch_norm=True,
+)
+"""The IoU head and what corrects it, once the masks are there."""
+
+PHASES = {
+    # everything through the decoder, half of the loss dense; broken off, since the dense loss fell too slowly
+    4: Phase(
+        SegmenterTraining(
+            stages=(Stage(160, 2600), Stage(192, 2600)),
+            recipe=replace(MEANT, grouping_weight=0.5),
+            learning_rate=6e-4,
+            warmup_steps=200,
+            decay_share=0.7,
+            floor=0.2,
+            ema_decay=0.998,
+            seed=10,
+        ),
+        stop_after=2500,
+    ),
+    # mostly dense: twelve targets an image, two of them through the decoder as well
+    5: Phase(
+        SegmenterTraining(
+            stages=(Stage(160, 2400, num_targets=12),),
+            recipe=replace(MEANT, grouping_weight=1.5, decoded_targets=2),
+            learning_rate=8e-4,
+            warmup_steps=100,
+            decay_share=0.5,
+            floor=0.4,
+            ema_decay=0.995,
+            seed=20,
+        ),
+    ),
+    # more of the decoder, more clicks
+    6: Phase(
+        SegmenterTraining(
+            stages=(Stage(192, 1600, num_targets=8),),
+            recipe=replace(MEANT, num_rounds=4, grouping_weight=1.0, decoded_targets=3),
+            learning_rate=5e-4,
+            warmup_steps=50,
+            decay_share=1.0,
+            ema_decay=0.995,
+            seed=21,
+            validation=Validation(every=800, scenes=40, rich_share=0.3, clicks=CLICKS),
+        ),
+    ),
+    # the IoU head and what corrects it
+    7: Phase(
+        SegmenterTraining(
+            stages=(Stage(192, 350, num_targets=8),),
+            recipe=ClickRecipe(expected_iou=True),
+            augmentation=Augmentation(crop_probability=0.25),
+            trainable=("mask_decoder.mask_scoring.*", "mask_decoder.iou_prediction_head.*"),
+            learning_rate=2e-3,
+            warmup_steps=30,
+            decay_share=1.0,
+            ema_decay=0.98,
+            freeze_batch_norm=True,
+            seed=22,
+        ),
+    ),
+    # as phase 5, at a higher resolution
+    8: Phase(
+        SegmenterTraining(
+            stages=(Stage(224, 2400, num_targets=12),),
+            recipe=replace(MEANT, grouping_weight=1.5, decoded_targets=2),
+            learning_rate=7e-4,
+            warmup_steps=100,
+            decay_share=0.6,
+            floor=0.35,
+            ema_decay=0.995,
+            seed=30,
+        ),
+    ),
+    # as phase 6, and a fifth of the decoder's prompts are masks of somebody else's making
+    9: Phase(
+        SegmenterTraining(
+            stages=(Stage(224, 2500, num_targets=8),),
+            recipe=replace(MEANT, num_rounds=4, given_mask_probability=0.2, grouping_weight=1.0, decoded_targets=3),
+            learning_rate=5e-4,
+            warmup_steps=50,
+            decay_share=1.0,
+            ema_decay=0.995,
+            seed=31,
+        ),
+    ),
+    # as phase 7, at the size of the frame
+    10: Phase(replace(HEAD, seed=32)),
+    # both at once and two rounds alone, the rate never high again; crops down to .45 of a side show objects larger;
+    # broken off, since the loss of a rate that hardly falls does not fall either
+    11: Phase(
+        SegmenterTraining(
+            stages=(Stage(224, 3200, num_targets=12),),
+            recipe=replace(MEANT, num_rounds=2, given_mask_probability=0.1, grouping_weight=1.5, decoded_targets=3),
+            augmentation=Augmentation(smallest_crop=0.45),
+            learning_rate=4.5e-4,
+            warmup_steps=100,
+            decay_share=1.0,
+            floor=0.4,
+            ema_decay=0.998,
+            seed=40,
+        ),
+        stop_after=1750,
+    ),
+    # from there to nothing, a round more
+    12: Phase(
+        SegmenterTraining(
+            stages=(Stage(224, 2300, num_targets=8),),
+            recipe=replace(MEANT, given_mask_probability=0.2, grouping_weight=1.0, decoded_targets=3),
+            augmentation=Augmentation(smallest_crop=0.45),
+            learning_rate=3e-4,
+            warmup_steps=50,
+            decay_share=1.0,
+            ema_decay=0.998,
+            seed=41,
+        ),
+    ),
+    # as phase 10
+    13: Phase(replace(HEAD, seed=42)),
+    # the encoder above all: twelve targets dense, one of them through the decoder, once; two processes
+    14: Phase(
+        SegmenterTraining(
+            stages=(Stage(224, 5000, num_targets=12),),
+            recipe=replace(MEANT, num_rounds=1, grouping_weight=1.5, decoded_targets=1),
+            augmentation=Augmentation(smallest_crop=0.45),
+            learning_rate=5e-4,
+            warmup_steps=100,
+            decay_share=1.0,
+            floor=0.3,
+            ema_decay=0.998,
+            freeze_batch_norm=True,
+            seed=50,
+        ),
+    ),
+    # as phase 12, from a high rate to nothing; two processes
+    15: Phase(
+        SegmenterTraining(
+            stages=(Stage(224, 1700, num_targets=8),),
+            recipe=replace(MEANT, given_mask_probability=0.2, grouping_weight=1.0, decoded_targets=3),
+            augmentation=Augmentation(smallest_crop=0.45),
+            learning_rate=3e-4,
+            warmup_steps=50,
+            decay_share=1.0,
+            ema_decay=0.995,
+            freeze_batch_norm=True,
+            seed=51,
+        ),
+    ),
+    # as phase 14, by Muon, and a fifth of the decoder's prompts are foreign masks; two processes
+    16: Phase(
+        SegmenterTraining(
+            stages=(Stage(224, 5200, num_targets=12),),
+            recipe=replace(MEANT, num_rounds=1, given_mask_probability=0.2, grouping_weight=1.5, decoded_targets=1),
+            augmentation=Augmentation(smallest_crop=0.45),
+            optimizer="muon",
+            learning_rate=5e-4,
+            warmup_steps=50,
+            decay_share=1.0,
+            floor=0.3,
+            ema_decay=0.998,
+            freeze_batch_norm=True,
+            seed=60,
+        ),
+    ),
+    # as phase 15, by Muon; two processes
+    17: Phase(
+        SegmenterTraining(
+            stages=(Stage(224, 1600, num_targets=8),),
+            recipe=replace(MEANT, given_mask_probability=0.2, grouping_weight=1.0, decoded_targets=3),
+            augmentation=Augmentation(smallest_crop=0.45),
+            optimizer="muon",
+            learning_rate=3e-4,
+            warmup_steps=50,
+            decay_share=1.0,
+            ema_decay=0.995,
+            freeze_batch_norm=True,
+            seed=61,
+        ),
+    ),
+    # as phase 16, at a higher rate; two processes
+    18: Phase(
+        SegmenterTraining(
+            stages=(Stage(224, 5400, num_targets=12),),
+            recipe=replace(MEANT, num_rounds=1, given_mask_probability=0.2, grouping_weight=1.5, decoded_targets=1),
+            augmentation=Augmentation(smallest_crop=0.45),
+            optimizer="muon",
+            learning_rate=8e-4,
+            warmup_steps=50,
+            decay_share=1.0,
+            floor=0.2,
+            ema_decay=0.998,
+            freeze_batch_norm=True,
+            seed=70,
+        ),
+    ),
+    # as phase 17, nearer to the size of the frame; two processes
+    19: Phase(
+        SegmenterTraining(
+            stages=(Stage(256, 1300, num_targets=8),),
+            recipe=replace(MEANT, given_mask_probability=0.2, grouping_weight=1.0, decoded_targets=3),
+            augmentation=Augmentation(smallest_crop=0.45),
+            optimizer="muon",
+            learning_rate=3e-4,
+            warmup_steps=50,
+            decay_share=1.0,
+            ema_decay=0.995,
+            freeze_batch_norm=True,
+            seed=71,
+        ),
+    ),
+}
