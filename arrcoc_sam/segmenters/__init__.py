@@ -74,10 +74,11 @@ def load_segmenter(
     import segment_anything
 
     from arrcoc_sam.inputs import choose_device
-    from arrcoc_sam.segmenters.checkpoints import fetch, header_of, load_weights, taught_prompt
+    from arrcoc_sam.segmenters.checkpoints import fetch
     from arrcoc_sam.segmenters.mobile_sam import build_mobile_sam, rename_mobile_sam
     from arrcoc_sam.segmenters.sam import SamSegmenter
     from arrcoc_sam.segmenters.tiny import build_tiny, set_image_size, tiny_weights_path, trained_image_size
+    from arrcoc_sam.segmenters.weights import header_of, load_weights, taught_prompt
 
     target = choose_device(device)  # before a large file is fetched
     if checkpoint is None:

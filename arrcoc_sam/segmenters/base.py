@@ -23,9 +23,9 @@ from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.images import ImageInput, load_image
 from arrcoc_sam.inputs import as_size, choose_device
 from arrcoc_sam.prompts import Prompts
-from arrcoc_sam.segmenters.checkpoints import weights_hash
 from arrcoc_sam.segmenters.embedding import ImageEmbedding
 from arrcoc_sam.segmenters.model_prompts import ModelPrompts, check_image_index, check_inside
+from arrcoc_sam.segmenters.weights import weights_hash
 
 __all__ = [
     "MIN_IMAGE_SIDE",

@@ -1,29 +1,30 @@
-"""Published checkpoints: what they are, where they are kept, and how their weights are read.
+"""Published checkpoints: what they are, and where they are kept.
 
-Files are fetched on request, verified by SHA-256 and kept in one cache folder. Weights are read without unpickling
-code (``weights_only=True``, or safetensors), and a file that is not what it should be says so in one line.
+Files are fetched on request, verified by SHA-256 and kept in one cache folder. How their weights are read is told in
+:mod:`arrcoc_sam.segmenters.weights`, whose names can be had from here too.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import pickle
 import sys
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from platformdirs import user_cache_path
-from torch import Tensor, nn
 
-from arrcoc_sam.errors import CheckpointError, UnknownNameError, explain, first_line
+from arrcoc_sam.errors import CheckpointError, UnknownNameError, explain
 from arrcoc_sam.segmenters.download import Advance, download, sha256_of
+from arrcoc_sam.segmenters.weights import (
+    header_of,
+    load_weights,
+    read_weights,
+    require_file,
+    taught_prompt,
+    weights_hash,
+)
 
 __all__ = [
     "CHECKPOINTS",
@@ -177,7 +178,7 @@ def verify(checkpoint: str | Checkpoint, *, path: str | Path | None = None, show
     """
     known = get_checkpoint(checkpoint) if isinstance(checkpoint, str) else checkpoint
     file = cached_path(known) if path is None else Path(path).expanduser()
-    _require_file(file, mend=f"fetch it: {_fetch_command(known)}")
+    require_file(file, mend=f"fetch it: {_fetch_command(known)}")
     _require_size(file, known)
     with _progress(f"Verifying {known.file_name}", show=show_progress) as advance:
         digest = sha256_of(file, advance=advance)
@@ -185,144 +186,6 @@ def verify(checkpoint: str | Checkpoint, *, path: str | Path | None = None, show
         mend = f"delete it and fetch it anew: {_fetch_command(known)}"
         raise CheckpointError(explain(f"{file} has SHA-256 {digest}", known.sha256, mend))
     return file
-
-
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Tensors by name from a ``.safetensors`` file or a PyTorch ``.pth`` / ``.pt`` file, on the CPU.
-
-    No code of the file is run. A PyTorch file may hold the state dict itself, or hold it under ``model`` or
-    ``state_dict``, as training loops write it.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The state dict.
-
-    Raises:
-        CheckpointError: The file is missing, empty, truncated, needs code to be run, or holds something else.
-    """
-    file = Path(path).expanduser()
-    _require_file(file, mend="give the path of a checkpoint")
-    mend = "copy or download it again, and compare its SHA-256 with the publisher's"
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(file)
-        else:
-            # Files of PyTorch >= 1.6 are mapped, so that a large one is not in memory twice.
-            state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            explain(
-                f"{file} is damaged, or would run code of its own to be read, which is never done here",
-                "a state dict of tensors (.pth or .safetensors)",
-                mend,
-            )
-        ) from error
-    except Exception as error:  # torch and safetensors raise a dozen kinds on damaged files
-        came = f"{file} can't be read as weights ({first_line(error)})"
-        raise CheckpointError(explain(came, "a whole .pth or .safetensors file", mend)) from error
-    for key in ("model", "state_dict"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(explain(f"{file} holds {type(state).__name__}, not weights", "a state dict of tensors"))
-    return dict(state)
-
-
-def header_of(path: str | Path) -> dict[str, str]:
-    """The texts in the header of a .safetensors file that can be read; none of any other file."""
-    file = Path(path).expanduser()
-    if file.suffix != ".safetensors":
-        return {}
-    from safetensors import safe_open
-
-    with safe_open(file, "pt") as weights:
-        return dict(weights.metadata() or {})
-
-
-def taught_prompt(header: Mapping[str, str]) -> str | None:
-    """How weights of ``train iou-head`` are shown the mask that their head judges; None of all others."""
-    if "judges" in header or "run" not in header:
-        return header.get("judges")
-    try:  # before the header said so itself, the record of the run did
-        return str(json.loads(header["run"])["transfer"]["prompt"])
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def load_weights(
-    model: nn.Module,
-    path: str | Path,
-    *,
-    name: str,
-    rename: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None,
-) -> None:
-    """Read weights from a file into a model, every tensor or none.
-
-    Args:
-        model: The model; its tensors are overwritten in place. A model on the meta device gets tensors of its own on
-            the CPU, which saves drawing random weights first.
-        path: A file for :func:`read_weights`.
-        name: What the model is called in the error message.
-        rename: Gives the file's tensors the model's names, where these differ.
-
-    Raises:
-        CheckpointError: As for :func:`read_weights`, or the tensors are those of another architecture.
-    """
-    state, wanted = read_weights(path), model.state_dict()
-    state = state if rename is None else rename(state)
-    missing = [key for key in wanted if key not in state]
-    extra = [key for key in state if key not in wanted]
-    other = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
-    if missing or extra or other:
-        details = [f"{len(missing)} tensors missing, {len(extra)} unknown, {len(other)} of another shape"]
-        if other:
-            details.append(f"{other[0]} is {tuple(state[other[0]].shape)} in place of {tuple(wanted[other[0]].shape)}")
-        elif missing or extra:
-            details.append(f"{(missing or extra)[0]} for one")
-        raise CheckpointError(
-            explain(
-                f"{path} holds weights of another architecture ({'; '.join(details)})",
-                f"the {len(wanted)} tensors of {name}",
-                "give the file that belongs to this segmenter, or name the segmenter that belongs to this file",
-            )
-        )
-    # Copies, so that no parameter stays mapped to the file.
-    state = {key: state[key].to(wanted[key].dtype, copy=True) for key in wanted}
-    model.load_state_dict(state, assign=True)
-
-
-def weights_hash(model: nn.Module, *, frame_hw: tuple[int, int]) -> str:
-    """SHA-256 over a model's weights and the size of its frame, whatever file they came from.
-
-    Args:
-        model: The model.
-        frame_hw: The size of its frame, which the same weights may be used with several of.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Example:
-        >>> layer = nn.Linear(2, 2)
-        >>> weights_hash(layer, frame_hw=(8, 8)) == weights_hash(layer, frame_hw=(8, 16))
-        False
-    """
-    digest = hashlib.sha256(f"frame {frame_hw[0]} {frame_hw[1]}".encode())
-    for key, value in sorted(model.state_dict().items()):
-        tensor = value.detach().cpu().contiguous()
-        digest.update(f"\n{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _require_file(file: Path, *, mend: str) -> None:
-    if not file.is_file():
-        raise CheckpointError(explain(f"{file} does not exist or is no file", "a file of weights", mend))
-    if file.stat().st_size == 0:
-        raise CheckpointError(explain(f"{file} is empty (0 bytes)", "a file of weights", mend))
 
 
 def _require_size(file: Path, known: Checkpoint) -> None:

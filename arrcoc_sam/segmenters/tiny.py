@@ -15,9 +15,9 @@ from typing import Any, cast
 from segment_anything.modeling import ImageEncoderViT, PromptEncoder, Sam, TwoWayTransformer
 
 from arrcoc_sam.errors import CheckpointError, explain
-from arrcoc_sam.segmenters.checkpoints import header_of
 from arrcoc_sam.segmenters.tiny_decoder import TinyDecoder
 from arrcoc_sam.segmenters.tiny_encoder import TinyEncoder
+from arrcoc_sam.segmenters.weights import header_of
 
 __all__ = ["build_tiny", "set_image_size", "tiny_weights_path", "trained_image_size"]
 

@@ -1,4 +1,4 @@
-"""The registry, the cache, verification, and reading weights from good and bad files."""
+"""The registry, the cache, and verification."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import hashlib
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save_file
-from torch import nn
 
 from arrcoc_sam.errors import CheckpointError, UnknownNameError
 from arrcoc_sam.segmenters import checkpoints as checkpoints_module
@@ -19,8 +16,6 @@ from arrcoc_sam.segmenters.checkpoints import (
     cached_path,
     fetch,
     get_checkpoint,
-    load_weights,
-    read_weights,
     verify,
 )
 
@@ -37,10 +32,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def checkpoint() -> Checkpoint:
     digest = hashlib.sha256(CONTENT).hexdigest()
     return Checkpoint("toy", "http://127.0.0.1:1/toy.pth", len(CONTENT), digest, "Apache-2.0")
-
-
-def small_model() -> nn.Module:
-    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
 
 
 def test_registry_is_the_published_one():
@@ -122,88 +113,3 @@ def test_verify(cache, checkpoint):
 def test_verify_another_path(tmp_path, checkpoint):
     (tmp_path / "elsewhere.pth").write_bytes(CONTENT)
     assert verify(checkpoint, path=tmp_path / "elsewhere.pth") == tmp_path / "elsewhere.pth"
-
-
-@pytest.mark.parametrize("kind", ["pth", "legacy", "safetensors", "model", "state_dict"])
-def test_weights_come_back_from_every_container(tmp_path, kind):
-    torch.manual_seed(0)
-    model, other = small_model(), small_model()
-    state = model.state_dict()
-    path = tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pth")
-    if kind == "safetensors":
-        save_file(state, path)
-    elif kind in ("model", "state_dict"):
-        torch.save({kind: state, "epoch": 3}, path)
-    else:
-        torch.save(state, path, _use_new_zipfile_serialization=kind == "pth")
-    load_weights(other, path, name="toy")
-    for key, value in other.state_dict().items():
-        torch.testing.assert_close(value, state[key], rtol=0, atol=0)
-
-
-class _Evil:
-    def __reduce__(self):
-        return (print, ("code of the file was run",))
-
-
-def test_code_in_a_file_is_never_run(tmp_path, capsys):
-    torch.save({"a": _Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(CheckpointError, match="would run code of its own"):
-        read_weights(tmp_path / "evil.pth")
-    assert capsys.readouterr().out == ""
-
-
-def test_missing_and_empty_files(tmp_path):
-    with pytest.raises(CheckpointError, match="does not exist"):
-        read_weights(tmp_path / "none.pth")
-    with pytest.raises(CheckpointError, match="is no file"):
-        read_weights(tmp_path)
-    (tmp_path / "empty.pth").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"empty.pth is empty \(0 bytes\)"):
-        read_weights(tmp_path / "empty.pth")
-
-
-@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-@pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
-def test_truncated_files(tmp_path, suffix, share):
-    path = tmp_path / f"w.{suffix}"
-    state = {f"t{i}": torch.randn(64) for i in range(20)}
-    if suffix == "pth":
-        torch.save(state, path)
-    else:
-        save_file(state, path)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(CheckpointError) as caught:
-        read_weights(path)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "content", [b"<html>not found</html>", b"version https://git-lfs.github.com/spec/v1\noid", b"\x80\x04K\x01."]
-)
-def test_files_that_are_something_else(tmp_path, content):
-    (tmp_path / "w.pth").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"w\.pth"):
-        read_weights(tmp_path / "w.pth")
-
-
-def test_file_without_weights(tmp_path):
-    torch.save([1, 2, 3], tmp_path / "list.pth")
-    with pytest.raises(CheckpointError, match="holds list, not weights"):
-        read_weights(tmp_path / "list.pth")
-
-
-def test_other_architecture_leaves_the_model_as_it_was(tmp_path):
-    model = small_model()
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    torch.save(nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 4)).state_dict(), tmp_path / "w.pth")
-    with pytest.raises(CheckpointError) as caught:
-        load_weights(model, tmp_path / "w.pth", name="toy")
-    message = str(caught.value)
-    assert "3 tensors missing, 0 unknown, 2 of another shape" in message
-    assert "0.weight is (4, 5) in place of (4, 3)" in message
-    assert "the 7 tensors of toy" in message
-    for key, value in model.state_dict().items():
-        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
