@@ -21,8 +21,7 @@ from segment_anything.modeling.transformer import Attention, TwoWayAttentionBloc
 from torch import Tensor, nn
 
 from arrcoc_sam.errors import InputError, explain
-from arrcoc_sam.segmenters.mask_scoring import looks_at_masks, scored_iou
-from arrcoc_sam.segmenters.prompt_content import with_content
+from arrcoc_sam.segmenters.decoder_path import Transform, run_decoder, stock_transformer
 
 __all__ = ["FoldedDecoder", "can_fold", "folded_transformer", "image_to_token", "token_to_image"]
 
@@ -63,31 +62,11 @@ class FoldedDecoder:
         *,
         reduced: Callable[[], AbstractContextManager[object]],
     ) -> tuple[Float[Tensor, "k m H W"], Float[Tensor, "k m"]]:
-        """Logits and predicted IoU of some of the mask tokens; see :func:`arrcoc_sam.segmenters.sam.stock_decoder`."""
-        count = len(sparse)
-        learned = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        sparse = with_content(decoder, image_embeddings, image_pe, sparse)
-        queries = torch.cat([learned.expand(count, -1, -1), sparse], dim=1)
-        source = image_embeddings + dense
-        transformer: Any = decoder.transformer
-        with_masks = self.masks or looks_at_masks(decoder)  # which looks at them
-        answers = [0, *(1 + token for token in tokens)] if with_masks else [0]
-        with reduced():
-            if self._pays(decoder, queries.shape[1]):
-                queries, keys = folded_transformer(transformer, source, image_pe, queries, answers)
-            else:
-                queries, keys = transformer(source, image_pe, queries)
-                queries = queries[:, answers]
-        queries, keys = queries.float(), keys.float()
-        predicted_iou = decoder.iou_prediction_head(queries[:, 0])[:, list(tokens)]
-        nothing = queries.new_empty(count, len(tokens), 0, 0)
-        if not with_masks:
-            return nothing, predicted_iou
-        upscaled = decoder.output_upscaling(keys.transpose(1, 2).reshape(source.shape))
-        mlps = decoder.output_hypernetworks_mlps
-        weights = torch.stack([mlps[token](queries[:, 1 + row]) for row, token in enumerate(tokens)], dim=1)
-        logits = (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
-        return logits if self.masks else nothing, scored_iou(decoder, logits, predicted_iou, tokens)
+        """Logits and predicted IoU of some of the mask tokens, as :func:`run_decoder` gives them."""
+        num_tokens = 1 + decoder.num_mask_tokens + sparse.shape[1]
+        transform: Transform = folded_transformer if self._pays(decoder, num_tokens) else stock_transformer
+        given = (decoder, image_embeddings, image_pe, sparse, dense, tokens)
+        return run_decoder(transform, *given, reduced=reduced, masks=self.masks)
 
     def _pays(self, decoder: MaskDecoder, num_tokens: int) -> bool:
         # A key bias drops out of the algebra and would be left without its gradient of 0, which data-parallel training

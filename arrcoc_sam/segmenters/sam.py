@@ -1,109 +1,28 @@
 """Segmenters of segment-anything's ``Sam`` class: SAM 1 in three sizes, the embedded model, and your own.
 
-Preprocessing, coordinates and results are those of ``SamPredictor``. What differs is the decoder's batching:
-segment-anything repeats one image's embedding for all prompts; here every prompt brings the embedding of its own.
+Preprocessing, coordinates and results are those of ``SamPredictor``. What differs is the decoder's batching; see
+:mod:`arrcoc_sam.segmenters.decoder_path`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
-from segment_anything.modeling import MaskDecoder, Sam
+from segment_anything.modeling import Sam
 from torch import Tensor
 
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.segmenters.base import DecoderOutput, ModelPrompts, Segmenter
+from arrcoc_sam.segmenters.decoder_path import DecoderPath, published_decoder, stock_decoder
 from arrcoc_sam.segmenters.folded import FoldedDecoder
 from arrcoc_sam.segmenters.lean_encoder import can_run_lean, lean_encoder
-from arrcoc_sam.segmenters.mask_scoring import scored_iou
-from arrcoc_sam.segmenters.prompt_content import with_content
 
 __all__ = ["DecoderPath", "SamSegmenter", "published_decoder", "stock_decoder"]
-
-
-@runtime_checkable
-class DecoderPath(Protocol):
-    """A way to run SAM's mask decoder with an image embedding for each prompt."""
-
-    def __call__(
-        self,
-        decoder: MaskDecoder,
-        image_embeddings: Float[Tensor, "k C h w"],
-        image_pe: Float[Tensor, "1 C h w"],
-        sparse: Float[Tensor, "k n C"],
-        dense: Float[Tensor, "k C h w"],
-        tokens: Sequence[int],
-        *,
-        reduced: Callable[[], AbstractContextManager[object]],
-    ) -> tuple[Float[Tensor, "k m H W"], Float[Tensor, "k m"]]:
-        """Logits and predicted IoU of some of the mask tokens; ``reduced`` goes around the transformer."""
-        ...
-
-
-def stock_decoder(
-    decoder: MaskDecoder,
-    image_embeddings: Float[Tensor, "k C h w"],
-    image_pe: Float[Tensor, "1 C h w"],
-    sparse: Float[Tensor, "k n C"],
-    dense: Float[Tensor, "k C h w"],
-    tokens: Sequence[int],
-    *,
-    reduced: Callable[[], AbstractContextManager[object]],
-) -> tuple[Float[Tensor, "k m H W"], Float[Tensor, "k m"]]:
-    """SAM's mask decoder by its own submodules, one embedding a prompt.
-
-    Args:
-        decoder: The decoder.
-        image_embeddings: The embedding of each prompt's image.
-        image_pe: The positional encoding of the embedding's grid.
-        sparse: Tokens of points and boxes.
-        dense: What the mask prompts add to the embedding.
-        tokens: Which mask tokens to answer with, in this order.
-        reduced: Makes the context that the transformer runs in (autocast); the rest runs in the caller's, and in the
-            dtype of the decoder's weights.
-
-    Returns:
-        Logits and raw predicted IoU, float32.
-
-    Reference:
-        ``MaskDecoder.predict_masks`` of segment-anything.
-    """
-    count = len(sparse)
-    learned = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    sparse = with_content(decoder, image_embeddings, image_pe, sparse)
-    queries = torch.cat([learned.expand(count, -1, -1), sparse], dim=1)
-    source = image_embeddings + dense
-    with reduced():
-        queries, source_out = decoder.transformer(source, image_pe, queries)
-    queries, source_out = queries.to(learned.dtype), source_out.to(learned.dtype)
-    upscaled = decoder.output_upscaling(source_out.transpose(1, 2).reshape(source.shape))
-    weights = [decoder.output_hypernetworks_mlps[token](queries[:, 1 + token]) for token in tokens]
-    logits = (torch.stack(weights, dim=1) @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
-    predicted_iou = decoder.iou_prediction_head(queries[:, 0])[:, list(tokens)].float()
-    return logits.float(), scored_iou(decoder, logits.float(), predicted_iou, tokens)
-
-
-def published_decoder(
-    decoder: MaskDecoder,
-    image_embeddings: Float[Tensor, "k C h w"],
-    image_pe: Float[Tensor, "1 C h w"],
-    sparse: Float[Tensor, "k n C"],
-    dense: Float[Tensor, "k C h w"],
-    tokens: Sequence[int],
-    *,
-    reduced: Callable[[], AbstractContextManager[object]],
-) -> tuple[Float[Tensor, "k m H W"], Float[Tensor, "k m"]]:
-    """:func:`stock_decoder` by the decoder's own method, bit by bit for as many prompts; all are about one image."""
-    with reduced():
-        logits, predicted_iou = decoder.predict_masks(image_embeddings[:1], image_pe, sparse, dense)
-    chosen = list(tokens)
-    return logits[:, chosen].float(), predicted_iou[:, chosen].float()
 
 
 class SamSegmenter(Segmenter):
