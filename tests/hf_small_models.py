@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from arrcoc_sam.segmenters.hf import HuggingFaceSegmenter
-from arrcoc_sam.segmenters.hf_families import FAMILIES, Family
+from arrcoc_sam.segmenters.hf_families import FAMILIES, SamFamily
 
 WIDTH = 32
 VIDEO_WIDTH = 128  # twice the memories' own width, which is fixed in transformers
@@ -35,7 +35,7 @@ _MEMORY: dict[str, Any] = {
 _SPREAD = ("mask_decoder", "prompt_encoder", "memory_", "object_pointer_proj", "spatial_perceiver")
 
 
-def family(name: str) -> Family:
+def family(name: str) -> SamFamily:
     return next(family for family in FAMILIES if family.name == name)
 
 

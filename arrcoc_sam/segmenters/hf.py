@@ -23,7 +23,7 @@ from torchvision.transforms.v2 import functional as tvf
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.segmenters.base import DecoderOutput, ModelPrompts, Segmenter
 from arrcoc_sam.segmenters.hf_decoders import DECODERS, DecoderInput, decode_hq, hq_features
-from arrcoc_sam.segmenters.hf_families import Family
+from arrcoc_sam.segmenters.hf_families import SamFamily
 
 __all__ = ["HuggingFaceSegmenter", "resize_squashed"]
 
@@ -40,7 +40,7 @@ class HuggingFaceSegmenter(Segmenter):
     def __init__(
         self,
         model: nn.Module,
-        family: Family,
+        family: SamFamily,
         *,
         name: str,
         device: torch.device | str | None = None,

@@ -140,7 +140,7 @@ def decode_sam2(decoder: nn.Module, given: DecoderInput, tokens: Sequence[int]) 
 
 
 DECODERS: Mapping[str, Decoder] = {"sam": decode_sam, "hq": decode_hq, "sam2": decode_sam2}
-"""By ``Family.decoder``."""
+"""By ``SamFamily.decoder``."""
 
 
 def _transformed(

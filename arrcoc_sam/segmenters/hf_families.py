@@ -7,14 +7,14 @@ from typing import Literal
 
 from arrcoc_sam.errors import UnsupportedModelError, explain
 
-__all__ = ["FAMILIES", "Family", "family_of"]
+__all__ = ["FAMILIES", "SamFamily", "family_of"]
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 @dataclass(frozen=True)
-class Family:
+class SamFamily:
     """One family of models.
 
     Attributes:
@@ -42,9 +42,11 @@ class Family:
 
 
 FAMILIES = (
-    Family("SAM", ("sam",), "SamModel", None, "letterbox", "sam", *_IMAGENET, "facebook/sam-vit-base"),
-    Family("SAM-HQ", ("sam_hq",), "SamHQModel", None, "letterbox", "hq", *_IMAGENET, "syscv-community/sam-hq-vit-base"),
-    Family(
+    SamFamily("SAM", ("sam",), "SamModel", None, "letterbox", "sam", *_IMAGENET, "facebook/sam-vit-base"),
+    SamFamily(
+        "SAM-HQ", ("sam_hq",), "SamHQModel", None, "letterbox", "hq", *_IMAGENET, "syscv-community/sam-hq-vit-base"
+    ),
+    SamFamily(
         "SAM 2",
         ("sam2", "sam2_video"),
         "Sam2Model",
@@ -54,7 +56,7 @@ FAMILIES = (
         *_IMAGENET,
         "facebook/sam2.1-hiera-tiny",
     ),
-    Family(
+    SamFamily(
         "EdgeTAM",
         ("edgetam", "edgetam_video"),
         "EdgeTamModel",
@@ -64,7 +66,7 @@ FAMILIES = (
         *_IMAGENET,
         "yonigozlan/EdgeTAM-hf",
     ),
-    Family(
+    SamFamily(
         "SAM 3 tracker",
         ("sam3_tracker", "sam3_tracker_video", "sam3_video"),
         "Sam3TrackerModel",
@@ -78,7 +80,7 @@ FAMILIES = (
 """Every family that ``load_segmenter("hf:…")`` loads."""
 
 
-def family_of(model_type: str, *, model: str) -> Family:
+def family_of(model_type: str, *, model: str) -> SamFamily:
     """The family of a configuration's ``model_type``.
 
     Args:

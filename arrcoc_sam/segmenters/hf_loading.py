@@ -16,7 +16,7 @@ from arrcoc_sam.attention.loading import cache_only_if_unreachable
 from arrcoc_sam.errors import CheckpointError, MissingExtraError, UnsupportedModelError, explain, said
 from arrcoc_sam.inputs import choose_device
 from arrcoc_sam.segmenters.hf import HuggingFaceSegmenter
-from arrcoc_sam.segmenters.hf_families import FAMILIES, Family, family_of
+from arrcoc_sam.segmenters.hf_families import FAMILIES, SamFamily, family_of
 
 __all__ = ["PREFIX", "LoadedModel", "load_hf_model", "load_hf_segmenter"]
 
@@ -36,7 +36,7 @@ class LoadedModel:
     """
 
     model: nn.Module
-    family: Family
+    family: SamFamily
     mean: Sequence[float] | None
     std: Sequence[float] | None
 

@@ -17,7 +17,7 @@ from torch import nn
 from arrcoc_sam.errors import UnsupportedModelError, explain
 from arrcoc_sam.inputs import choose_device
 from arrcoc_sam.segmenters.hf import HuggingFaceSegmenter
-from arrcoc_sam.segmenters.hf_families import Family
+from arrcoc_sam.segmenters.hf_families import SamFamily
 from arrcoc_sam.segmenters.hf_loading import PREFIX, load_hf_model
 from arrcoc_sam.segmenters.video_frames import Clip, open_clip
 from arrcoc_sam.segmenters.video_prompts import VideoPrompt, check_video_prompts
@@ -40,7 +40,7 @@ class VideoSegmenter:
     def __init__(
         self,
         model: nn.Module,
-        family: Family,
+        family: SamFamily,
         *,
         name: str,
         device: torch.device | str | None = None,

@@ -25,10 +25,10 @@ from arrcoc_sam.segmenters.video_frames import Clip
 from arrcoc_sam.segmenters.video_prompts import VideoPrompt
 from arrcoc_sam.segmenters.video_tracks import ObjectFrame
 
-__all__ = ["Checkpoint", "TrackingCheckpoints", "tracking_key"]
+__all__ = ["TrackingCheckpoints", "TrackingState", "tracking_key"]
 
 
-class Checkpoint(NamedTuple):
+class TrackingState(NamedTuple):
     """Where a run stood.
 
     Attributes:
@@ -59,7 +59,7 @@ class TrackingCheckpoints:
         self._pending: list[ObjectFrame] = []
         self._length = self.resumed = 0
 
-    def resume(self, key: str) -> Checkpoint | None:
+    def resume(self, key: str) -> TrackingState | None:
         """The last state of a run of this key; None, and nothing left, where there is none or it is damaged.
 
         Raises:
@@ -82,7 +82,7 @@ class TrackingCheckpoints:
             return None
         os.truncate(self._rows, state["length"])
         self._length, self.resumed = state["length"], state["done"]
-        return Checkpoint(state["done"], state["memory"], rows)
+        return TrackingState(state["done"], state["memory"], rows)
 
     def add(self, row: ObjectFrame) -> None:
         """A row that was found."""
