@@ -19,7 +19,7 @@ from arrcoc_sam.quality.click_protocol import AnnotatedImage
 from arrcoc_sam.quality.degradations import DEGRADATIONS, degrade, mask_context
 from arrcoc_sam.quality.estimator import MaskQualityEstimator
 
-__all__ = ["CLEAN", "DegradedMasks", "calibration_samples", "degrade_masks"]
+__all__ = ["CLEAN", "DegradedImage", "calibration_samples", "degrade_masks"]
 
 CLEAN = "none"
 """The kind of masks that are left as they were."""
@@ -28,7 +28,7 @@ _NUM_DONORS = 24
 
 
 @dataclass(frozen=True, eq=False)
-class DegradedMasks:
+class DegradedImage:
     """Masks of one image, some made wrong.
 
     Attributes:
@@ -44,7 +44,7 @@ class DegradedMasks:
 
 def degrade_masks(
     annotated: AnnotatedImage, *, donors: Sequence[ndarray] = (), per_mask: int = 1, seed: int = 0
-) -> DegradedMasks:
+) -> DegradedImage:
     """Each true mask of an image ``per_mask`` times: left clean, or made wrong in a way that its context allows.
 
     Clean and each kind have equal chances, severities are uniform in (0, 1].
@@ -79,7 +79,7 @@ def degrade_masks(
             )
     made = np.stack(masks)
     nearest = pairwise_iou(made, annotated.masks).amax(dim=1).double().numpy()
-    return DegradedMasks(made, pd.DataFrame(rows).assign(nearest_iou=nearest))
+    return DegradedImage(made, pd.DataFrame(rows).assign(nearest_iou=nearest))
 
 
 @torch.no_grad()
@@ -101,7 +101,7 @@ def calibration_samples(
         progress: Called after each image.
 
     Returns:
-        For each estimator one row a mask: the columns of :class:`DegradedMasks` and of :meth:`MaskQuality.to_frame`;
+        For each estimator one row a mask: the columns of :class:`DegradedImage` and of :meth:`MaskQuality.to_frame`;
         and, of estimators that keep the closest candidates, ``oracle_iou``, the candidate's IoU with the true mask:
         what the head should have predicted.
 
