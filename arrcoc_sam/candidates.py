@@ -236,6 +236,14 @@ class MaskCandidates:
             nested_share=nested_share,
         )
 
+    def stability_of(self, hierarchy: MaskHierarchy) -> Float[Tensor, "K 3"]:
+        """Stability of each level's mask.
+
+        Args:
+            hierarchy: What :meth:`hierarchy` read from these candidates.
+        """
+        return self.stability.gather(1, torch.searchsorted(self.token_index, hierarchy.token_index))
+
     def to(self, device: torch.device | str) -> MaskCandidates:
         """The candidates on another device."""
         return replace(

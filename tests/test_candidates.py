@@ -140,6 +140,14 @@ def test_stability_by_counting_without_the_padding():
             assert cand.stability[k, m].item() == pytest.approx(expected)
 
 
+def test_stability_of_levels_is_that_of_their_tokens():
+    cand = make([(32, 64)], [0, 0, 0, 0])
+    levels = cand.hierarchy()
+    assert levels.token_index.tolist() != [cand.token_index.tolist()] * 4  # levels are sorted by area
+    columns = [[cand.token_index.tolist().index(token) for token in row] for row in levels.token_index.tolist()]
+    assert torch.equal(cand.stability_of(levels), cand.stability.gather(1, torch.tensor(columns)))
+
+
 def test_stability_of_nothing_is_nan():
     cand = make([(32, 64)], [0])
     empty = MaskCandidates(

@@ -43,8 +43,7 @@ def find_levels(segmenter: Segmenter, image: UInt8[np.ndarray, "H W 3"], prompts
     with torch.no_grad():
         candidates = segmenter.decode(segmenter.encode(image), prompts)
     hierarchy = candidates.hierarchy()
-    columns = torch.searchsorted(candidates.token_index, hierarchy.token_index)
-    return LevelScores(hierarchy, candidates.stability.gather(1, columns))
+    return LevelScores(hierarchy, candidates.stability_of(hierarchy))
 
 
 def analyze_image(

@@ -118,9 +118,8 @@ def _refine(
     clicks, box = asked
     session = InteractiveSession(segmenter, pixels)
     first = session.prompt([click[:2] for click in clicks], [click[2] for click in clicks], box)
-    hierarchy, three = first.levels, first.candidates
-    columns = torch.searchsorted(three.token_index, hierarchy.token_index)
-    return LevelScores(hierarchy, three.stability.gather(1, columns)), session.refine(rounds)
+    hierarchy = first.levels
+    return LevelScores(hierarchy, first.candidates.stability_of(hierarchy)), session.refine(rounds)
 
 
 def _refined(step: InteractiveStep, rounds: int) -> dict[str, Any]:

@@ -81,7 +81,6 @@ class SegmenterLevels:
             prompts = Prompts(points_xy=points[:, None], labels=torch.ones(len(points), 1, dtype=torch.long))
             candidates = self.segmenter.decode(embedding, prompts)
             hierarchy = candidates.hierarchy()
-            columns = torch.searchsorted(candidates.token_index, hierarchy.token_index)
             quality = None
             if self._estimator is not None:
                 scored = self._estimator.estimate(embedding, hierarchy.masks.flatten(0, 1))
@@ -90,7 +89,7 @@ class SegmenterLevels:
                 hierarchy,
                 Clicks(points, None if clicks.truth is None else clicks.truth[some]),
                 first=start,
-                stability=candidates.stability.gather(1, columns),
+                stability=candidates.stability_of(hierarchy),
                 quality=quality,
             )
 
