@@ -109,8 +109,7 @@ def ask(segmenter: Segmenter, picture: Path, points_xy: torch.Tensor, settings: 
     pixels = load_image(picture)
     scale = torch.tensor([pixels.shape[1], pixels.shape[0]], dtype=torch.float64) / settings.image_size
     points = (points_xy.double() + 0.5) * scale - 0.5
-    prompts = Prompts(points_xy=points[:, None], labels=torch.ones(len(points), 1, dtype=torch.long))
-    masks = segmenter.decode(segmenter.encode(pixels), prompts).hierarchy().masks
+    masks = segmenter.decode(segmenter.encode(pixels), Prompts(points_xy=points[:, None])).hierarchy().masks
     return area_average(masks, (settings.target_size,) * 2)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ from phases import PHASES
 import arrcoc_sam as aa
 from arrcoc_sam.masks import pairwise_iou
 from arrcoc_sam.report.panels import mark_point, outline_masks, show_image
-from arrcoc_sam.scenes import TEST_V1
+from arrcoc_sam.scenes import TEST_V1, Scene
 
 HERE = Path(__file__).parent
 
@@ -57,10 +56,10 @@ def samples(count: int = 6) -> Figure:
     segmenter = aa.load_segmenter("tiny", device="cpu")
     figure = Figure(figsize=(2.4 * count, 5.2), layout="constrained")
     axes = figure.subplots(2, count)
-    for column, (scene, node) in zip(range(count), subpart_scenes(), strict=False):
-        x, y = scene.sample_point(node, np.random.default_rng(0))
+    for column, (scene, chain) in zip(range(count), subpart_scenes(), strict=False):
+        x, y = scene.sample_point(int(chain[2]), np.random.default_rng(0))
         candidates = segmenter.decode(segmenter.encode(scene.image), aa.Prompts(points_xy=[[[x, y]]], labels=[[1]]))
-        truth = scene.masks[[scene.parents[scene.parents[node]], scene.parents[node], node]]
+        truth = scene.masks[chain]
         hierarchy = candidates.hierarchy()
         best = pairwise_iou(candidates.masks(), torch.from_numpy(truth)[None])[0].amax(dim=0)
         for row, shown in enumerate((truth, hierarchy.masks[0].numpy())):
@@ -74,9 +73,9 @@ def samples(count: int = 6) -> Figure:
     return figure
 
 
-def subpart_scenes() -> Iterator[tuple[Any, int]]:
-    """Scenes of the test split with a subpart, and its node."""
+def subpart_scenes() -> Iterator[tuple[Scene, np.ndarray]]:
+    """Scenes of the test split with a subpart, and the chain of the largest: whole, part, subpart."""
     for scene in TEST_V1:
-        nodes = np.flatnonzero(scene.levels == 2)
-        if len(nodes):
-            yield scene, int(nodes[np.argmax(scene.masks[nodes].sum(axis=(1, 2)))])
+        chains = scene.triples()
+        if len(chains):
+            yield scene, chains[scene.masks[chains[:, 2]].sum(axis=(1, 2)).argmax()]

@@ -53,7 +53,7 @@ def compare(segmenter: aa.Segmenter, data: CocoDataset, images: list[CocoImage],
         human, points = human[triples], points[triples]
         with torch.no_grad():
             maps = source(pixels, points)
-            prompts = aa.Prompts(points_xy=points[:, None], labels=torch.ones(len(points), 1, dtype=torch.int64))
+            prompts = aa.Prompts(points_xy=points[:, None])
             answered = segmenter.decode(segmenter.encode(pixels), prompts).hierarchy()
         analyzer = aa.GranularityAnalyzer(None, CallableAttention(lambda _, maps=maps: maps))
         for judge, hierarchy in (("human", human), ("segmenter", answered), ("discs", discs(human, points))):
