@@ -14,10 +14,10 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from arrcoc_sam.attention import ArrayAttention, AttentionMaps, AttentionSource
-from arrcoc_sam.cli.analysis_inputs import AttentionOptions, ClickPlan, Inputs, about
+from arrcoc_sam.cli.analysis_inputs import AttentionOptions, Clicks, Inputs, about
 from arrcoc_sam.cli.console import err, out, print_json, print_table, tracked
 from arrcoc_sam.cli.granularity_run import Analysed, analyze_image
-from arrcoc_sam.cli.level_sources import AnsweredLevels, HumanLevels, LevelFinder
+from arrcoc_sam.cli.level_sources import HumanLevels, LevelSource, SegmenterLevels
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, explain
 from arrcoc_sam.granularity.metrics import check_names
@@ -42,7 +42,7 @@ class AnalysisJob:
 
     images: Sequence[str]
     recursive: bool
-    clicks: ClickPlan
+    clicks: Clicks
     hierarchy: Path | None
     attention: AttentionOptions
     segmenter: str
@@ -111,10 +111,10 @@ class AnalysisJob:
         if page.skipped:
             raise typer.Exit(BAD_FILES)
 
-    def _levels(self) -> LevelFinder:
+    def _levels(self) -> LevelSource:
         if self.hierarchy is None:
-            return AnsweredLevels(self.segmenter, self.checkpoint, self.device, self.clicks)
-        if self.clicks != ClickPlan():
+            return SegmenterLevels(self.segmenter, self.checkpoint, self.device, self.clicks)
+        if self.clicks != Clicks():
             expected = "one of them: human masks bring their own clicks"
             raise InputError(explain("--hierarchy with --points or --grid", expected))
         if self.checkpoint is not None or self.segmenter != DEMONSTRATION_MODEL:
@@ -122,7 +122,7 @@ class AnalysisJob:
             raise InputError(explain("--hierarchy with --segmenter or --checkpoint", expected))
         return HumanLevels(self.hierarchy)
 
-    def _check_named(self, inputs: Inputs, source: AttentionSource, levels: LevelFinder) -> None:
+    def _check_named(self, inputs: Inputs, source: AttentionSource, levels: LevelSource) -> None:
         """What was named outright has to be good before any work begins."""
         for path in tracked(sorted(inputs.named), "Checking"):
             with about(path):
@@ -134,7 +134,7 @@ class AnalysisJob:
     def _analyze(
         self,
         path: Path,
-        levels: LevelFinder,
+        levels: LevelSource,
         source: AttentionSource,
         references: _References,
         metrics: Sequence[str] | None,

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
-from arrcoc_sam.cli.analysis_inputs import ClickPlan
+from arrcoc_sam.cli.analysis_inputs import Clicks
 from arrcoc_sam.cli.granularity_run import find_levels
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter
 from arrcoc_sam.datasets import CocoDataset, human_hierarchies
@@ -24,11 +24,11 @@ from arrcoc_sam.report import Provenance
 if TYPE_CHECKING:
     from arrcoc_sam.segmenters.base import Segmenter
 
-__all__ = ["AnsweredLevels", "HumanLevels", "LevelFinder", "LevelsAtClicks"]
+__all__ = ["HumanLevels", "LevelSource", "Levels", "SegmenterLevels"]
 
 
 @dataclass(frozen=True)
-class LevelsAtClicks:
+class Levels:
     """Levels at the clicks of one image.
 
     Attributes:
@@ -43,7 +43,7 @@ class LevelsAtClicks:
 
 
 @runtime_checkable
-class LevelFinder(Protocol):
+class LevelSource(Protocol):
     """Anything that knows levels of an image."""
 
     @property
@@ -55,7 +55,7 @@ class LevelFinder(Protocol):
         """The clicks in an image, before any work; raises where there can be no levels."""
         ...
 
-    def on(self, path: Path, pixels: UInt8[np.ndarray, "H W 3"]) -> LevelsAtClicks:
+    def on(self, path: Path, pixels: UInt8[np.ndarray, "H W 3"]) -> Levels:
         """The levels of an image."""
         ...
 
@@ -64,7 +64,7 @@ class LevelFinder(Protocol):
         ...
 
 
-class AnsweredLevels:
+class SegmenterLevels:
     """Three nested masks that a segmenter finds at each click; it is loaded when it is first needed.
 
     Args:
@@ -79,7 +79,7 @@ class AnsweredLevels:
 
     notes: tuple[str, ...] = ()
 
-    def __init__(self, name: str, checkpoint: Path | None, device: str, clicks: ClickPlan) -> None:
+    def __init__(self, name: str, checkpoint: Path | None, device: str, clicks: Clicks) -> None:
         check_segmenter(name)
         self._load = (name, checkpoint, device)
         self.clicks = clicks
@@ -98,11 +98,11 @@ class AnsweredLevels:
         del path  # the same clicks in every image
         return self.clicks.on(size_hw)
 
-    def on(self, path: Path, pixels: UInt8[np.ndarray, "H W 3"]) -> LevelsAtClicks:
+    def on(self, path: Path, pixels: UInt8[np.ndarray, "H W 3"]) -> Levels:
         """What the segmenter answers, with the masks' stability."""
         points = self.check(path, (pixels.shape[0], pixels.shape[1]))
         found = find_levels(self.segmenter, pixels, Prompts(points_xy=points[:, None]))
-        return LevelsAtClicks(points, found.hierarchy, {"stability": found.stability})
+        return Levels(points, found.hierarchy, {"stability": found.stability})
 
     def provenance(self, rest: Provenance) -> Provenance:
         """The segmenter, its weights and its device."""
@@ -140,10 +140,10 @@ class HumanLevels:
         """
         return self._found(path, size_hw)[1]
 
-    def on(self, path: Path, pixels: UInt8[np.ndarray, "H W 3"]) -> LevelsAtClicks:
+    def on(self, path: Path, pixels: UInt8[np.ndarray, "H W 3"]) -> Levels:
         """What people drew; no model predicted an IoU, so scores are NaN."""
         hierarchy, points = self._found(path, (pixels.shape[0], pixels.shape[1]))
-        return LevelsAtClicks(points, hierarchy)
+        return Levels(points, hierarchy)
 
     def provenance(self, rest: Provenance) -> Provenance:
         """The file, where the segmenter would stand."""
