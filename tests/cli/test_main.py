@@ -47,6 +47,13 @@ def test_version(command: Command) -> None:
     assert (answer.code, answer.out) == (0, f"arrcoc-sam {__version__}\n")
 
 
+def test_the_package_runs_as_a_module() -> None:
+    words = [sys.executable, "-m", "arrcoc_sam", "segment", "missing.png", "--point", "1,1"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: missing.png")
+
+
 def test_no_words_show_the_help(command: Command) -> None:
     answer = command()
     assert answer.code == 0
