@@ -8,6 +8,7 @@ the mend; :func:`explain` puts them into one line.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "describe",
     "explain",
     "first_line",
+    "listed",
     "said",
 ]
 
@@ -177,3 +179,13 @@ def describe(value: Any) -> str:
         return f"a {type(value).__name__} of {len(value)}"
     text = repr(value)
     return text if len(text) <= 80 else f"{type(value).__name__} {text[:77]}…"
+
+
+def listed(items: Sequence[Any], most: int = 8) -> str:
+    """The first few of many names, for an error message.
+
+    Example:
+        >>> listed(["a", "b", "c"], most=2), listed([])
+        ('a, b, …', 'none')
+    """
+    return (", ".join(str(item) for item in items[:most]) or "none") + (", …" if len(items) > most else "")

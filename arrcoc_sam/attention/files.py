@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from arrcoc_sam.attention.maps import AttentionMaps, ImageLike, PointsLike, as_points
-from arrcoc_sam.errors import InputError, ShapeError, UnknownNameError, describe, explain
+from arrcoc_sam.errors import InputError, ShapeError, UnknownNameError, describe, explain, listed
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.images import load_image
 
@@ -216,13 +216,12 @@ def _read_numpy(path: Path, key: str | None) -> np.ndarray:
 def _chosen(keys: Sequence[str], key: str | None, path: Path) -> str:
     if key is None and len(keys) == 1:
         return keys[0]
-    listed = ", ".join(sorted(keys)) or "none"
+    named = listed(sorted(keys))
     if key is None:
-        raise InputError(
-            explain(f"{path} holds {len(keys)} arrays ({listed})", "one", "name it: ArrayAttention(path, key=...)")
-        )
+        came = f"{path} holds {len(keys)} arrays ({named})"
+        raise InputError(explain(came, "one", "name it: ArrayAttention(path, key=...) (--key)"))
     if key not in keys:
-        raise UnknownNameError(explain(f"{path} holds no array called {key!r}", f"one of: {listed}"))
+        raise UnknownNameError(explain(f"{path} holds no array called {key!r}", f"one of its {len(keys)}: {named}"))
     return key
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Float64, Shaped
 from PIL import Image
 from torch import Tensor
 
-from arrcoc_sam.errors import InputError, ShapeError, UnknownNameError, describe, explain
+from arrcoc_sam.errors import InputError, ShapeError, UnknownNameError, describe, explain, listed
 from arrcoc_sam.geometry import ImageTransform
 
 __all__ = ["AttentionMaps", "AttentionSource", "ImageLike", "PointsLike", "as_points"]
@@ -201,9 +201,7 @@ class AttentionMaps:
     def _number(self, index: int | str | np.integer[Any]) -> int:
         if isinstance(index, str):
             if index not in self.names:
-                raise UnknownNameError(
-                    explain(f"no attention map is called {index!r}", f"one of {_listed(self.names)}")
-                )
+                raise UnknownNameError(explain(f"no attention map is called {index!r}", f"one of {listed(self.names)}"))
             return self.names.index(index)
         number = int(index)
         if not -len(self) <= number < len(self):
@@ -228,7 +226,7 @@ class AttentionMaps:
         prompts = {part.num_prompts for part in parts} - {None}
         if len(prompts) > 1:
             raise ShapeError(
-                explain(f"maps for {_listed(sorted(prompts, key=int))} prompts can't be joined", "equal numbers")
+                explain(f"maps for {listed(sorted(prompts, key=int))} prompts can't be joined", "equal numbers")
             )
         for part in parts[1:]:
             same_frame = part.transform == first.transform and part.grid_hw == first.grid_hw
@@ -279,7 +277,7 @@ class AttentionMaps:
         """Names and sizes instead of all the numbers."""
         prompts = "" if self.num_prompts is None else f", {self.num_prompts} prompts"
         rows, columns = self.grid_hw
-        return f"AttentionMaps({len(self)} maps: {_listed(self.names)}{prompts}; {rows} x {columns} cells)"
+        return f"AttentionMaps({len(self)} maps: {listed(self.names)}{prompts}; {rows} x {columns} cells)"
 
 
 def as_points(points_xy: PointsLike, image_hw: tuple[int, ...]) -> Float64[Tensor, "K 2"]:
@@ -313,7 +311,3 @@ def as_points(points_xy: PointsLike, image_hw: tuple[int, ...]) -> Float64[Tenso
 def _refuse(bad: Bool[Tensor, " N"], names: Sequence[str], came: str, expected: str) -> None:
     if bad.any():
         raise InputError(explain(f"the attention map {names[int(bad.int().argmax())]!r} {came}", expected))
-
-
-def _listed(items: Sequence[Any], most: int = 8) -> str:
-    return ", ".join(str(item) for item in items[:most]) + (", …" if len(items) > most else "")

@@ -92,6 +92,14 @@ def test_a_folder_by_image_stem(tmp_path: Path) -> None:
         source(photos / "cat.png")
 
 
+def test_a_checkpoint_in_place_of_maps_is_named_in_few_words(tmp_path: Path) -> None:
+    save_file({f"blocks.{k}.weight": np.ones((2, 2)) for k in range(177)}, tmp_path / "model.safetensors")
+    for key, error in ((None, InputError), ("maps", UnknownNameError)):
+        with pytest.raises(error, match="177") as caught:
+            ArrayAttention(tmp_path / "model.safetensors", key=key)
+        assert len(str(caught.value)) < 400 + len(str(tmp_path))
+
+
 def test_letterboxed_grids() -> None:
     values = np.ones((1, 4, 4))
     maps = ArrayAttention(values, fit="letterbox")(IMAGE)  # 30 x 40: three of four rows
