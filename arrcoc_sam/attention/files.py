@@ -15,14 +15,13 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from arrcoc_sam.attention.map_files import ARRAY_SUFFIXES, map_file
 from arrcoc_sam.attention.maps import AttentionMaps, ImageLike, PointsLike, as_points
 from arrcoc_sam.errors import InputError, ShapeError, UnknownNameError, describe, explain, listed
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.images import load_image
 
 __all__ = ["ARRAY_SUFFIXES", "ArrayAttention", "CallableAttention", "Fit", "Given", "read_attention"]
-
-ARRAY_SUFFIXES = (".npy", ".npz", ".png", ".safetensors")
 
 Fit: TypeAlias = Literal["stretch", "letterbox"] | Callable[[tuple[int, int], tuple[int, int]], ImageTransform]
 """Where a grid lies on the image: it covers the image exactly ("stretch"); it is square and covers the image padded at
@@ -38,8 +37,8 @@ class ArrayAttention:
     Args:
         source: An array or tensor, (h, w), (N, h, w), or (N, K, h, w) for K prompts, answered for any image; a
             ``.npy``, ``.npz``, ``.png`` (one grey map) or ``.safetensors`` file of such an array; or a folder, in which
-            the file for ``photos/cat.jpg`` is called ``cat.npy``, ``cat.png`` and so on (images must then be given as
-            paths).
+            the file for ``photos/cat.jpg`` is called ``photos/cat.npy`` or ``cat.npy``, ``cat.png`` and so on (images
+            must then be given as paths).
         key: The array's name inside ``.npz`` and ``.safetensors`` files; needed only where there are several.
         names: One name a map; "map0", "map1", … when not given.
         fit: Where the grid lies on the image; see :data:`Fit`.
@@ -93,12 +92,16 @@ class ArrayAttention:
         if folder is None or not isinstance(image, (str, Path)):
             came = f"the image is {describe(image)} and the attention comes from the folder {folder}"
             raise InputError(explain(came, "an image path, whose stem names the attention file"))
-        candidates = [folder / (Path(image).stem + suffix) for suffix in ARRAY_SUFFIXES]
-        found = [path for path in candidates if path.is_file()]
-        if len(found) != 1:
-            came = f"{folder} has {len(found)} attention files for the image {Path(image).name}"
-            raise InputError(explain(came, f"exactly one of {', '.join(path.name for path in candidates)}"))
-        return _ranked(read_attention(found[0], key=self.key), str(found[0])), str(found[0])
+        found = map_file(folder, Path(image))
+        return _ranked(read_attention(found, key=self.key), str(found)), str(found)
+
+    def file_of(self, image: str | Path) -> Path | None:
+        """The file in the folder that an image's maps are read from; None of an array that is for any image.
+
+        Raises:
+            InputError: The folder has none for it, or several.
+        """
+        return None if self._folder is None else map_file(self._folder, Path(image))
 
 
 class CallableAttention:

@@ -14,7 +14,8 @@ __all__ = ["analyze"]
 
 _SOURCES = (
     "Where the attention comes from: relevance (ARR-COC's maps); timm:MODEL or hf:MODEL (a vision transformer); a "
-    ".npy, .npz, .png or .safetensors file; a folder with one such file an image, of the image's name."
+    ".npy, .npz, .png or .safetensors file; a folder with one such file an image, of the image's name, in folders as "
+    "the image's where names repeat."
 )
 _POINTS = "A click x,y in pixels, the same in every image; may be repeated. Default: the centre of each image."
 _ATTENTION, _CLICKS, _OUTPUT = "Attention", "Clicks", "Output"

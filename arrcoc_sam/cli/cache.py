@@ -32,7 +32,10 @@ def cache(
     ] = None,
     points: Annotated[
         Path | None,
-        typer.Option(help='JSON file of clicks: {"image.jpg": [[x, y], …]}, by file name.', show_default=False),
+        typer.Option(
+            help='JSON file of clicks: {"image.jpg": [[x, y], …]}, by file name, with its folder where names repeat.',
+            show_default=False,
+        ),
     ] = None,
     truth: Annotated[
         Path | None,

@@ -41,7 +41,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     require_file(file, mend="give the path of a checkpoint")
     mend = "copy or download it again, and compare its SHA-256 with the publisher's"
     try:
-        if file.suffix == ".safetensors":
+        if file.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
 
             state: Any = load_file(file)
@@ -70,7 +70,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 def header_of(path: str | Path) -> dict[str, str]:
     """The texts in the header of a .safetensors file that can be read; none of any other file."""
     file = Path(path).expanduser()
-    if file.suffix != ".safetensors":
+    if file.suffix.lower() != ".safetensors":
         return {}
     from safetensors import safe_open
 

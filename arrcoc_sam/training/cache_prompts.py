@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -82,10 +84,13 @@ class GridPrompts:
 
 @dataclass(frozen=True)
 class PointPrompts:
-    """Given clicks, looked up by the name of the image's file.
+    """Given clicks, looked up by the name of the image's file, which may have folders before it.
+
+    A name is meant for the images whose paths end in it, compared by whole folders; of several names for an image the
+    longest is.
 
     Attributes:
-        points_xy: File name to clicks (x, y) in pixel indices.
+        points_xy: File name to clicks (x, y) in pixel indices; folders may be parted by backslashes, too.
         source: The file that they were read from, named in errors.
     """
 
@@ -128,10 +133,10 @@ class PointPrompts:
             DataError: There are none.
             InputError: One lies outside the image.
         """
-        given = self.points_xy.get(path.name)
-        if given is None:
+        name = self._name_for(path)
+        if name is None:
             raise DataError(explain(f"no clicks are given for {path.name}", "clicks for every image"))
-        points = as_coordinates(torch.tensor(given, dtype=torch.float64).reshape(-1, 2), 2, "points_xy")
+        points = as_coordinates(torch.tensor(self.points_xy[name], dtype=torch.float64).reshape(-1, 2), 2, "points_xy")
         height, width = size_hw
         outside = ((points < -0.5) | (points > points.new_tensor((width, height)) - 0.5)).any(1)
         if bool(outside.any()):
@@ -142,17 +147,39 @@ class PointPrompts:
         return Clicks(points)
 
     def check(self, paths: Sequence[Path]) -> None:
-        """Refuse clicks outside their images, before anything is built, by the headers of the files.
+        """Refuse clicks outside their images, or for several images, before anything is built, by the files' headers.
 
         Images without clicks, and files that can't be read, are left to the build, which lists them.
 
         Raises:
-            InputError: One lies outside its image.
+            InputError: A click lies outside its image, or two images of one name share their clicks.
         """
+        images: dict[str, Path] = {}
         for path in paths:
-            size_hw = header_size(path) if path.name in self.points_xy else None
+            name = self._name_for(path)
+            if name is None:
+                continue
+            if (other := images.setdefault(name, path)) != path:
+                came = f"{other} and {path} share the clicks of {name!r}"
+                came = came if self.source is None else f"{self.source}: {came}"
+                raise InputError(explain(came, "clicks for each", f"name folders, too: {path.parent.name}/{path.name}"))
+            size_hw = header_size(path)
             if size_hw is not None:
                 self.on(path, size_hw)
+
+    def _name_for(self, path: Path) -> str | None:
+        """The longest name that a path ends in."""
+        parts = Path(os.path.abspath(path)).parts  # noqa: PTH100 - resolve() would follow links to other names
+        ends = (parts[start:] for start in range(len(parts)))
+        return next((self._names[end] for end in ends if end in self._names), None)
+
+    @cached_property
+    def _names(self) -> dict[tuple[str, ...], str]:
+        """Names by their parts; one with backslashes is read as on Windows too, where it isn't another's."""
+        names = {PurePosixPath(name).parts: name for name in reversed(list(self.points_xy))}
+        for name in self.points_xy:
+            names.setdefault(PureWindowsPath(name).parts, name)
+        return names
 
 
 @dataclass(frozen=True, eq=False)

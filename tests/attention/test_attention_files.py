@@ -92,6 +92,30 @@ def test_a_folder_by_image_stem(tmp_path: Path) -> None:
         source(photos / "cat.png")
 
 
+def test_images_of_one_name_have_maps_in_folders_of_their_own(tmp_path: Path) -> None:
+    for name in ("photos/a/1.png", "photos/b/1.png", "photos/c/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.fromarray(IMAGE).save(tmp_path / name)
+    for name, power in (("maps/a/1", 1), ("maps/photos/b/1", 2), ("maps/b/1", 3), ("maps/1", 4)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / f"{name}.npy", VALUES**power)
+    source = ArrayAttention(tmp_path / "maps")
+    for folder, power in (("a", 1), ("b", 2), ("c", 4)):
+        torch.testing.assert_close(source(tmp_path / "photos" / folder / "1.png").values, normalised(VALUES**power))
+    assert source.file_of(tmp_path / "photos" / "c" / "1.png") == tmp_path / "maps" / "1.npy"
+    assert ArrayAttention(VALUES).file_of("any.png") is None
+
+
+def test_suffixes_of_maps_in_capital_letters_and_no_image_as_its_own_map(tmp_path: Path) -> None:
+    Image.fromarray(IMAGE[..., 0]).save(tmp_path / "cat.png")
+    source = ArrayAttention(tmp_path)
+    with pytest.raises(InputError, match="has 0 attention files"):
+        source(tmp_path / "cat.png")
+    np.save(tmp_path / "cat.npy", VALUES)
+    (tmp_path / "cat.npy").rename(tmp_path / "cat.NPY")
+    torch.testing.assert_close(source(tmp_path / "cat.png").values, normalised(VALUES))
+
+
 def test_a_checkpoint_in_place_of_maps_is_named_in_few_words(tmp_path: Path) -> None:
     save_file({f"blocks.{k}.weight": np.ones((2, 2)) for k in range(177)}, tmp_path / "model.safetensors")
     for key, error in ((None, InputError), ("maps", UnknownNameError)):

@@ -346,3 +346,16 @@ def test_given_points(tmp_path: Path) -> None:
     path.write_text('{"a.png": [1, 2]}')
     with pytest.raises(DataError, match="the clicks of"):
         PointPrompts.read(path)
+
+
+def test_given_points_of_images_of_one_name(tmp_path: Path) -> None:
+    given = {"a/1.png": [(1.0, 0.0)], "x/a/1.png": [(2.0, 0.0)], "1.png": [(3.0, 0.0)], "b\\1.png": [(4.0, 0.0)]}
+    prompts = PointPrompts(given)
+    found = {
+        name: prompts.on(tmp_path / name, (9, 9)).points_xy[0, 0].item()
+        for name in ("a/1.png", "x/a/1.png", "y/a/1.png", "c/1.png", "b/1.png", "b\\1.png")
+    }
+    assert list(found.values()) == [1, 2, 1, 3, 4, 4]
+    prompts.check([tmp_path / "a" / "1.png", tmp_path / "x" / "a" / "1.png", tmp_path / "c" / "1.png"])
+    with pytest.raises(InputError, match=r"c/1\.png and .*d/1\.png share the clicks of '1\.png'.*d/1\.png"):
+        prompts.check([tmp_path / "c" / "1.png", tmp_path / "d" / "1.png"])

@@ -1,0 +1,48 @@
+"""Which file in a folder of attention maps belongs to an image."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from arrcoc_sam.errors import InputError, explain
+
+__all__ = ["ARRAY_SUFFIXES", "map_file"]
+
+ARRAY_SUFFIXES = (".npy", ".npz", ".png", ".safetensors")
+
+
+def map_file(folder: Path, image: Path) -> Path:
+    """The file that is called like an image, in folders called like the image's, as far as there are any.
+
+    For ``photos/birds/1.jpg`` these are ``photos/birds/1.npy``, ``birds/1.npy`` and ``1.npy`` in the folder, and the
+    first that is there is meant; so for the other suffixes, in small or capital letters. The image itself is no map.
+
+    Args:
+        folder: Of the maps.
+        image: Path of the image.
+
+    Raises:
+        InputError: There is none, or there are several that differ by their suffix.
+    """
+    own = Path(os.path.abspath(image))  # noqa: PTH100 - resolve() would follow links to other names
+    parts = own.with_suffix("").parts[1:]
+    found: list[Path] = []
+    for length in range(len(parts), 0, -1):
+        if found := _spelled(folder.joinpath(*parts[-length:]), own):
+            break
+    if len(found) != 1:
+        came = f"{folder} has {len(found)} attention files for the image {image.name}"
+        raise InputError(explain(came, f"exactly one of {', '.join(own.stem + suffix for suffix in ARRAY_SUFFIXES)}"))
+    return found[0]
+
+
+def _spelled(stem: Path, image: Path) -> list[Path]:
+    """The files of a stem, one a suffix: where case counts, ``.npy`` before ``.NPY``."""
+    found = []
+    for suffix in ARRAY_SUFFIXES:
+        spellings = (stem.with_name(stem.name + spelling) for spelling in (suffix, suffix.upper()))
+        path = next((path for path in spellings if path.is_file()), None)
+        if path is not None and Path(os.path.abspath(path)) != image:  # noqa: PTH100
+            found.append(path)
+    return found
