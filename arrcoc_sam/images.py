@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from arrcoc_sam.errors import ImageReadError, ImageTooLargeError, InputError, ShapeError, describe, explain
 
-__all__ = ["IMAGE_SUFFIXES", "ImageInput", "find_images", "header_size", "load_image"]
+__all__ = ["IMAGE_SUFFIXES", "ImageInput", "find_images", "header_size", "load_image", "turned_in_place"]
 
 ImageInput: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 """What :func:`load_image` takes: a path, a PIL image, or an H×W×3 uint8 array."""
@@ -94,6 +94,23 @@ def header_size(path: str | os.PathLike[str], *, upright: bool = True) -> tuple[
             return (file.width, file.height) if turned else (file.height, file.width)
     except Exception:  # decoders raise a dozen kinds; whoever loads the picture says which
         return None
+
+
+def turned_in_place(path: str | os.PathLike[str]) -> bool:
+    """Whether the EXIF orientation that :func:`load_image` applies moves an image's pixels but keeps its size.
+
+    Whoever drew masks or clicked on the pixels as stored has no other sign of it. As :func:`header_size`, this reads
+    no more than the header, and is False where that can't be read.
+
+    Args:
+        path: The file.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"), _no_pixel_limit(), Image.open(path) as file:
+            orientation = _orientation(file)
+            return orientation in (2, 3, 4) or (orientation in (5, 6, 7, 8) and file.width == file.height)
+    except Exception:  # as above
+        return False
 
 
 def _orientation(image: Image.Image) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +15,13 @@ from torch import Tensor
 from arrcoc_sam.attention.maps import as_points
 from arrcoc_sam.cli.coordinates import parse_integers, parse_point
 from arrcoc_sam.errors import ArrcocSamError, InputError, explain
-from arrcoc_sam.images import find_images
+from arrcoc_sam.images import find_images, turned_in_place
 from arrcoc_sam.prompts import point_grid
 
 if TYPE_CHECKING:
     from arrcoc_sam.attention import AttentionSource
 
-__all__ = ["AttentionOptions", "Clicks", "Inputs", "about"]
+__all__ = ["AttentionOptions", "Clicks", "Inputs", "about", "orientation_note", "refuse_shared_maps"]
 
 
 @dataclass(frozen=True)
@@ -158,3 +158,52 @@ def about(path: Path) -> Iterator[None]:
         if str(path) in str(error):
             raise
         raise type(error)(f"{path}: {error}") from error
+
+
+def refuse_shared_maps(source: AttentionSource, paths: Iterable[Path]) -> None:
+    """Refuse images of one name, in several folders, whose attention would be read from one file.
+
+    Args:
+        source: Of any kind; only a folder of arrays is asked.
+        paths: All images that it will be asked about.
+
+    Raises:
+        InputError: Two of them share a file.
+    """
+    from arrcoc_sam.attention import ArrayAttention
+
+    if not isinstance(source, ArrayAttention):
+        return
+    namesakes: dict[str, dict[Path, Path]] = {}
+    for path in paths:
+        namesakes.setdefault(path.stem, {}).setdefault(path.resolve(), path)
+    for alike in (found.values() for found in namesakes.values() if len(found) > 1):
+        first: dict[Path, Path] = {}
+        for path in alike:
+            try:
+                file = source.file_of(path)
+            except InputError:  # an image without a file of its own is refused or listed in its turn
+                continue
+            if file is None:
+                return
+            other = first.setdefault(file, path)
+            if other.parent != path.parent:
+                came = f"{other} and {path} share the attention file {file}"
+                mend = f"put each image's into a folder as its own: {path.parent.name}/{file.name}"
+                raise InputError(explain(came, "a file for each", mend))
+
+
+def orientation_note(paths: Iterable[Path], what: str) -> str | None:
+    """A sentence about images whose EXIF orientation leaves no trace in their size; None where there are none.
+
+    Args:
+        paths: The images.
+        what: What has to lie on them as they are shown, in the plural.
+    """
+    turned = [path for path in paths if turned_in_place(path)]
+    if not turned:
+        return None
+    return (
+        f"{len(turned)} of the images, {turned[0]} first, have an EXIF orientation that keeps their size; it was "
+        f"applied: {what} have to be of the picture as it is shown, not as it is stored"
+    )

@@ -14,12 +14,19 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from arrcoc_sam.attention import ArrayAttention, AttentionMaps, AttentionSource
-from arrcoc_sam.cli.analysis_inputs import AttentionOptions, Clicks, Inputs, about
-from arrcoc_sam.cli.console import err, out, print_json, print_table, tracked
+from arrcoc_sam.cli.analysis_inputs import (
+    AttentionOptions,
+    Clicks,
+    Inputs,
+    about,
+    orientation_note,
+    refuse_shared_maps,
+)
+from arrcoc_sam.cli.console import err, noted, out, print_json, print_table, tracked
 from arrcoc_sam.cli.granularity_run import Analysed, analyze_image
 from arrcoc_sam.cli.level_sources import HumanLevels, LevelSource, SegmenterLevels
 from arrcoc_sam.cli.staging import staged_folder
-from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, explain
+from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, ShapeError, explain
 from arrcoc_sam.granularity.metrics import check_names
 from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.images import load_image
@@ -68,35 +75,40 @@ class AnalysisJob:
         if metrics is not None:
             check_names(metrics)
         inputs = Inputs.find(self.images, recursive=self.recursive)
-        others = list(Inputs.find(self.reference).paths) if self.reference else []
-        if self.reference and len(others) < MIN_REFERENCE:
-            raise InputError(explain(f"{len(others)} images for --reference", f"at least {MIN_REFERENCE}"))
+        others = Inputs.find(self.reference) if self.reference else Inputs((), frozenset())
+        if self.reference:
+            _check_number(inputs, others)
         levels = self._levels()
         with staged_folder(self.out) as folder:
             source = self.attention.load()
-            self._check_named(inputs, source, levels)
+            refuse_shared_maps(source, (*inputs.paths, *others.paths))
+            self._check_named(inputs, others, source, levels)
             page = GranularityPage(
                 title=self.title,
-                notes=levels.notes,
+                notes=(*levels.notes, *self._orientation(inputs, source)),
                 provenance=levels.provenance(
                     Provenance(command=self.command, attention=self.attention.describe(), seed=self.attention.seed)
                 ),
                 max_items=self.max_shown,
             )
+            for name, reason in levels.faults:
+                page.skip(name, reason)
             frames: list[pd.DataFrame] = []
-            references = _References(source, others)
+            references = _References(source, others.paths)
             for path in tracked(inputs.paths, "Analysing"):
                 try:
                     with about(path):
                         analysed = self._analyze(path, levels, source, references, metrics)
                 except ArrcocSamError as error:
-                    if path in inputs.named:
+                    if path in inputs.named or references.too_few:
                         raise
                     page.skip(str(path), str(error))
                     continue
                 page.add(analysed.item())
                 frames.append(analysed.frame())
                 save_figures(analysed, folder / "figures", path.stem, self.figure_format)
+            for other, reason in references.left_out.items():
+                page.skip(str(other), f"not used as a reference: {reason}")
             if page.skipped:
                 rows = [(name, " ".join(reason.split())) for name, reason in page.skipped]
                 print_table("Left out", ["file", "reason"], rows, to=err())
@@ -122,7 +134,17 @@ class AnalysisJob:
             raise InputError(explain("--hierarchy with --segmenter or --checkpoint", expected))
         return HumanLevels(self.hierarchy)
 
-    def _check_named(self, inputs: Inputs, source: AttentionSource, levels: LevelSource) -> None:
+    def _orientation(self, inputs: Inputs, source: AttentionSource) -> list[str]:
+        """A sentence for the report, said on stderr too, where masks or maps from elsewhere may lie otherwise."""
+        given = {"masks": self.hierarchy is not None, "attention maps": isinstance(source, ArrayAttention)}
+        what = " and ".join(name for name, was_given in given.items() if was_given)
+        note = orientation_note(inputs.paths, what) if what else None
+        if note is None:
+            return []
+        noted(note)
+        return [f"{note}."]
+
+    def _check_named(self, inputs: Inputs, others: Inputs, source: AttentionSource, levels: LevelSource) -> None:
         """What was named outright has to be good before any work begins."""
         for path in tracked(sorted(inputs.named), "Checking"):
             with about(path):
@@ -130,6 +152,11 @@ class AnalysisJob:
                 points = levels.check(path, (pixels.shape[0], pixels.shape[1]))
                 if isinstance(source, ArrayAttention):
                     source(path, points)
+        for path in sorted(others.named - inputs.named):
+            with about(path):
+                load_image(path)
+                if isinstance(source, ArrayAttention):
+                    source(path)
 
     def _analyze(
         self,
@@ -144,13 +171,18 @@ class AnalysisJob:
         # A folder of arrays finds the image's by its name; everything else is spared to read the file again.
         with torch.no_grad():
             maps = source(path if isinstance(source, ArrayAttention) else pixels, found.points_xy)
+        reference = references.of(path, found.points_xy, (pixels.shape[0], pixels.shape[1]))
+        if reference is not None and len(reference) < MIN_REFERENCE:
+            first = next(iter(references.left_out.values()), "").rstrip(".")
+            came = f"{len(reference)} of {len(references.paths)} images of --reference can be used for {path} ({first})"
+            raise InputError(explain(came, f"at least {MIN_REFERENCE}"))
         result = analyze_image(
             pixels,
             found.points_xy,
             maps,
             found.hierarchy,
             metrics=metrics,
-            reference=references.of(path, found.points_xy, (pixels.shape[0], pixels.shape[1])),
+            reference=reference,
         )
         return Analysed(str(path), result, found.mask_scores)
 
@@ -182,18 +214,37 @@ class _Reference(NamedTuple):
 
 
 class _References:
-    """The same attention on other images, made once for all clicks at the same places."""
+    """The same attention on other images, made once for all clicks at the same places.
+
+    An image that can't be used is left out of all answers, and ``left_out`` says why.
+    """
 
     def __init__(self, source: AttentionSource, paths: Sequence[Path]) -> None:
         self.source = source
         self.paths = paths
+        self.left_out: dict[Path, str] = {}
         self._kept: dict[Path, _Reference] = {}
 
     def of(self, path: Path, points: Float64[Tensor, "K 2"], size_hw: tuple[int, int]) -> list[AttentionMaps] | None:
         """Maps of all images but this one, at the same places; None where there are none to compare with."""
         if not self.paths:
             return None
-        return [self._maps(other, points, size_hw) for other in self.paths if other.resolve() != path.resolve()]
+        maps = []
+        for other in self.paths:
+            if other in self.left_out or other.resolve() == path.resolve():
+                continue
+            try:
+                maps.append(self._maps(other, points, size_hw))
+            except ShapeError:  # maps for other clicks than these
+                raise
+            except InputError as error:
+                self.left_out[other] = str(error)
+        return maps
+
+    @property
+    def too_few(self) -> bool:
+        """Whether so many were left out that no image has enough of them."""
+        return bool(self.left_out) and len(self.paths) - len(self.left_out) < MIN_REFERENCE
 
     def _maps(self, other: Path, points: Float64[Tensor, "K 2"], size_hw: tuple[int, int]) -> AttentionMaps:
         kept = self._kept.get(other)
@@ -208,6 +259,20 @@ class _References:
             maps = self.source(other if isinstance(self.source, ArrayAttention) else pixels, places)
         self._kept[other] = _Reference(other_hw, places, maps)
         return maps
+
+
+def _check_number(inputs: Inputs, others: Inputs) -> None:
+    """Refuse too few references; an image that is one of them is none for itself.
+
+    Raises:
+        InputError: As said.
+    """
+    resolved = {path.resolve() for path in others.paths}
+    among = next((path for path in inputs.paths if path.resolve() in resolved), None)
+    count = len(others.paths) - (among is not None)
+    if count < MIN_REFERENCE:
+        came = f"{count} images for --reference" + ("" if among is None else f" besides {among} itself")
+        raise InputError(explain(came, f"at least {MIN_REFERENCE}"))
 
 
 def _carried(

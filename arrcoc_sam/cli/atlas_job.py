@@ -13,9 +13,10 @@ import pandas as pd
 import torch
 import typer
 
-from arrcoc_sam.cli.analysis_inputs import AttentionOptions, Inputs
+from arrcoc_sam.cli.analysis_inputs import AttentionOptions, Inputs, about, orientation_note
 from arrcoc_sam.cli.analysis_job import BAD_FILES
 from arrcoc_sam.cli.console import err, out, print_json, print_table, tracked
+from arrcoc_sam.cli.level_sources import record_faults
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter, refuse_ray_options, wherever
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets import CocoDataset, human_hierarchies
@@ -93,7 +94,13 @@ class AtlasJob:
             raise InputError(explain(f"{len(paths)} images", f"at least 4, and {MIN_IMAGES} for claims"))
         people = self._people()
         for path in tracked(sorted(inputs.named & set(paths)), "Checking"):
-            load_image(path)
+            with about(path):
+                load_image(path)
+                if people is not None:
+                    _HumanLevels(people)(path)
+        note = None if people is None else orientation_note(paths, "masks")
+        if note is not None:
+            _note(note)
         if len(paths) < MIN_IMAGES:
             _note(f"{len(paths)} images: claims take at least {MIN_IMAGES}, so none will be made")
         twice = [f"{paths[copy]} is {paths[first]}" for first, copy in copies(paths, [None] * len(paths))]
@@ -136,7 +143,7 @@ class AtlasJob:
             provenance=provenance,
             control=self.attention.random_weights,
         )
-        self._tell(result, report, provenance)
+        self._tell(result, report, provenance, () if people is None else record_faults(people))
 
     def _people(self) -> CocoDataset | None:
         """Human masks, where they stand in place of a segmenter's."""
@@ -146,7 +153,7 @@ class AtlasJob:
         if self.checkpoint is not None or self.segmenter != DEMONSTRATION_MODEL:
             expected = "one of them: human masks stand in place of a segmenter's"
             raise InputError(explain("--hierarchy with --segmenter or --checkpoint", expected))
-        return CocoDataset.read(self.hierarchy)
+        return CocoDataset.read(self.hierarchy, strict=False)
 
     def _asked(self) -> dict[str, AttentionOptions]:
         """What is judged, and the same architecture with random weights beside it."""
@@ -224,21 +231,27 @@ class AtlasJob:
         for name, figure in atlas_figures(result).items():
             figure.savefig(folder / f"{name}.{self.figure_format}")
 
-    def _tell(self, result: AtlasResult, report: Path, provenance: Provenance) -> None:
+    def _tell(
+        self, result: AtlasResult, report: Path, provenance: Provenance, records: Sequence[tuple[str, str]]
+    ) -> None:
         errors = result.images[result.images["error"] != ""]
-        if len(errors):
-            rows = [(str(row.image), " ".join(str(row.error).split())) for row in errors.itertuples()]
+        named = [*records, *((str(row.image), str(row.error)) for row in errors.itertuples())]
+        rows = [(name, " ".join(reason.split())) for name, reason in named]
+        if rows:
             print_table("Left out", ["file", "reason"], rows, to=err())
             pd.DataFrame(rows, columns=["file", "reason"]).to_csv(self.out / "errors.csv", index=False)
+        else:
+            (self.out / "errors.csv").unlink(missing_ok=True)  # of an earlier run
         bare = int(((result.images["prompts"] == 0) & (result.images["error"] == "")).sum())
         if bare:
             _note(f"{bare} of {len(result.images)} images have no nested masks in {self.hierarchy}")
         if self.as_json:
-            print_json(_as_json(result, report, self.out) | provenance.as_json())
+            listed = [{"file": name, "message": reason} for name, reason in named]
+            print_json(_as_json(result, report, self.out) | {"errors": listed} | provenance.as_json())
         else:
             _print_summary(result)
             out().print(f"Report: {report}", soft_wrap=True, markup=False)
-        if len(errors):
+        if rows:
             raise typer.Exit(BAD_FILES)
 
 
@@ -253,11 +266,11 @@ class _Levels:
 
 def _reader(asked: Mapping[str, AttentionOptions], levels: _Levels, grid: int, device: str) -> AtlasReader:
     """What reads images on another machine."""
-    human = levels.hierarchy is not None
+    people = None if levels.hierarchy is None else CocoDataset.read(levels.hierarchy, strict=False)
     return AtlasReader(
         sources={name: replace(options, device=device).load() for name, options in asked.items()},
-        segmenter=None if human else open_segmenter(levels.segmenter, levels.checkpoint, device),
-        hierarchies=None if levels.hierarchy is None else _HumanLevels(CocoDataset.read(levels.hierarchy)),
+        segmenter=open_segmenter(levels.segmenter, levels.checkpoint, device) if people is None else None,
+        hierarchies=None if people is None else _HumanLevels(people),
         points_per_side=grid,
         square=True,
     )
@@ -296,9 +309,6 @@ def _as_json(result: AtlasResult, report: Path, folder: Path) -> dict[str, Any]:
         "abstained": result.abstained_share,
         "unmeasurable": result.unmeasurable_share,
         "claims": dict(judged[judged["level"] != ABSTAIN].set_index("map")["level"]),
-        "errors": [
-            {"file": str(row.image), "message": str(row.error)} for row in result.images.itertuples() if row.error
-        ],
     }
 
 

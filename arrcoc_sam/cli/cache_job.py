@@ -9,7 +9,9 @@ from pathlib import Path
 
 import typer
 
-from arrcoc_sam.cli.console import err, out, print_json, print_table
+from arrcoc_sam.cli.analysis_inputs import orientation_note
+from arrcoc_sam.cli.console import err, noted, out, print_json, print_table
+from arrcoc_sam.cli.level_sources import record_faults
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter, refuse_ray_options, wherever
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets import CocoDataset
@@ -65,7 +67,13 @@ class CacheJob:
         refuse_ray_options(self.engine, self.address, self.actors, self.gpus_per_actor)
         check_segmenter(self.segmenter)
         paths = find_images(self.images, recursive=self.recursive)
-        make = self._maker(paths)
+        dataset = None if self.truth is None else CocoDataset.read(self.truth, strict=False)
+        records = () if dataset is None else record_faults(dataset)
+        make = self._maker(paths, dataset)
+        drawn = "clicks" if self.points is not None else "masks" if dataset is not None else None
+        note = None if drawn is None else orientation_note(paths, drawn)
+        if note is not None:
+            noted(note)
         # on a cluster this process only has to know the weights' hash
         source = make(self.segmenter, "cpu" if self.engine == "ray" else self.device)
         with stage_progress() as progress:
@@ -77,13 +85,12 @@ class CacheJob:
                 engine=self._ray(make) if self.engine == "ray" else None,
                 progress=lambda done, total: progress("images", done, total),
             )
-        self._print(report)
-        if report.faults:
+        self._print(report, records)
+        if report.faults or records:
             raise typer.Exit(BAD_FILES)
 
-    def _maker(self, paths: Sequence[Path]) -> Callable[[str, str], LevelSource]:
+    def _maker(self, paths: Sequence[Path], dataset: CocoDataset | None) -> Callable[[str, str], LevelSource]:
         """What makes the source of levels of a segmenter on a device, here or on another machine."""
-        dataset = None if self.truth is None else CocoDataset.read(self.truth)
         if self.human and dataset is not None:
             return partial(_drawn_levels, dataset)
         prompts: PromptPlan
@@ -109,7 +116,7 @@ class CacheJob:
             gpus_per_actor=self.gpus_per_actor,
         )
 
-    def _print(self, report: CacheReport) -> None:
+    def _print(self, report: CacheReport, records: Sequence[tuple[str, str]]) -> None:
         if self.as_json:
             print_json(
                 {
@@ -119,6 +126,7 @@ class CacheJob:
                     "num_samples": report.num_samples,
                     "num_valid": report.num_valid,
                     "faults": [{"image": name, "error": reason} for name, reason in report.faults],
+                    "left_out": [f"{file}: {reason}" for file, reason in records],
                 }
             )
         else:
@@ -126,6 +134,8 @@ class CacheJob:
             out().print(words, soft_wrap=True, markup=False)
         if report.faults:
             print_table("Images left out", ["image", "why"], report.faults, to=err())
+        if records:
+            print_table("Records left out", ["file", "why"], records, to=err())
 
 
 def _drawn_levels(dataset: CocoDataset, name: str, device: str) -> LevelSource:

@@ -24,7 +24,7 @@ from arrcoc_sam.report import Provenance
 if TYPE_CHECKING:
     from arrcoc_sam.segmenters.base import Segmenter
 
-__all__ = ["HumanLevels", "LevelSource", "Levels", "SegmenterLevels"]
+__all__ = ["HumanLevels", "LevelSource", "Levels", "SegmenterLevels", "record_faults"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ class LevelSource(Protocol):
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences for the report."""
+        ...
+
+    @property
+    def faults(self) -> tuple[tuple[str, str], ...]:
+        """What was left out of the file that the levels come from, and why."""
         ...
 
     def check(self, path: Path, size_hw: tuple[int, int]) -> Float64[Tensor, "K 2"]:
@@ -78,6 +83,7 @@ class SegmenterLevels:
     """
 
     notes: tuple[str, ...] = ()
+    faults: tuple[tuple[str, str], ...] = ()
 
     def __init__(self, name: str, checkpoint: Path | None, device: str, clicks: Clicks) -> None:
         check_segmenter(name)
@@ -121,16 +127,21 @@ class HumanLevels:
         file: The JSON file; the images are found in it by their names (:meth:`CocoDataset.find`).
 
     Raises:
-        DataError: It can't be read, or is inconsistent.
+        DataError: It can't be read. Records of it that can't be used are left out and listed in ``faults``.
     """
 
     def __init__(self, file: Path) -> None:
-        self.dataset = CocoDataset.read(file)
+        self.dataset = CocoDataset.read(file, strict=False)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """That no segmenter had a hand in this."""
         return (f"Here they are masks that people drew, from {self.dataset.path.name}; no segmenter was used.",)
+
+    @property
+    def faults(self) -> tuple[tuple[str, str], ...]:
+        """Its records that can't be used, under the name of the file."""
+        return record_faults(self.dataset)
 
     def check(self, path: Path, size_hw: tuple[int, int]) -> Float64[Tensor, "K 2"]:
         """The clicks of the nested masks.
@@ -153,6 +164,15 @@ class HumanLevels:
         found = human_hierarchies(self.dataset, path, image_hw=size_hw)
         if found is None:
             came = f"{self.dataset.path} has no nested masks on {path}"
+            if self.faults:
+                first = self.faults[0][1].rstrip(".")
+                came += f" ({len(self.faults)} of its records can't be used, the first: {first})"
             mend = "check 'file_name' in the file: it has to be how the image's path ends"
             raise DataError(explain(came, "at least one mask inside another", mend))
         return found
+
+
+def record_faults(dataset: CocoDataset) -> tuple[tuple[str, str], ...]:
+    """The file, and what is wrong with a record of it, for each that was left out."""
+    file = str(dataset.path)
+    return tuple((file, fault.message.removeprefix(f"{file}: ")) for fault in dataset.faults)

@@ -12,7 +12,7 @@ from jaxtyping import Float64, UInt8
 from torch import Tensor
 
 from arrcoc_sam.attention.maps import AttentionMaps, AttentionSource, ImageLike
-from arrcoc_sam.errors import DataError, explain
+from arrcoc_sam.errors import DataError, ImageReadError, explain
 from arrcoc_sam.granularity.atlas_store import ImageRecord, Levels
 from arrcoc_sam.granularity.planted import centre_prior
 from arrcoc_sam.granularity.regions import shells_of
@@ -54,7 +54,7 @@ class AtlasReader:
         """The record of an image, and the names of its maps by source.
 
         Raises:
-            ImageReadError: The image can't be read.
+            ImageReadError: The image can't be read, or its levels from elsewhere can't be used.
             DataError: Sources that do not answer one grid, or depend on points where there are none.
         """
         pixels = load_image(image)
@@ -69,7 +69,10 @@ class AtlasReader:
         }
         first = self._one_grid(maps, None if points is None else len(points))
         if self.hierarchies is not None:
-            masks = self.hierarchies(image).masks[(..., *window)]
+            try:
+                masks = self.hierarchies(image).masks[(..., *window)]
+            except DataError as error:  # about this image alone: it is left out, and the rest read
+                raise ImageReadError(str(error)) from error
             parts = [masks[k : k + 1] for k in range(len(masks))]
         else:
             parts = self._found(cropped, points)

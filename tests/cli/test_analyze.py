@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import ExifTags, Image
 
 import arrcoc_sam as aa
 from arrcoc_sam.cli import analysis_job
@@ -126,6 +127,49 @@ def test_a_reference_makes_the_answers_calibrated(
     assert "Not calibrated." not in Path("out/report.html").read_text("utf-8")
 
 
+def test_references_that_can_not_be_used_and_the_image_among_them(
+    command: Command, make_photo: Any, array_file: Path, weights: Path, tmp_path: Path
+) -> None:
+    for k in range(20):
+        make_photo(tmp_path / "others" / f"{k:02}.png", seed=k)
+    words = ("-a", array_file, "--checkpoint", weights, "-o", "out", "--format", "none", "--reference", "others")
+    assert command("analyze", "others/00.png", *words).code == 0
+    photo = make_photo(tmp_path / "photo.png")
+    (tmp_path / "others" / "00.png").write_bytes(b"no picture")
+    answer = command("analyze", photo, *words, "--json")
+    assert answer.code == 3
+    (left_out,) = json.loads(answer.out)["errors"]
+    assert left_out["file"] == "others/00.png"
+    assert left_out["message"].startswith("not used as a reference: others/00.png is no image")
+    assert pd.read_csv("out/granularity.csv")["calibrated"].all()
+    assert "others/00.png is no image" in command("analyze", photo, *words, "--reference", "others/00.png").error
+    make_photo(tmp_path / "two" / "a.png")
+    (tmp_path / "others" / "01.png").write_bytes(b"no picture")
+    answer = command("analyze", "two", *words)
+    assert answer.code == 2
+    assert "18 of 20 images of --reference can be used for two/a.png (others/00.png is no image" in answer.error
+    (tmp_path / "others" / "01.png").unlink()
+    answer = command("analyze", "others/02.png", *words)
+    assert answer.code == 2
+    assert "18 images for --reference besides others/02.png itself; expected at least 19" in answer.error
+
+
+def test_images_of_one_name_do_not_share_a_map(
+    command: Command, make_photo: Any, weights: Path, tmp_path: Path
+) -> None:
+    for folder in ("a", "b"):
+        make_photo(tmp_path / "photos" / folder / "1.png")
+    (tmp_path / "maps").mkdir()
+    np.save(tmp_path / "maps" / "1.npy", np.random.default_rng(0).random((4, 6)))
+    words = ("analyze", "photos", "-r", "-a", "maps", "--checkpoint", weights, "-o", "out", "--format", "none")
+    answer = command(*words)
+    assert answer.code == 2
+    assert "photos/a/1.png and photos/b/1.png share the attention file maps/1.npy" in answer.error
+    (tmp_path / "maps" / "b").mkdir()
+    np.save(tmp_path / "maps" / "b" / "1.npy", np.ones((4, 6)))
+    assert command(*words).code == 0
+
+
 def test_maps_of_a_reference_are_made_once_for_clicks_at_the_same_places(make_photo: Any, tmp_path: Path) -> None:
     asked: list[torch.Tensor] = []
 
@@ -209,6 +253,32 @@ def test_human_masks_in_place_of_a_segmenter(
     answer = command("analyze", "photos/b.png", *words)
     assert answer.code == 2
     assert "no nested masks on photos/b.png" in answer.error
+
+
+def test_faulty_records_of_human_masks_are_listed_and_the_rest_used(
+    command: Command, make_photo: Any, array_file: Path, coco_file: Path, tmp_path: Path
+) -> None:
+    photo = make_photo(tmp_path / "photos" / "a.jpg")
+    with Image.open(photo) as picture:
+        upside_down = picture.getexif()
+        upside_down[ExifTags.Base.Orientation] = 3
+        picture.save(photo, exif=upside_down)
+    content = json.loads(coco_file.read_text().replace("a.png", "a.jpg"))
+    content["annotations"].append({"id": 9, "image_id": 7, "segmentation": [[0, 0, 9, 0, 9, 9]]})
+    coco_file.write_text(json.dumps(content))
+    words = ("-a", array_file, "--hierarchy", coco_file, "-o", "out", "--format", "none")
+    answer = command("analyze", photo, *words, "--json")
+    assert answer.code == 3
+    record = json.loads(answer.out)
+    assert record["num_images"] == 1
+    assert [each["file"] for each in record["errors"]] == [str(coco_file)]
+    assert "annotation 9" in record["errors"][0]["message"]
+    assert "1 of the images, " in answer.err
+    assert "masks and attention maps have to be of the picture as it is shown" in answer.err
+    assert "EXIF orientation that keeps their size" in Path("out/report.html").read_text("utf-8")
+    content["hierarchies"][0]["subpart"] = 77
+    coco_file.write_text(json.dumps(content))
+    assert "2 of its records can't be used" in command("analyze", photo, *words).error
 
 
 @pytest.mark.parametrize(

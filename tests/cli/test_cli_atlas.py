@@ -86,6 +86,20 @@ def test_few_images_make_no_claim_and_bad_files_are_left_out(command: Command, t
     people = write_photos(tmp_path, 6)
     (tmp_path / "photos" / "broken.png").write_bytes(b"not a picture")
     words = ("atlas", "-m", MODEL, "--random-weights", "-o", "out")
+    content = json.loads(people.read_text())
+    other_size = {"id": 99, "file_name": "other.png", "width": 7, "height": 7}
+    stray = {"id": 999, "image_id": 12345, "segmentation": [[0, 0, 9, 0, 9, 9]], "category_id": 1}
+    faulty = {"images": [*content["images"], other_size], "annotations": [*content["annotations"], stray]}
+    (tmp_path / "faulty.json").write_text(json.dumps(content | faulty))
+    (tmp_path / "photos" / "other.png").write_bytes((tmp_path / "photos" / "000.png").read_bytes())
+    answer = command(*words[:-1], "faults", "-i", "photos", "--hierarchy", "faulty.json", "--layers", "0", "--json")
+    assert answer.code == 3, answer.err
+    record = json.loads(answer.out)
+    assert record["num_images"] == 6
+    assert [each["file"] for each in record["errors"]] == ["faulty.json", "photos/broken.png", "photos/other.png"]
+    assert "annotation 999" in record["errors"][0]["message"]
+    assert "has height 7 and width 7" in record["errors"][2]["message"]
+    (tmp_path / "photos" / "other.png").unlink()
     answer = command(*words, "--images", "photos", "--hierarchy", people, "--layers", "0,-1")
     assert answer.code == 3
     assert "claims take at least 30" in answer.err

@@ -71,6 +71,36 @@ def test_a_click_outside_its_image_is_refused_before_anything_is_written(
     assert "2 clicks" in answer.out
 
 
+def test_faulty_records_of_the_truth_are_listed(command: Command, weights: Path, truth: Path) -> None:
+    content = json.loads(truth.read_text())
+    content["annotations"][0]["segmentation"] = [[1, 2, 3]]
+    truth.write_text(json.dumps(content))
+    words = ("cache", "data/0.png", "data/1.png", "--truth", truth, "--checkpoint", weights)
+    answer = command(*words, "-o", "c", "--json")
+    assert answer.code == 3
+    record = json.loads(answer.out)
+    assert record["num_samples"] == 5
+    assert len(record["left_out"]) == 1
+    assert "annotation 0" in record["left_out"][0]
+    assert "Records left out" in answer.err
+
+
+def test_an_orientation_that_keeps_the_size_is_noted(
+    command: Command, make_photo: Callable[..., Path], weights: Path, tmp_path: Path
+) -> None:
+    with Image.open(make_photo(tmp_path / "a.png")) as photo:
+        upside_down = photo.getexif()
+        upside_down[ExifTags.Base.Orientation] = 3
+        photo.save(tmp_path / "b.jpg", exif=upside_down)
+    (tmp_path / "p.json").write_text(json.dumps({"a.png": [[1, 2]], "b.jpg": [[1, 2]]}))
+    words = ("cache", "a.png", "b.jpg", "--checkpoint", weights)
+    answer = command(*words, "-o", "c", "--points", "p.json")
+    assert answer.code == 0, answer.err
+    assert answer.err.count("EXIF orientation") == 1
+    assert "1 of the images, b.jpg first" in answer.err
+    assert "EXIF" not in command(*words, "-o", "d", "--grid", 1).err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
