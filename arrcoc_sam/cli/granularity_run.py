@@ -13,6 +13,7 @@ from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
 from arrcoc_sam.attention import AttentionMaps, CallableAttention
+from arrcoc_sam.candidates import MaskCandidates
 from arrcoc_sam.granularity import GranularityAnalyzer, GranularityResult
 from arrcoc_sam.hierarchy import MaskHierarchy
 from arrcoc_sam.hierarchy.levels import LEVELS
@@ -37,13 +38,17 @@ class LevelScores:
     hierarchy: MaskHierarchy
     stability: Float[Tensor, "K 3"]
 
+    @classmethod
+    def of(cls, candidates: MaskCandidates) -> LevelScores:
+        """The levels among the masks of tokens 1 to 3."""
+        hierarchy = candidates.hierarchy()
+        return cls(hierarchy, candidates.stability_of(hierarchy))
+
 
 def find_levels(segmenter: Segmenter, image: UInt8[np.ndarray, "H W 3"], prompts: Prompts) -> LevelScores:
     """The three levels that a segmenter answers each prompt with."""
     with torch.no_grad():
-        candidates = segmenter.decode(segmenter.encode(image), prompts)
-    hierarchy = candidates.hierarchy()
-    return LevelScores(hierarchy, candidates.stability_of(hierarchy))
+        return LevelScores.of(segmenter.decode(segmenter.encode(image), prompts))
 
 
 def analyze_image(

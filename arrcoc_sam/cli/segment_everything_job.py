@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from arrcoc_sam.cli.analysis_inputs import about
 from arrcoc_sam.cli.console import json_document, noted
-from arrcoc_sam.cli.segment_setting import SegmentSetting
+from arrcoc_sam.cli.segment_setting import SegmentSetting, note_orientation
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.errors import InputError, explain
@@ -68,6 +68,7 @@ class SegmentEverythingJob:
         self.setting.check(only_json="--everything")
         with about(self.image):
             pixels = load_image(self.image)
+            note_orientation([self.image])
         segmenter = self.setting.open()
         generator = AutomaticMaskGenerator(
             segmenter,
@@ -101,7 +102,7 @@ class SegmentEverythingJob:
         target, document = self.setting.out, json_document(record)
         if target is None:
             return []
-        if target.suffix == ".json":
+        if target.suffix.lower() == ".json":
             return [write_text(target, document)]
         forest, stem = found.forest(), self.image.stem
         names = [f"{stem}.json", f"{stem}-forest.json", f"{stem}-forest.png"]

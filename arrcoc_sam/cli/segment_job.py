@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
+from torch import Tensor
 
 from arrcoc_sam.attention.maps import as_points
 from arrcoc_sam.cli.analysis_inputs import about
@@ -18,7 +19,7 @@ from arrcoc_sam.cli.console import json_document, out, print_table
 from arrcoc_sam.cli.coordinates import parse_box, parse_labelled_point
 from arrcoc_sam.cli.granularity_run import LevelScores, find_levels
 from arrcoc_sam.cli.segment_boxes import check_corners
-from arrcoc_sam.cli.segment_setting import SegmentSetting
+from arrcoc_sam.cli.segment_setting import SegmentSetting, note_orientation
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.hierarchy.levels import LEVELS
@@ -30,7 +31,7 @@ from arrcoc_sam.report.writing import write_text
 from arrcoc_sam.segmenters.base import Segmenter
 from arrcoc_sam.segmenters.interactive import InteractiveSession, InteractiveStep
 
-__all__ = ["SegmentJob"]
+__all__ = ["SegmentJob", "box_or_none", "level_records", "number_or_none"]
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,13 @@ class SegmentJob:
         if not clicks and box is None:
             raise InputError(explain("neither --point nor --box", "one of them", "add --point x,y"))
         target = self.setting.out
-        if self.setting.output_format == "png" and (target is None or target.suffix == ".json"):
+        if self.setting.output_format == "png" and (target is None or target.suffix.lower() == ".json"):
             came = f"--format png {'without --out' if target is None else f'with --out {target}'}"
             raise InputError(explain(came, "a folder", "name one with --out"))
         self.setting.check()
         with about(self.image):
             pixels = load_image(self.image)
+            note_orientation([self.image])
             prompts = _prompts(pixels, clicks, box)
         segmenter = self.setting.open()
         refined: InteractiveStep | None = None
@@ -77,7 +79,7 @@ class SegmentJob:
                 "box_xyxy": None if box is None else list(box),
             },
             "valid_hierarchy": bool(found.hierarchy.valid[0]),
-            "masks": _masks(found),
+            "masks": level_records(found),
             **({} if refined is None else {"refined": _refined(refined, self.refine)}),
             **self.setting.provenance(segmenter),
         }
@@ -90,7 +92,7 @@ class SegmentJob:
         self, target: Path, record: dict[str, Any], found: LevelScores, refined: InteractiveStep | None
     ) -> list[Path]:
         document = json_document(record)
-        if target.suffix == ".json":
+        if target.suffix.lower() == ".json":
             return [write_text(target, document)]
         stem = self.image.stem
         with staged_folder(target) as folder:
@@ -118,8 +120,7 @@ def _refine(
     clicks, box = asked
     session = InteractiveSession(segmenter, pixels)
     first = session.prompt([click[:2] for click in clicks], [click[2] for click in clicks], box)
-    hierarchy = first.levels
-    return LevelScores(hierarchy, first.candidates.stability_of(hierarchy)), session.refine(rounds)
+    return LevelScores.of(first.candidates), session.refine(rounds)
 
 
 def _refined(step: InteractiveStep, rounds: int) -> dict[str, Any]:
@@ -128,7 +129,7 @@ def _refined(step: InteractiveStep, rounds: int) -> dict[str, Any]:
         "rounds": rounds,
         "token_index": step.token,
         "predicted_iou": step.predicted_iou,
-        "stability": _number(float(step.candidates.stability)),
+        "stability": number_or_none(float(step.candidates.stability)),
         "area": int(step.mask.sum()),
         "segmentation": encode_rle(step.mask),
     }
@@ -150,7 +151,8 @@ def _prompts(
     )
 
 
-def _masks(found: LevelScores) -> list[dict[str, Any]]:
+def level_records(found: LevelScores) -> list[dict[str, Any]]:
+    """The masks of one prompt for a record, whole first."""
     hierarchy = found.hierarchy
     boxes, runs = mask_boxes(hierarchy.masks[0]), encode_rle(hierarchy.masks[0])
     return [
@@ -159,16 +161,21 @@ def _masks(found: LevelScores) -> list[dict[str, Any]]:
             "distinct": bool(hierarchy.distinct[0, i]),
             "token_index": int(hierarchy.token_index[0, i]),
             "predicted_iou": float(hierarchy.scores[0, i]),
-            "stability": _number(float(found.stability[0, i])),
+            "stability": number_or_none(float(found.stability[0, i])),
             "area": int(hierarchy.areas[0, i]),
-            "box_xyxy": None if boxes[i].isnan().any() else boxes[i].tolist(),
+            "box_xyxy": box_or_none(boxes[i]),
             "segmentation": runs[i],
         }
         for i, level in enumerate(LEVELS)
     ]
 
 
-def _number(value: float) -> float | None:
+def box_or_none(box: Float[Tensor, " 4"]) -> list[float] | None:
+    """A mask without a pixel has no box."""
+    return None if box.isnan().any() else box.tolist()
+
+
+def number_or_none(value: float) -> float | None:
     """JSON has no NaN."""
     return None if np.isnan(value) else value
 

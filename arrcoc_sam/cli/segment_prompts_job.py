@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
@@ -14,11 +14,13 @@ from arrcoc_sam.attention.maps import as_points
 from arrcoc_sam.candidates import MaskCandidates
 from arrcoc_sam.cli.analysis_inputs import about
 from arrcoc_sam.cli.console import json_document
+from arrcoc_sam.cli.granularity_run import LevelScores
 from arrcoc_sam.cli.segment_boxes import check_corners
-from arrcoc_sam.cli.segment_setting import SegmentSetting
+from arrcoc_sam.cli.segment_job import box_or_none, level_records, number_or_none
+from arrcoc_sam.cli.segment_setting import SegmentSetting, note_orientation
 from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, explain
 from arrcoc_sam.images import load_image
-from arrcoc_sam.masks import areas, encode_rle
+from arrcoc_sam.masks import areas, encode_rle, mask_boxes
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.report.writing import write_text
 from arrcoc_sam.segmenters.base import Segmenter
@@ -50,9 +52,10 @@ class SegmentPromptsJob:
         by_image: dict[Path, list[int]] = {}
         for number, each in enumerate(asked):
             named = each.get("image")
-            path = self.image if named is None else self.points_file.parent / named
+            path = self.image if named is None else _beside(self.points_file, named)
             by_image.setdefault(path, []).append(number)
         prompts = _prompts(asked, by_image, self.points_file)
+        note_orientation(list(by_image))
         segmenter = self.setting.open()
         answers = _answers(segmenter, prompts, by_image)
         record = {
@@ -61,9 +64,15 @@ class SegmentPromptsJob:
         }
         written = []
         if (target := self.setting.out) is not None:
-            target = target if target.suffix == ".json" else target / f"{self.points_file.stem}-masks.json"
+            target = target if target.suffix.lower() == ".json" else target / f"{self.points_file.stem}-masks.json"
             written = [write_text(target, json_document(record))]
         self.setting.print(record, f"{len(asked)} prompts on {len(by_image)} images", written)
+
+
+def _beside(file: Path, named: str) -> Path:
+    """A path relative to a file; folders may be parted by backslashes where no file is really called so."""
+    path = file.parent / named
+    return path if path.exists() or "\\" not in named else file.parent / PureWindowsPath(named).as_posix()
 
 
 def _prompts(
@@ -89,10 +98,11 @@ def _answers(
     answers: dict[int, dict[str, Any]] = {}
     for path, numbers in by_image.items():
         with about(path), torch.no_grad():
-            embedding = segmenter.encode(load_image(path))
+            pixels = load_image(path)
+            embedding = segmenter.encode(pixels)
             found = answer_prompts(segmenter, embedding, Prompts.cat(prompts[number] for number in numbers))
             for number, candidates in zip(numbers, found, strict=True):
-                answers[number] = {"image": str(path), "masks": _masks(candidates)}
+                answers[number] = {"image": str(path), "size_hw": list(pixels.shape[:2]), **_masks(candidates)}
     return answers
 
 
@@ -135,22 +145,20 @@ def _prompt(asked: dict[str, Any], size_hw: tuple[int, int]) -> Prompts:
     )
 
 
-def _masks(candidates: MaskCandidates) -> list[dict[str, Any]]:
-    masks, stability = candidates.masks()[0], candidates.stability[0].tolist()
-    return [
-        {
-            "token_index": token,
-            "predicted_iou": score,
-            "stability": None if stable != stable else stable,
-            "area": area,
-            "segmentation": run,
-        }
-        for token, score, stable, area, run in zip(
-            candidates.token_index.tolist(),
-            candidates.predicted_iou[0].tolist(),
-            stability,
-            areas(masks).tolist(),
-            encode_rle(masks),
-            strict=True,
-        )
-    ]
+def _masks(candidates: MaskCandidates) -> dict[str, Any]:
+    """Three masks sorted into levels, or one that is of no level, under the same names."""
+    if len(candidates.token_index) > 1:
+        found = LevelScores.of(candidates)
+        return {"valid_hierarchy": bool(found.hierarchy.valid[0]), "masks": level_records(found)}
+    mask = candidates.masks()[0]
+    record = {
+        "level": None,
+        "distinct": None,
+        "token_index": int(candidates.token_index[0]),
+        "predicted_iou": float(candidates.predicted_iou[0, 0]),
+        "stability": number_or_none(float(candidates.stability[0, 0])),
+        "area": int(areas(mask)[0]),
+        "box_xyxy": box_or_none(mask_boxes(mask)[0]),
+        "segmentation": encode_rle(mask)[0],
+    }
+    return {"valid_hierarchy": None, "masks": [record]}

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from arrcoc_sam.cli.console import out, print_json
+from arrcoc_sam.cli.analysis_inputs import orientation_note
+from arrcoc_sam.cli.console import noted, out, print_json
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.report import Provenance
@@ -15,7 +16,7 @@ from arrcoc_sam.report import Provenance
 if TYPE_CHECKING:
     from arrcoc_sam.segmenters.base import Segmenter
 
-__all__ = ["SegmentSetting"]
+__all__ = ["SegmentSetting", "note_orientation"]
 
 
 @dataclass(frozen=True)
@@ -81,3 +82,10 @@ class SegmentSetting:
             out().print(summary)
         for path in written:
             out().print(f"Wrote {path}", soft_wrap=True, markup=False)
+
+
+def note_orientation(images: Sequence[Path]) -> None:
+    """Say it where masks and clicks on pictures as they are stored would not be told by their size."""
+    note = orientation_note(images, "clicks and masks")
+    if note is not None:
+        noted(note)

@@ -74,6 +74,23 @@ def test_many_prompts_on_two_images(
     for each in record["prompts"]:
         for mask in each["masks"]:
             assert int(decode_rle(mask["segmentation"]).sum()) == mask["area"]
+    single = json.loads(command("segment", photo, "--point", "10,12", "--checkpoint", weights).out)
+    assert [mask["level"] for mask in record["prompts"][0]["masks"]] == ["whole", "part", "subpart"]
+    for ours, alone in zip(record["prompts"][0]["masks"], single["masks"], strict=True):
+        assert ours["token_index"] == alone["token_index"]
+        assert ours["predicted_iou"] == pytest.approx(alone["predicted_iou"], abs=1e-4)
+    assert record["prompts"][0]["valid_hierarchy"] == single["valid_hierarchy"]
+    for each in record["prompts"]:
+        assert set(each) == {"prompt", "image", "size_hw", "valid_hierarchy", "masks"}
+        assert all(set(mask) == set(single["masks"][0]) for mask in each["masks"])
+    assert record["prompts"][1]["masks"][0]["level"] is None
+
+
+def test_an_image_named_with_backslashes(command: Command, photo: Path, make_photo: Any, weights: Path) -> None:
+    make_photo(Path("more/second.png"), height=50, width=30)
+    Path("prompts.json").write_text(json.dumps([{"points": [[5, 6]], "image": "more\\second.png"}]))
+    answer = command("segment", photo, "--points-file", "prompts.json", "--checkpoint", weights)
+    assert json.loads(answer.out)["prompts"][0]["size_hw"] == [50, 30]
 
 
 def test_everything_with_its_forest(command: Command, photo: Path, weights: Path) -> None:
