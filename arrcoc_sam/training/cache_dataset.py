@@ -51,15 +51,20 @@ class HierarchyCache:
     plan: CachePlan
 
     @classmethod
-    def open(cls, folder: str | Path, *, segmenter: Segmenter | str | None = None) -> HierarchyCache:
+    def open(
+        cls, folder: str | Path, *, segmenter: Segmenter | str | None = None, images: str | Path | None = None
+    ) -> HierarchyCache:
         """Open what :func:`arrcoc_sam.training.cache.build_cache` wrote.
 
         Args:
             folder: Where it lies.
             segmenter: Whose masks it has to hold: a segmenter, or the hash of its weights; any by default.
+            images: Where the pictures are now, if they were moved: the folder in place of the plan's ``root``, which
+                was the deepest one that held them all.
 
         Raises:
-            DataError: No cache, a shard missing or damaged, or the masks of another segmenter.
+            DataError: No cache, a shard missing or damaged, the masks of another segmenter, or a folder ``images``
+                without the cache's first picture.
         """
         folder = Path(folder)
         plan = CachePlan.read(folder)
@@ -78,7 +83,7 @@ class HierarchyCache:
             fault = shard_fault(shard_path(folder, number))
             if fault is not None:
                 raise DataError(explain(f"{shard_path(folder, number)} {fault}", "a whole shard", again))
-        return cls(folder, plan)
+        return cls(folder, plan if images is None else plan.moved(folder, Path(images).expanduser().absolute()))
 
     def table(self) -> pa.Table:
         """All rows, in memory as Arrow arrays: some hundred bytes a mask.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,23 @@ class CachePlan:
         if version != FORMAT:
             raise DataError(explain(f"{path} has format {version}", f"format {FORMAT}", "build the cache again"))
         return plan
+
+    def moved(self, folder: Path, root: Path) -> CachePlan:
+        """The plan of a cache whose pictures lie in another folder by now.
+
+        Args:
+            folder: Of the cache.
+            root: Of the pictures.
+
+        Raises:
+            DataError: The first picture is not there; a shard is damaged.
+        """
+        shards = (read_shard(shard_path(folder, number), ["image"]) for number in range(self.num_shards))
+        first = next((shard["image"][0].as_py() for shard in shards if len(shard)), None)
+        if first is not None and not (root / first).is_file():
+            mend = f"name the folder that {self.root} was when the cache was built"
+            raise DataError(explain(f"there is no {first} in images={root}", "the pictures of the cache", mend))
+        return replace(self, root=str(root))
 
     def differences(self, other: CachePlan) -> list[str]:
         """Where another plan differs, in words."""

@@ -16,7 +16,7 @@ from attention_cases import SceneLevels, scene_cache, triples_of, write_scenes
 from torch.utils.data import DataLoader
 
 from arrcoc_sam.datasets import CocoDataset
-from arrcoc_sam.errors import DataError, InputError
+from arrcoc_sam.errors import DataError, ImageReadError, InputError
 from arrcoc_sam.hierarchy import MaskHierarchy
 from arrcoc_sam.images import load_image
 from arrcoc_sam.masks import area_average, decode_rle, encode_rle, mask_iou
@@ -359,3 +359,17 @@ def test_given_points_of_images_of_one_name(tmp_path: Path) -> None:
     prompts.check([tmp_path / "a" / "1.png", tmp_path / "x" / "a" / "1.png", tmp_path / "c" / "1.png"])
     with pytest.raises(InputError, match=r"c/1\.png and .*d/1\.png share the clicks of '1\.png'.*d/1\.png"):
         prompts.check([tmp_path / "c" / "1.png", tmp_path / "d" / "1.png"])
+
+
+def test_pictures_that_were_moved(tmp_path: Path) -> None:
+    paths = write_scenes(tmp_path / "old", range(2))
+    build_cache(SceneLevels(48), paths, tmp_path / "cache", images_per_shard=1)
+    (tmp_path / "old").rename(tmp_path / "new")
+    with pytest.raises(ImageReadError):
+        HierarchyDataset(HierarchyCache.open(tmp_path / "cache"), target_hw=(8, 8), image_size=16)[0]
+    root = tmp_path / "new" / paths[0].parent.relative_to(tmp_path / "old")
+    moved = HierarchyDataset(HierarchyCache.open(tmp_path / "cache", images=root), target_hw=(8, 8), image_size=16)
+    assert moved[0].image is not None
+    assert HierarchyCache.open(tmp_path / "cache").plan.root != str(root)  # the manifest is as it was
+    with pytest.raises(DataError, match=r"there is no .* in images=.*Mend: name the folder that"):
+        HierarchyCache.open(tmp_path / "cache", images=tmp_path)
