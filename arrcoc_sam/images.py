@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from arrcoc_sam.errors import ImageReadError, ImageTooLargeError, InputError, ShapeError, describe, explain
 
-__all__ = ["IMAGE_SUFFIXES", "ImageInput", "find_images", "header_size", "load_image", "turned_in_place"]
+__all__ = ["IMAGE_SUFFIXES", "ImageInput", "find_images", "header_size", "is_turned", "load_image"]
 
 ImageInput: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 """What :func:`load_image` takes: a path, a PIL image, or an H×W×3 uint8 array."""
@@ -96,19 +96,20 @@ def header_size(path: str | os.PathLike[str], *, upright: bool = True) -> tuple[
         return None
 
 
-def turned_in_place(path: str | os.PathLike[str]) -> bool:
-    """Whether the EXIF orientation that :func:`load_image` applies moves an image's pixels but keeps its size.
+def is_turned(path: str | os.PathLike[str], *, in_place: bool = False) -> bool:
+    """Whether :func:`load_image` moves an image's pixels by the orientation of its EXIF data.
 
-    Whoever drew masks or clicked on the pixels as stored has no other sign of it. As :func:`header_size`, this reads
-    no more than the header, and is False where that can't be read.
+    As :func:`header_size`, this reads no more than the header, and is False where that can't be read.
 
     Args:
         path: The file.
+        in_place: Only where its size stays: whoever drew masks on the pixels as stored has no other sign of it.
     """
     try:
         with warnings.catch_warnings(action="ignore"), _no_pixel_limit(), Image.open(path) as file:
             orientation = _orientation(file)
-            return orientation in (2, 3, 4) or (orientation in (5, 6, 7, 8) and file.width == file.height)
+            sideways = orientation in (5, 6, 7, 8) and file.width != file.height
+            return orientation in _TRANSPOSED and not (in_place and sideways)
     except Exception:  # as above
         return False
 

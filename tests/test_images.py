@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from arrcoc_sam.errors import ImageReadError, ImageTooLargeError, InputError, ShapeError
-from arrcoc_sam.images import IMAGE_SUFFIXES, find_images, load_image
+from arrcoc_sam.images import IMAGE_SUFFIXES, find_images, is_turned, load_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
@@ -315,3 +315,17 @@ def test_every_ending_is_one_that_pillow_reads():
     known = Image.registered_extensions()
     unread = {suffix for suffix in IMAGE_SUFFIXES if known.get(suffix) not in Image.OPEN}
     assert unread <= {".avif"}  # Pillow reads AVIF from version 11.3 on
+
+
+def test_which_files_are_turned_and_show_it_by_their_size(tmp_path):
+    for orientation in range(10):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.new("RGB", (6, 4)).save(tmp_path / f"{orientation}.jpg", exif=exif)
+        Image.new("RGB", (5, 5)).save(tmp_path / f"square{orientation}.jpg", exif=exif)
+    turned = [k for k in range(10) if is_turned(tmp_path / f"{k}.jpg")]
+    in_place = [k for k in range(10) if is_turned(tmp_path / f"{k}.jpg", in_place=True)]
+    squares = [k for k in range(10) if is_turned(tmp_path / f"square{k}.jpg", in_place=True)]
+    assert (turned, in_place, squares) == ([2, 3, 4, 5, 6, 7, 8], [2, 3, 4], [2, 3, 4, 5, 6, 7, 8])
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    assert not is_turned(tmp_path / "broken.jpg")

@@ -138,7 +138,7 @@ class AnalysisJob:
         """A sentence for the report, said on stderr too, where masks or maps from elsewhere may lie otherwise."""
         given = {"masks": self.hierarchy is not None, "attention maps": isinstance(source, ArrayAttention)}
         what = " and ".join(name for name, was_given in given.items() if was_given)
-        note = orientation_note(inputs.paths, what) if what else None
+        note = orientation_note(inputs.paths, what, in_place=what == "masks") if what else None
         if note is None:
             return []
         noted(note)

@@ -98,7 +98,7 @@ class AtlasJob:
                 load_image(path)
                 if people is not None:
                     _HumanLevels(people)(path)
-        note = None if people is None else orientation_note(paths, "masks")
+        note = None if people is None else orientation_note(paths, "masks", in_place=True)
         if note is not None:
             _note(note)
         if len(paths) < MIN_IMAGES:

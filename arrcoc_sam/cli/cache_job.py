@@ -71,7 +71,7 @@ class CacheJob:
         records = () if dataset is None else record_faults(dataset)
         make = self._maker(paths, dataset)
         drawn = "clicks" if self.points is not None else "masks" if dataset is not None else None
-        note = None if drawn is None else orientation_note(paths, drawn)
+        note = None if drawn is None else orientation_note(paths, drawn, in_place=drawn == "masks")
         if note is not None:
             noted(note)
         # on a cluster this process only has to know the weights' hash

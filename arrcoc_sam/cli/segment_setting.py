@@ -85,7 +85,7 @@ class SegmentSetting:
 
 
 def note_orientation(images: Sequence[Path]) -> None:
-    """Say it where masks and clicks on pictures as they are stored would not be told by their size."""
+    """Say where pictures are stored otherwise than they are clicked on."""
     note = orientation_note(images, "clicks and masks")
     if note is not None:
         noted(note)

@@ -275,7 +275,7 @@ def test_faulty_records_of_human_masks_are_listed_and_the_rest_used(
     assert "annotation 9" in record["errors"][0]["message"]
     assert "1 of the images, " in answer.err
     assert "masks and attention maps have to be of the picture as it is shown" in answer.err
-    assert "EXIF orientation that keeps their size" in Path("out/report.html").read_text("utf-8")
+    assert "a.jpg first, have an EXIF orientation, which was applied" in Path("out/report.html").read_text("utf-8")
     content["hierarchies"][0]["subpart"] = 77
     coco_file.write_text(json.dumps(content))
     assert "2 of its records can't be used" in command("analyze", photo, *words).error

@@ -167,7 +167,7 @@ def test_attention_that_is_not_there(refused: Any, photo: Path, tmp_path: Path) 
         (["--layers", "1"], "--layers with --attention relevance"),
         (["--key", "a"], "--key with --attention relevance"),
         (["--attention", "timm:vit_tiny_patch16_224", "--layers", "one"], "--layers 'one'"),
-        (["--reference", "photo.png"], "1 images for --reference; expected at least 19"),
+        (["--reference", "photo.png"], "0 images for --reference besides photo.png itself; expected at least 19"),
         (["--format", "gif"], "gif"),
         (["--unknown"], "No such option"),
     ],
