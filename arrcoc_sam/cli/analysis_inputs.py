@@ -21,11 +21,11 @@ from arrcoc_sam.prompts import point_grid
 if TYPE_CHECKING:
     from arrcoc_sam.attention import AttentionSource
 
-__all__ = ["AttentionOptions", "Clicks", "Inputs", "about", "orientation_note", "refuse_shared_maps"]
+__all__ = ["AttentionOptions", "ClickPlan", "Inputs", "about", "orientation_note", "refuse_shared_maps"]
 
 
 @dataclass(frozen=True)
-class Clicks:
+class ClickPlan:
     """Where to click in an image: the same places in each, a grid over it, or its centre.
 
     Attributes:
@@ -37,7 +37,7 @@ class Clicks:
     num_per_side: int = 1
 
     @classmethod
-    def parse(cls, points: Sequence[str], grid: int | None) -> Clicks:
+    def parse(cls, points: Sequence[str], grid: int | None) -> ClickPlan:
         """From what was typed.
 
         Raises:

@@ -16,7 +16,7 @@ from torch import Tensor
 from arrcoc_sam.attention import ArrayAttention, AttentionMaps, AttentionSource
 from arrcoc_sam.cli.analysis_inputs import (
     AttentionOptions,
-    Clicks,
+    ClickPlan,
     Inputs,
     about,
     orientation_note,
@@ -24,7 +24,7 @@ from arrcoc_sam.cli.analysis_inputs import (
 )
 from arrcoc_sam.cli.console import err, noted, out, print_json, print_table, tracked
 from arrcoc_sam.cli.granularity_run import Analysed, analyze_image
-from arrcoc_sam.cli.level_sources import HumanLevels, LevelSource, SegmenterLevels
+from arrcoc_sam.cli.level_sources import AnsweredLevels, HumanLevels, LevelFinder
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, ShapeError, explain
 from arrcoc_sam.granularity.metrics import check_names
@@ -49,7 +49,7 @@ class AnalysisJob:
 
     images: Sequence[str]
     recursive: bool
-    clicks: Clicks
+    clicks: ClickPlan
     hierarchy: Path | None
     attention: AttentionOptions
     segmenter: str
@@ -123,10 +123,10 @@ class AnalysisJob:
         if page.skipped:
             raise typer.Exit(BAD_FILES)
 
-    def _levels(self) -> LevelSource:
+    def _levels(self) -> LevelFinder:
         if self.hierarchy is None:
-            return SegmenterLevels(self.segmenter, self.checkpoint, self.device, self.clicks)
-        if self.clicks != Clicks():
+            return AnsweredLevels(self.segmenter, self.checkpoint, self.device, self.clicks)
+        if self.clicks != ClickPlan():
             expected = "one of them: human masks bring their own clicks"
             raise InputError(explain("--hierarchy with --points or --grid", expected))
         if self.checkpoint is not None or self.segmenter != DEMONSTRATION_MODEL:
@@ -144,7 +144,7 @@ class AnalysisJob:
         noted(note)
         return [f"{note}."]
 
-    def _check_named(self, inputs: Inputs, others: Inputs, source: AttentionSource, levels: LevelSource) -> None:
+    def _check_named(self, inputs: Inputs, others: Inputs, source: AttentionSource, levels: LevelFinder) -> None:
         """What was named outright has to be good before any work begins."""
         for path in tracked(sorted(inputs.named), "Checking"):
             with about(path):
@@ -161,7 +161,7 @@ class AnalysisJob:
     def _analyze(
         self,
         path: Path,
-        levels: LevelSource,
+        levels: LevelFinder,
         source: AttentionSource,
         references: _References,
         metrics: Sequence[str] | None,

@@ -103,7 +103,7 @@ def analyze(
     from the attention that is judged: without --points or --grid there is one, at the centre of each image. With
     --hierarchy masks and clicks come from a file instead.
     """
-    from arrcoc_sam.cli.analysis_inputs import AttentionOptions, Clicks
+    from arrcoc_sam.cli.analysis_inputs import AttentionOptions, ClickPlan
     from arrcoc_sam.cli.analysis_job import AnalysisJob
 
     chosen = AttentionOptions(
@@ -119,7 +119,7 @@ def analyze(
     AnalysisJob(
         images=images,
         recursive=recursive,
-        clicks=Clicks.parse(points or [], grid),
+        clicks=ClickPlan.parse(points or [], grid),
         hierarchy=hierarchy,
         attention=chosen,
         segmenter=segmenter,

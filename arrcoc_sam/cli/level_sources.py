@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
-from arrcoc_sam.cli.analysis_inputs import Clicks
+from arrcoc_sam.cli.analysis_inputs import ClickPlan
 from arrcoc_sam.cli.granularity_run import find_levels
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter
 from arrcoc_sam.datasets import CocoDataset, human_hierarchies
@@ -24,11 +24,11 @@ from arrcoc_sam.report import Provenance
 if TYPE_CHECKING:
     from arrcoc_sam.segmenters.base import Segmenter
 
-__all__ = ["HumanLevels", "LevelSource", "Levels", "SegmenterLevels", "record_faults"]
+__all__ = ["AnsweredLevels", "HumanLevels", "LevelFinder", "LevelsAtClicks", "record_faults"]
 
 
 @dataclass(frozen=True)
-class Levels:
+class LevelsAtClicks:
     """Levels at the clicks of one image.
 
     Attributes:
@@ -43,7 +43,7 @@ class Levels:
 
 
 @runtime_checkable
-class LevelSource(Protocol):
+class LevelFinder(Protocol):
     """Anything that knows levels of an image."""
 
     @property
@@ -60,7 +60,7 @@ class LevelSource(Protocol):
         """The clicks in an image, before any work; raises where there can be no levels."""
         ...
 
-    def on(self, path: Path, pixels: UInt8[np.ndarray, "H W 3"]) -> Levels:
+    def on(self, path: Path, pixels: UInt8[np.ndarray, "H W 3"]) -> LevelsAtClicks:
         """The levels of an image."""
         ...
 
@@ -69,7 +69,7 @@ class LevelSource(Protocol):
         ...
 
 
-class SegmenterLevels:
+class AnsweredLevels:
     """Three nested masks that a segmenter finds at each click; it is loaded when it is first needed.
 
     Args:
@@ -85,7 +85,7 @@ class SegmenterLevels:
     notes: tuple[str, ...] = ()
     faults: tuple[tuple[str, str], ...] = ()
 
-    def __init__(self, name: str, checkpoint: Path | None, device: str, clicks: Clicks) -> None:
+    def __init__(self, name: str, checkpoint: Path | None, device: str, clicks: ClickPlan) -> None:
         check_segmenter(name)
         self._load = (name, checkpoint, device)
         self.clicks = clicks
@@ -104,11 +104,11 @@ class SegmenterLevels:
         del path  # the same clicks in every image
         return self.clicks.on(size_hw)
 
-    def on(self, path: Path, pixels: UInt8[np.ndarray, "H W 3"]) -> Levels:
+    def on(self, path: Path, pixels: UInt8[np.ndarray, "H W 3"]) -> LevelsAtClicks:
         """What the segmenter answers, with the masks' stability."""
         points = self.check(path, (pixels.shape[0], pixels.shape[1]))
         found = find_levels(self.segmenter, pixels, Prompts(points_xy=points[:, None]))
-        return Levels(points, found.hierarchy, {"stability": found.stability})
+        return LevelsAtClicks(points, found.hierarchy, {"stability": found.stability})
 
     def provenance(self, rest: Provenance) -> Provenance:
         """The segmenter, its weights and its device."""
@@ -151,10 +151,10 @@ class HumanLevels:
         """
         return self._found(path, size_hw)[1]
 
-    def on(self, path: Path, pixels: UInt8[np.ndarray, "H W 3"]) -> Levels:
+    def on(self, path: Path, pixels: UInt8[np.ndarray, "H W 3"]) -> LevelsAtClicks:
         """What people drew; no model predicted an IoU, so scores are NaN."""
         hierarchy, points = self._found(path, (pixels.shape[0], pixels.shape[1]))
-        return Levels(points, hierarchy)
+        return LevelsAtClicks(points, hierarchy)
 
     def provenance(self, rest: Provenance) -> Provenance:
         """The file, where the segmenter would stand."""

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 
 import arrcoc_sam as aa
 from arrcoc_sam.cli import analysis_job
-from arrcoc_sam.cli.analysis_inputs import Clicks, Inputs
+from arrcoc_sam.cli.analysis_inputs import ClickPlan, Inputs
 from arrcoc_sam.errors import InputError
 
 Command = Callable[..., Any]
@@ -302,11 +302,11 @@ def test_human_masks_that_can_not_be(
 
 
 def test_the_default_click_is_the_centre_and_a_grid_divides_the_image() -> None:
-    assert Clicks.parse([], None).on((40, 61)).tolist() == [[30.0, 19.5]]
-    assert Clicks.parse([], 2).on((40, 60)).tolist() == [[14.5, 9.5], [44.5, 9.5], [14.5, 29.5], [44.5, 29.5]]
-    assert Clicks.parse(["3,4"], None).on((40, 60)).tolist() == [[3.0, 4.0]]
+    assert ClickPlan.parse([], None).on((40, 61)).tolist() == [[30.0, 19.5]]
+    assert ClickPlan.parse([], 2).on((40, 60)).tolist() == [[14.5, 9.5], [44.5, 9.5], [14.5, 29.5], [44.5, 29.5]]
+    assert ClickPlan.parse(["3,4"], None).on((40, 60)).tolist() == [[3.0, 4.0]]
     with pytest.raises(InputError, match="outside"):
-        Clicks.parse(["3,4"], None).on((4, 60))
+        ClickPlan.parse(["3,4"], None).on((4, 60))
 
 
 def test_what_is_named_and_what_is_found(make_photo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
