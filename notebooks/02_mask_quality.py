@@ -130,6 +130,7 @@ figure
 # %%
 folder = Path("dataset")
 (folder / "images").mkdir(parents=True, exist_ok=True)
+rng = np.random.default_rng(1)
 images, annotations, corrupted = [], [], {}
 for index, seed in enumerate(range(9_000_200, 9_000_230)):
     scene = aa.scenes.generate_scene(seed)
@@ -168,4 +169,4 @@ pd.crosstab(scored["id"].astype(int).map(corrupted).rename("corrupted"), judgeme
 # best and the worst masks as pictures:
 
 # %%
-# !arrcoc-sam filter dataset/scores.parquet --min-quality 0.6 --out dataset/kept.json
+# !{sys.executable} -m arrcoc_sam filter dataset/scores.parquet --min-quality 0.6 --out dataset/kept.json

@@ -13,8 +13,8 @@ from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.cli.train_segmenter_job import build_model
 from arrcoc_sam.report import Provenance
 from arrcoc_sam.report.writing import write_text
-from arrcoc_sam.segmenters.checkpoints import weights_hash
 from arrcoc_sam.segmenters.sam import SamSegmenter
+from arrcoc_sam.segmenters.weights import weights_hash
 from arrcoc_sam.training.checkpoint import save_weights
 from arrcoc_sam.training.iou_head_config import IoUHeadConfig, default_iou_head_config
 from arrcoc_sam.training.iou_transfer import transfer_iou_head

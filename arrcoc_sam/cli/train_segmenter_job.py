@@ -19,8 +19,8 @@ from arrcoc_sam.errors import CheckpointError, explain
 from arrcoc_sam.report import Provenance
 from arrcoc_sam.report.writing import write_text
 from arrcoc_sam.segmenters import load_segmenter
-from arrcoc_sam.segmenters.checkpoints import weights_hash
 from arrcoc_sam.segmenters.tiny import build_tiny
+from arrcoc_sam.segmenters.weights import weights_hash
 from arrcoc_sam.training.checkpoint import save_weights
 from arrcoc_sam.training.distributed import Devices, open_devices
 from arrcoc_sam.training.segmenter import check_training, train_segmenter

@@ -1,8 +1,8 @@
 """What the losses accept, checked before any work: each error names the argument, what came, and the mend.
 
 Only shapes, dtypes, devices and plain numbers are looked at in every training step: to look at the values of tensors
-would wait for the GPU. The first eight batches of float targets of a process are looked at, for masks of 0 and 255 or
-of labels, and none where there is no value to see (compiled, traced, captured in a CUDA graph, inside ``vmap``).
+would wait for the GPU. The first few batches of float targets of a process are looked at, for masks of 0 and 255 or of
+labels, and none where there is no value to see (compiled, traced, captured in a CUDA graph, inside ``vmap``).
 (:mod:`arrcoc_sam.losses.matching`, which has to wait for which targets there are, looks at their weights besides.)
 """
 
@@ -39,8 +39,10 @@ BACKENDS: Final = ("auto", "eager", "compiled", "triton")
 _MASK_DTYPES: Final = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-# One for each batch of float targets that is still to be looked at.
-_LOOKS: Final = [None] * 8
+class _Looks:
+    """How many tensors of float targets are still to be looked at."""
+
+    left = 8
 
 
 class FocalDiceOptions(NamedTuple):
@@ -112,29 +114,36 @@ def check_masks(targets: Tensor, shape: tuple[int, ...], name: str = "targets", 
         raise ShapeError(explain(f"{name} has shape {tuple(targets.shape)}", f"{shape}, as {of} has it", mend))
 
 
-def check_range(targets: Tensor, name: str = "targets", *, valid: Tensor | None = None) -> None:
+def check_range(
+    targets: Tensor, name: str = "targets", *, valid: Tensor | None = None, weights: Tensor | None = None
+) -> None:
     """Soft masks that lie in [0, 1], or a little beside it as resizing leaves them; of the first batches alone.
 
     Args:
         targets: Checked in all else.
         name: What messages call them.
         valid: Of the first axes: what is not valid may hold anything.
+        weights: Of the first axes too: so may what weighs nothing.
     """
-    if torch.compiler.is_compiling() or not _LOOKS or not targets.is_floating_point():
+    if torch.compiler.is_compiling() or not _Looks.left or not targets.is_floating_point():
         return
     if type(targets) not in (Tensor, torch.nn.Parameter):  # a fake tensor, or one that is spread over devices
         return
     if targets.is_cuda and torch.cuda.is_current_stream_capturing():
         return
     try:
-        shown = targets.detach() if valid is None else targets.detach()[valid]
+        shown = targets.detach()
+        if weights is not None:
+            shown = torch.where((weights > 0)[..., None, None], shown, 0)
+        if valid is not None:
+            shown = shown[valid]
         low, high = (float(value) for value in shown.aminmax())
     except RuntimeError:  # none at all, or none that can be seen here
         return
     if low <= -1 or high >= 2:
         mend = "pass masks as bool (masks > 0), or divide those of 0 and 255 by 255"
         raise InputError(explain(f"{name} reach from {low:g} to {high:g}", "floats in [0, 1]", mend))
-    del _LOOKS[:1]
+    _Looks.left -= 1
 
 
 def check_same_device(first: Tensor, second: Tensor, names: tuple[str, str]) -> None:

@@ -136,4 +136,4 @@ def check_levels(
         if tuple(valid.shape) not in ((batch, num_levels), (batch,)):
             raise ShapeError(explain(f"valid has shape {tuple(valid.shape)}", f"{(batch, num_levels)} or {(batch,)}"))
         check_same_device(first, valid, (name, "valid"))
-    check_range(masks, "masks", valid=valid)
+    check_range(masks, "masks", valid=valid, weights=confidence)

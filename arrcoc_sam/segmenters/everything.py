@@ -23,13 +23,14 @@ from arrcoc_sam.inputs import as_coordinates
 from arrcoc_sam.masks import areas, decode_rle, encode_rle, mask_boxes
 from arrcoc_sam.prompts import grid_points_xy
 from arrcoc_sam.segmenters.base import Segmenter
+from arrcoc_sam.segmenters.decoder_path import published_decoder
 from arrcoc_sam.segmenters.everything_candidates import CandidateDecoder, Candidates
 from arrcoc_sam.segmenters.everything_crops import Crop, crop_layers, is_cut_off
 from arrcoc_sam.segmenters.everything_masks import AutomaticMasks, MaskRecord
 from arrcoc_sam.segmenters.everything_overlap import box_iou
 from arrcoc_sam.segmenters.everything_regions import without_small_regions
 from arrcoc_sam.segmenters.everything_windows import MeasuredMask, WindowUpscaler
-from arrcoc_sam.segmenters.sam import SamSegmenter, published_decoder
+from arrcoc_sam.segmenters.sam import SamSegmenter
 
 __all__ = ["AutomaticMaskGenerator"]
 

@@ -15,9 +15,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from arrcoc_sam.errors import CheckpointError, InputError, UnknownNameError, UnsupportedModelError, explain, first_line
 from arrcoc_sam.segmenters import load_segmenter
-from arrcoc_sam.segmenters.checkpoints import weights_hash
 from arrcoc_sam.segmenters.tiny import set_image_size
 from arrcoc_sam.segmenters.tiny_encoder import TinyEncoder
+from arrcoc_sam.segmenters.weights import weights_hash
 from arrcoc_sam.training.attention_memory import MapMemory
 
 __all__ = ["BATCH_NORMS", "BatchNorm", "FeatureMaps"]

@@ -24,7 +24,7 @@ from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.losses import functional as LF
 from arrcoc_sam.masks import mask_iou
 from arrcoc_sam.prompts.clicks import sample_error_clicks
-from arrcoc_sam.segmenters.sam import stock_decoder
+from arrcoc_sam.segmenters.decoder_path import stock_decoder
 from arrcoc_sam.training.batches import PromptBatch
 from arrcoc_sam.training.grouping import grouping_loss
 from arrcoc_sam.training.meaning import expected_iou, matched_loss, what_is_meant

@@ -8,8 +8,6 @@ from timm.optim.muon import Muon
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from arrcoc_sam.errors import MissingExtraError, explain
-
 __all__ = ["OptimizerName", "build_optimizer"]
 
 OptimizerName = Literal["adamw", "muon"]
@@ -38,9 +36,6 @@ def build_optimizer(
 
     Returns:
         The optimizer; each of its groups has ``peak``, the learning rate for schedules to scale.
-
-    Raises:
-        MissingExtraError: "muon" with a timm before 1.0.27.
     """
     matrices = _matrices(model) if name == "muon" else set()
     members: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
@@ -55,11 +50,7 @@ def build_optimizer(
     ]
     if name == "adamw":
         return AdamW(groups, betas=_BETAS)
-    optimizer = Muon(groups, nesterov=True, adjust_lr_fn="match_rms_adamw", conv_mode="flatten", betas=_BETAS)
-    if "fallback_lr_scale" not in optimizer.defaults:  # before, all but matrices stepped at a rate of 0.02 throughout
-        came = "optimizer='muon' with a timm whose Muon has one fixed learning rate for all but matrices"
-        raise MissingExtraError(explain(came, "timm 1.0.27 or later", "pip install --upgrade timm"))
-    return optimizer
+    return Muon(groups, nesterov=True, adjust_lr_fn="match_rms_adamw", conv_mode="flatten", betas=_BETAS)
 
 
 def _matrices(model: nn.Module) -> set[nn.Parameter]:

@@ -20,10 +20,10 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from arrcoc_sam.segmenters.decoder_path import stock_decoder
 from arrcoc_sam.segmenters.folded import can_fold, folded_transformer
 from arrcoc_sam.segmenters.mask_scoring import scored_iou
 from arrcoc_sam.segmenters.prompt_content import with_content
-from arrcoc_sam.segmenters.sam import stock_decoder
 
 __all__ = ["ReducedDecoder", "lean_decoder"]
 

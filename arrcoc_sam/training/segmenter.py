@@ -15,9 +15,9 @@ from torch import Tensor
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.report.writing import made_folder
 from arrcoc_sam.scenes.scene import Scene
-from arrcoc_sam.segmenters.checkpoints import load_weights
 from arrcoc_sam.segmenters.tiny import build_tiny
 from arrcoc_sam.segmenters.tiny_encoder import TinyEncoder
+from arrcoc_sam.segmenters.weights import load_weights
 from arrcoc_sam.training.batches import BatchPlan
 from arrcoc_sam.training.configuration import check_counts
 from arrcoc_sam.training.distributed import Devices, open_devices

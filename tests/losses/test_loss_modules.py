@@ -58,7 +58,7 @@ def test_hierarchical():
 
 @pytest.mark.usefixtures("as_at_run_time")
 def test_float_targets_out_of_their_range(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(arguments, "_LOOKS", [None] * 2)
+    monkeypatch.setattr(arguments._Looks, "left", 3)
     logits, masks = torch.zeros(2, 3, 4, 4), torch.rand(2, 3, 4, 4) > 0.5
     bytes_, weights = masks * 255.0, torch.ones(2, 3)
     for _ in range(3):  # as often as they come
@@ -77,10 +77,11 @@ def test_float_targets_out_of_their_range(monkeypatch: pytest.MonkeyPatch):
     # neither is a fault: what does not count, values that are not there, overshoot, functorch
     valid = torch.tensor([True, False])
     LF.hierarchical_focal_dice_loss(logits, torch.cat([masks[:1] * 1.0, bytes_[1:]]), weights, valid=valid)
+    LF.hierarchical_focal_dice_loss(logits, masks.float().where(weights[..., None, None] > 1, -1.0), 0 * weights)
     torch.vmap(lambda x, t: LF.dice_loss(x, t))(logits, bytes_)
     LF.dice_loss(logits.to("meta"), bytes_.to("meta"))
     LF.dice_loss(logits, masks * 1.05)
-    assert not arguments._LOOKS
+    assert not arguments._Looks.left
     LF.dice_loss(logits, bytes_)  # nobody looks any more
 
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from arrcoc_sam.errors import MissingExtraError
 from arrcoc_sam.segmenters.tiny import build_tiny
 from arrcoc_sam.training.optimizer import build_optimizer
 
@@ -69,16 +68,6 @@ def test_every_weight_steps_at_the_rate_of_its_group() -> None:
         optimizer.step()
         largest = [float((a - b.detach()).abs().max()) for a, b in zip(before, model.parameters(), strict=True)]
         assert all(0 < step < 0.02 if moves else step == 0 for step in largest), largest
-
-
-def test_a_muon_with_a_rate_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Older(torch.optim.SGD):
-        def __init__(self, groups: list[dict], **_: object) -> None:
-            super().__init__(groups, lr=0.02)
-
-    monkeypatch.setattr("arrcoc_sam.training.optimizer.Muon", Older)
-    with pytest.raises(MissingExtraError, match=r"timm 1\.0\.27 or later"):
-        build_optimizer("muon", Small(), learning_rate=1e-3, weight_decay=0.0)
 
 
 def test_shared_and_parametrized_weights() -> None:
