@@ -58,7 +58,5 @@ def _matrices(model: nn.Module) -> set[nn.Parameter]:
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     layers: list[Any] = [m for m in model.modules() if isinstance(m, kinds) and getattr(m, "groups", 1) == 1]
     embedded = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
-    weights = {
-        layer.weight for layer in layers if isinstance(layer.weight, nn.Parameter)
-    }  # a parametrization's is none
+    weights = {layer.weight for layer in layers if isinstance(layer.weight, nn.Parameter)}  # not a parametrization's
     return {weight for weight in weights - embedded if min(weight.flatten(1).shape) >= _SMALLEST_SIDE}
