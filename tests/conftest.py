@@ -10,8 +10,12 @@ from collections.abc import Iterator
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
 
+import hypothesis
 import jaxtyping
 import pytest
+
+hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy machine fails no test
+hypothesis.settings.load_profile("no deadline")
 
 
 @pytest.fixture

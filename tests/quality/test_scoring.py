@@ -391,6 +391,7 @@ def test_masks_without_an_answer_are_not_asked_about_again(
     assert not asked
 
 
+@pytest.mark.usefixtures("as_at_run_time")
 def test_an_engine_that_does_not_fit_is_refused_before_anything_is_listed(score: Any, tmp_path: Path) -> None:
     class Engine:
         def check(self, plan: dict[str, Any]) -> None:
