@@ -26,10 +26,10 @@ from arrcoc_sam.segmenters.mask_scoring import MaskScoring, mask_geometry
 from arrcoc_sam.segmenters.tiny import set_image_size
 from arrcoc_sam.training.recipe import ClickRecipe
 
-FRAME = 288
+FRAME = 320
 """Side of the frame that the model ships with: objects are seen larger than in most of training."""
 
-SCENES = {"plain": range(30_000, 37_200), "rich": range(1_008_000, 1_009_800)}
+SCENES = {"plain": range(30_000, 34_800), "rich": range(1_008_000, 1_009_200)}
 """Seeds of scenes that the masks were not trained on."""
 
 RECIPE = ClickRecipe()
