@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from arrcoc_sam.datasets.mask_index import MaskIndex
@@ -73,18 +73,23 @@ def unscored_masks(scored: Path, dataset: MaskSet, beside: Path | None) -> pd.Da
         DataError: The data set can't be read.
         OutputError: There is no room to list it.
     """
-    known = pq.read_table(scored, columns=["id"])["id"]
+    known = pd.Index(_values(pq.read_table(scored, columns=["id"])["id"])).unique()  # hashed once, not once a part
     errors = listed_errors(scored)
     reasons = dict(zip(errors["id"], errors["error"], strict=True))
     words = explain(f"it has no score in {scored.name}", "a score, or an error beside it", "score it again")
     rows = []
     with listed_masks(dataset, beside, mend="make room") as index:
         for part in index.parts(_ROWS):
-            there = pc.and_(part["id"].is_valid(), pc.is_in(part["id"], known.cast(part["id"].type)))
-            rows += part.filter(pc.invert(there)).select(_COLUMNS).to_pylist()
+            missing = part["id"].is_null().to_numpy()
+            missing[~missing] = known.get_indexer(_values(part["id"].drop_null())) < 0
+            rows += part.filter(pa.array(missing)).select(_COLUMNS).to_pylist()
     for row in rows:
         row["error"] = reasons.get(row["id"]) or row["error"] or words
     return pd.DataFrame(rows, columns=_COLUMNS, dtype=object)
+
+
+def _values(ids: pa.ChunkedArray) -> np.ndarray:
+    return ids.to_numpy()  # of text as objects, one type in every part
 
 
 @contextmanager

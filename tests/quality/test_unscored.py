@@ -1,0 +1,53 @@
+"""Masks that a table of scores does not have."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from arrcoc_sam.datasets.coco_masks import CocoMasks
+from arrcoc_sam.datasets.mask_index import MaskEntry, MaskIndex
+from arrcoc_sam.quality import unscored
+from arrcoc_sam.quality.unscored import listed_masks, unscored_masks
+
+
+class Many(CocoMasks):
+    """A data set of many masks, one an image; the first has no id."""
+
+    def __init__(self, ids: list[Any]) -> None:
+        super().__init__(Path("many.json"), images=None)
+        self.ids = ids
+
+    def fill(self, index: MaskIndex) -> None:
+        for number, mask_id in enumerate(self.ids):
+            image = index.add_image(number, f"{number}.png")
+            index.add(MaskEntry(mask_id, image, "cat", counts="a", error=None if number else "no id"))
+
+
+@pytest.mark.parametrize("kind", [int, str])
+def test_scores_are_looked_up_in_one_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Callable[[int], Any]
+) -> None:
+    """A table made anew for every part took ten times as long here, and as many times more as there are masks."""
+    monkeypatch.setattr(unscored, "_ROWS", 8)
+    numbers = range(1, 40_000)
+    dataset = Many([None, *map(kind, numbers)])
+    scored = [number for number in numbers if number % 1_000]
+    table = tmp_path / "s.parquet"
+    pq.write_table(pa.table({"id": [kind(number) for number in scored], "image_id": scored}), table)
+    start = time.process_time()
+    with listed_masks(dataset, None, mend="") as index:
+        assert sum(len(part) for part in index.parts(8)) == 40_000
+    listed = time.process_time()
+    found = unscored_masks(table, dataset, None)
+    assert time.process_time() - listed < 5 * (listed - start)
+    assert found["id"].tolist() == [None, *map(kind, range(1_000, 40_000, 1_000))]
+    assert found["image_id"].tolist() == list(range(0, 40_000, 1_000))
+    assert found["error"][0] == "no id"
+    assert found["error"][1:].str.startswith("it has no score in s.parquet").all()
