@@ -65,21 +65,24 @@ class FilterJob:
             target = self.out
         dataset = None if target is None else self._open(plan, target)
         scores = read_scores(self.scored, list(COLUMNS))
-        unscored = self._unscored(plan, dataset, len(scores))
+        unscored = self._unscored(plan, dataset, target, len(scores))
         judgement = judge(scores, self.rules)
         record = self._record(plan, scores, judgement, unscored)
         if target is not None and dataset is not None:
             self._write(target, dataset, scores, judgement, unscored, record)
         self._tell(record, judgement, scores)
 
-    def _unscored(self, plan: dict[str, Any], dataset: MaskSet | None, num_scored: int) -> pd.DataFrame:
+    def _unscored(
+        self, plan: dict[str, Any], dataset: MaskSet | None, target: Path | None, num_scored: int
+    ) -> pd.DataFrame:
         """The masks without a score: those of the table of errors, where it has all, or those that are found."""
         listed = listed_errors(self.scored)
         if all_are_listed(self.scored, num_scored + len(listed)):
             return listed
-        beside = None if self.out is None or self.dry_run else made_folder(self.out.parent)
+        if dataset is not None and target is not None:
+            return unscored_masks(self.scored, dataset, made_folder(target.parent))
         try:
-            return unscored_masks(self.scored, self._source(plan) if dataset is None else dataset, beside)
+            return unscored_masks(self.scored, self._source(plan), None)
         except (DataError, OutputError) as error:  # a dry run does without the data set
             noted(f"masks without a score are those of the table of errors alone: {error}")
             return listed
@@ -101,7 +104,9 @@ class FilterJob:
         """The data set that was scored, if the target can be its like."""
         dataset = self._source(plan)
         wanted = {"coco": ".json", "parquet": ".parquet", "folder": None}[dataset.format]
-        if target.suffix != wanted if wanted else target.suffix in _FILES:  # folders may have dots in their names
+        if (
+            target.suffix != wanted if wanted else target.suffix in _FILES
+        ):  # folders may have dots in their names
             expected = f"a name that ends in {wanted}" if wanted else "the name of a folder"
             raise InputError(explain(f"--out {target} for a {dataset.format} data set", expected))
         if target.exists() and target.samefile(dataset.path):

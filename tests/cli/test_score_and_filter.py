@@ -308,6 +308,24 @@ def test_filter_on_a_full_disk(command: Command, scored: Path, tmp_path: Path, m
     assert {file for file in tmp_path.rglob("*") if file.is_file()} == before
 
 
+def test_masks_that_can_t_be_listed_end_filter_but_no_dry_run(
+    command: Command, scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    (tmp_path / "scores.manifest.json").unlink()  # which says that all masks have a score
+    monkeypatch.setattr("arrcoc_sam.datasets.mask_index.MaskIndex.add", full)
+    words = ("filter", scored, "--min-quality", 0.1, "--pictures", 0)
+    answer = command(*words, "--out", "kept.json")
+    assert answer.code == 2
+    assert "can't be listed in" in answer.error
+    assert not Path("kept.json").exists()
+    answer = command(*words, "--dry-run")
+    assert answer.code == 0
+    assert "of the table of errors alone: the masks can't be listed in" in answer.err
+
+
 def test_a_dry_run_writes_nothing_and_says_the_same(command: Command, scored: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     dry = json.loads(command("filter", scored, "--class-quantile", 0.4, "--dry-run", "--json").out)
