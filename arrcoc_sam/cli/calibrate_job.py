@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -18,10 +18,10 @@ from arrcoc_sam.cli.calibrate_truth import TruthImages
 from arrcoc_sam.cli.console import err, out, print_json, print_table, progress
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter, tokens_asked
 from arrcoc_sam.cli.staging import staged_folder
-from arrcoc_sam.errors import InputError, explain
+from arrcoc_sam.errors import DataError, InputError, explain
 from arrcoc_sam.quality import MaskQualityEstimator
 from arrcoc_sam.quality.calibration_ablation import compare_protocols, protocol_estimators
-from arrcoc_sam.quality.calibration_fit import CalibrationFit, check_sets, fit_calibration, split_by_image
+from arrcoc_sam.quality.calibration_fit import CalibrationFit, fit_calibration
 from arrcoc_sam.quality.calibration_samples import calibration_samples
 from arrcoc_sam.report.calibration_plots import plot_calibration, plot_protocols
 
@@ -71,10 +71,9 @@ class CalibrateJob:
         if self.min_images > 1 and truth.num_images < 4 * self.min_images:  # a quarter of them is the least set
             came, expected = f"{truth.num_images:,} images with masks", f"at least {4 * self.min_images:,}"
             raise InputError(explain(came, expected, "give more images, or lower --min-images"))
-        expected_samples = truth.expected_samples(self.per_mask)
-        if len(expected_samples):  # of none it is said below why
-            sets = split_by_image(expected_samples, seed=self.seed)
-            check_sets(sets, min_masks=self.min_masks, min_images=self.min_images)
+        counts = sorted(truth.masks_by_image(), reverse=True)
+        if counts:  # of none it is said below why
+            self._check_sets(counts)
         with staged_folder(self.out.parent) as folder:
             segmenter = open_segmenter(self.segmenter, self.checkpoint, self.device)
             truth.fits = segmenter.transform_for
@@ -111,6 +110,24 @@ class CalibrateJob:
             err().print(f"left out: {words}", soft_wrap=True, markup=False)
         if truth.faults:
             raise typer.Exit(BAD_FILES)
+
+    def _check_sets(self, counts: Sequence[int]) -> None:
+        """See that no set is too small whatever the split is: that depends on which pictures can be read.
+
+        Args:
+            counts: Masks of each image, most first.
+
+        Raises:
+            DataError: The images with most masks would not do for the smallest set.
+        """
+        num_images = len(counts) // 4
+        num_masks = sum(counts[:num_images]) * self.per_mask
+        least = max(self.min_masks, 2)
+        if num_masks < least or num_images < self.min_images:
+            came = f"the smallest of the three sets has {num_masks} masks of {num_images} images at most"
+            few = num_images < max(self.min_images, 1)
+            mend = "give more images" + ("" if few else ", or more samples a mask")
+            raise DataError(explain(came, f"at least {least} masks of at least {self.min_images} images", mend))
 
     def _samples(
         self, estimators: dict[str, MaskQualityEstimator], images: Iterable[Any], total: int, words: str

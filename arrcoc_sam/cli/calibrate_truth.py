@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.errors import ArrcocSamError, DataError, explain
@@ -58,12 +57,12 @@ class TruthImages:
         """Images with masks of objects."""
         return len({annotation.image_id for annotation in self.dataset.annotations if not annotation.crowd})
 
-    def expected_samples(self, per_mask: int) -> pd.DataFrame:
-        """The column ``image`` of the samples to be, as far as that is known before pictures are decoded.
+    def masks_by_image(self) -> list[int]:
+        """The number of masks of each image that has some, as far as that is known before pictures are decoded.
 
         Images whose picture is missing, or has another size by its header, are left out, as they will be.
         """
-        names: list[str] = []
+        counts: list[int] = []
         for image in self.dataset.images:
             objects = sum(not annotation.crowd for annotation in self.dataset.annotations_of(image))
             if not objects or not (self.dataset.folder / image.file_name).is_file():
@@ -72,8 +71,8 @@ class TruthImages:
                 self.dataset.check_header(image)
             except ArrcocSamError:
                 continue
-            names += [str(image.id)] * (objects * per_mask)
-        return pd.DataFrame({"image": pd.Series(names, dtype=object)})
+            counts.append(objects)
+        return counts
 
     def __len__(self) -> int:
         """Images that have annotations or not."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from arrcoc_sam.errors import InputError
 from arrcoc_sam.quality import load_calibration
 from arrcoc_sam.segmenters import load_segmenter
 
@@ -44,7 +45,22 @@ def test_calibrate_knows_its_sets_before_it_scores(
     words = ("calibrate", truth, "--out", "c.json", "--checkpoint", weights, "--no-ablation", "--min-masks")
     answer = command(*words, 8)  # 24 masks of 8 images: two images hold 6
     assert answer.code == 2
-    assert "the conformal set has 6 masks of 2 images; expected at least 8 masks" in answer.error
+    assert "the smallest of the three sets has 6 masks of 2 images at most; expected at least 8 masks" in answer.error
+
+
+def test_calibrate_leaves_to_the_fit_what_depends_on_the_split(
+    command: Command, truth: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(*_: object) -> None:
+        raise InputError("a segmenter is loaded")
+
+    monkeypatch.setattr("arrcoc_sam.cli.calibrate_job.open_segmenter", loaded)
+    document = json.loads(truth.read_text())
+    first = document["annotations"][0]
+    document["annotations"] += [first | {"id": 1_000 + number} for number in range(9)]  # 12 masks of one image of 8
+    truth.write_text(json.dumps(document))
+    words = ("calibrate", truth, "--out", "c.json", "--checkpoint", weights, "--no-ablation", "--min-masks")
+    assert "a segmenter is loaded" in command(*words, 8).error
 
 
 def test_calibrate_needs_masks_enough(command: Command, truth: Path, weights: Path) -> None:
