@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,11 @@ from safetensors import SafetensorError
 from arrcoc_sam.errors import OutputError, explain, first_line
 
 __all__ = ["made_folder", "replacing", "saving", "write_text"]
+
+# What torch.save and safetensors say where a write failed.
+_WRITING = re.compile(
+    r"PyTorchStreamWriter|inline_container|unexpected pos|I/O ?error|os error|\bwrit(?:e|ing)\b", re.I
+)
 
 
 def made_folder(path: Path) -> Path:
@@ -91,6 +97,8 @@ def saving(path: str | Path) -> Iterator[Path]:
         with replacing(path) as temporary:
             yield temporary
     except (RuntimeError, SafetensorError) as error:
+        if not _WRITING.search(str(error)):  # of what was to be written: a device out of memory, for one
+            raise
         came = f"{path} can't be written ({first_line(error)})"
         raise OutputError(explain(came, "room for it", "free some of the disk, or name another place")) from error
 

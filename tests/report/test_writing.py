@@ -47,6 +47,16 @@ def test_a_full_disk(tmp_path: Path, save: Callable[..., None]) -> None:
     assert path.read_text() == "old"
 
 
+def test_an_error_that_is_not_about_writing_stays_itself(tmp_path: Path) -> None:
+    def fail() -> None:
+        with saving(tmp_path / "last.pt"):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        fail()
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_new_file_replaces_the_old_one_and_others_may_read_it(tmp_path: Path) -> None:
     path = write_text(tmp_path / "x.txt", "old")
     write_text(path, "näh")
