@@ -295,11 +295,15 @@ def _prompted(
 
 
 def _donors(source: MaskSource, index: int, rng: np.random.Generator) -> list[Bool[ndarray, "h w"]]:
-    """Masks of another image than that one; none where there is no other."""
+    """Masks of another image than that one; none where there is no other, or it can't be read."""
     if len(source) == 1:
         return []
-    other = source[(index + 1 + int(rng.integers(len(source) - 1))) % len(source)]
-    return [mask for mask in other.read_masks(rng.permutation(other.num_masks)[:_DONORS]) if mask.any()]
+    place = (index + 1 + int(rng.integers(len(source) - 1))) % len(source)
+    try:
+        other = source[place]
+        return [mask for mask in other.read_masks(rng.permutation(other.num_masks)[:_DONORS]) if mask.any()]
+    except (ImageReadError, DataError):  # the image that asks is whole; this one is told of when it is drawn itself
+        return []
 
 
 def _meant(

@@ -45,11 +45,15 @@ class DegradedMasks(Sequence[ScoredImage]):
             raise IndexError(number)
         rng = np.random.default_rng([self.seed, number])
         try:
-            masked, donor = self.source[number], self.source[int(rng.integers(len(self.source)))]
+            masked = self.source[number]
             masks = masked.read_masks(np.arange(masked.num_masks))
-            donors = [mask for mask in donor.read_masks(np.arange(donor.num_masks)) if mask.any()]
         except (ImageReadError, DataError) as error:
             return _left_out(error)
+        try:
+            donor = self.source[int(rng.integers(len(self.source)))]
+            donors = [mask for mask in donor.read_masks(np.arange(donor.num_masks)) if mask.any()]
+        except (ImageReadError, DataError):  # it is told of where it is an image of its own; this one does without
+            donors = []
         degraded, true_iou = [], []
         for which in rng.permutation(len(masks))[: self.masks_per_image]:
             if not masks[which].any():
@@ -107,7 +111,7 @@ class MatchedMasks(Sequence[ScoredImage]):
         return len(self._pairs)
 
     def __getitem__(self, number: int) -> ScoredImage:  # type: ignore[override]
-        """The external masks of one image; none where the picture can't be read (with a warning)."""
+        """The external masks of one image; none where the picture or a mask can't be read (with a warning)."""
         try:
             return self._scored(*self._pairs[number])
         except (ImageReadError, DataError) as error:

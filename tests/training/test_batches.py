@@ -14,7 +14,7 @@ from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.errors import DataError, ImageReadError, InputError
 from arrcoc_sam.masks import mask_iou
 from arrcoc_sam.scenes import Scene, generate_scene
-from arrcoc_sam.training.batches import Augmentation, BatchPlan, PromptBatch, draw_batch
+from arrcoc_sam.training.batches import Augmentation, BatchPlan, PromptBatch, _donors, draw_batch
 from arrcoc_sam.training.sources import MaskedImage, MaskSetSource, MixedSource, SceneSource
 
 PLAN = BatchPlan(image_size=64, mask_size=32, num_targets=3)
@@ -158,6 +158,19 @@ def test_an_image_that_can_t_be_read_is_left_out(scenes: list[Scene]) -> None:
     broken |= set(range(4))
     with pytest.raises(ImageReadError, match="50 images drawn"), pytest.warns(match="Left out of training"):
         draw_batch(Broken(scenes), PLAN, seed=0, step=0, places=[0])
+
+
+def test_an_image_does_without_masks_of_another_that_can_t_be_read(scenes: list[Scene]) -> None:
+    class Broken(SceneSource):
+        def __getitem__(self, index: int) -> MaskedImage:
+            if index == 1:
+                raise ImageReadError("1.png can't be read; expected a whole image file.")
+            return super().__getitem__(index)
+
+    rng = np.random.default_rng(0)
+    source = Broken(scenes[:2])
+    assert _donors(source, 0, rng) == []
+    assert _donors(source, 1, rng)
 
 
 def test_a_soft_mask_is_left_out(tmp_path: Path) -> None:

@@ -68,6 +68,9 @@ def test_an_image_of_a_soft_mask_is_left_out(degraded: DegradedMasks) -> None:
 
     with pytest.warns(UserWarning, match=r"Left out of training: 3\.png has more than two values"):
         assert len(replace(degraded, source=Soft(degraded.source.scenes))[3].masks) == 0
+    for seed in range(8):  # those that its masks could be pasted into stay
+        others = replace(degraded, source=Soft(degraded.source.scenes), seed=seed)
+        assert all(len(others[number].masks) for number in range(3))
 
 
 def test_only_the_head_moves(segmenter: SamSegmenter, degraded: DegradedMasks) -> None:
