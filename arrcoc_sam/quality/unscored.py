@@ -31,7 +31,7 @@ def listed_errors(scored: Path) -> pd.DataFrame:
         scored: The table of scores; ids have the types that they have there.
 
     Returns:
-        ``id``, ``image_id``, ``image``, ``category``, which is not known, and ``error``.
+        ``id``, ``image_id``, ``image``, ``category`` where the table has it, and ``error``.
     """
     path = scored.with_name(f"{scored.stem}.errors.csv")
     if not path.exists():
@@ -41,7 +41,9 @@ def listed_errors(scored: Path) -> pd.DataFrame:
     for name in ("id", "image_id"):
         known = found[name].where(found[name] != "")
         found[name] = known.astype("Int64") if pa.types.is_integer(schema.field(name).type) else known
-    return found.assign(category=None)[_COLUMNS]
+    if "category" not in found:
+        return found.assign(category=None)[_COLUMNS]
+    return found.assign(category=found["category"].where(found["category"] != ""))[_COLUMNS]
 
 
 def all_are_listed(scored: Path, num_masks: int) -> bool:

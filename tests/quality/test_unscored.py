@@ -14,7 +14,7 @@ import pytest
 from arrcoc_sam.datasets.coco_masks import CocoMasks
 from arrcoc_sam.datasets.mask_index import MaskEntry, MaskIndex
 from arrcoc_sam.quality import unscored
-from arrcoc_sam.quality.unscored import listed_masks, unscored_masks
+from arrcoc_sam.quality.unscored import listed_errors, listed_masks, unscored_masks
 
 
 class Many(CocoMasks):
@@ -28,6 +28,17 @@ class Many(CocoMasks):
         for number, mask_id in enumerate(self.ids):
             image = index.add_image(number, f"{number}.png")
             index.add(MaskEntry(mask_id, image, "cat", counts="a", error=None if number else "no id"))
+
+
+def test_errors_may_be_listed_with_their_class(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": [1], "image_id": [1]}), tmp_path / "s.parquet")
+    listed = tmp_path / "s.errors.csv"
+    listed.write_text("id,image_id,image,error\n2,1,a.png,empty\n")
+    assert listed_errors(tmp_path / "s.parquet")["category"].isna().all()
+    listed.write_text("id,image_id,image,category,error\n2,1,a.png,cat,empty\n3,1,a.png,,empty\n")
+    categories = listed_errors(tmp_path / "s.parquet")["category"]
+    assert categories[0] == "cat"
+    assert categories.isna().tolist() == [False, True]
 
 
 @pytest.mark.parametrize("kind", [int, str])
