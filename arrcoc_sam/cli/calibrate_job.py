@@ -59,7 +59,7 @@ class CalibrateJob:
             typer.Exit: With code 3, where images could not be read.
         """
         check_segmenter(self.segmenter)
-        if self.out.suffix != ".json":
+        if self.out.suffix.lower() != ".json":
             raise InputError(explain(f"--out {self.out}", "a .json file"))
         if not 0 < self.confidence < 1:
             raise InputError(explain(f"--confidence {self.confidence}", "a share in (0, 1)"))

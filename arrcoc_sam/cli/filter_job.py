@@ -105,7 +105,7 @@ class FilterJob:
         dataset = self._source(plan)
         wanted = {"coco": ".json", "parquet": ".parquet", "folder": None}[dataset.format]
         if (
-            target.suffix != wanted if wanted else target.suffix in _FILES
+            target.suffix.lower() != wanted if wanted else target.suffix.lower() in _FILES
         ):  # folders may have dots in their names
             expected = f"a name that ends in {wanted}" if wanted else "the name of a folder"
             raise InputError(explain(f"--out {target} for a {dataset.format} data set", expected))
@@ -265,7 +265,7 @@ def _picture(dataset: MaskSet, index: MaskIndex, row: pd.Series) -> MaskPicture 
 
 
 def _beside(target: Path, ending: str) -> Path:
-    return target.with_name(f"{target.stem if target.suffix in _FILES else target.name}.{ending}")
+    return target.with_name(f"{target.stem if target.suffix.lower() in _FILES else target.name}.{ending}")
 
 
 def _if_there(folder: str) -> str | None:

@@ -124,8 +124,8 @@ class ScoreJob:
         if dataset.format == "folder":
             expected = "a COCO or Parquet data set"
             raise InputError(explain("--annotated with a folder of pictures, which have no fields", expected))
-        if self.annotated.suffix != dataset.path.suffix and not dataset.path.is_dir():
-            raise InputError(explain(f"--annotated {self.annotated}", f"a {dataset.path.suffix} file"))
+        if self.annotated.suffix.lower() != dataset.path.suffix.lower() and not dataset.path.is_dir():
+            raise InputError(explain(f"--annotated {self.annotated}", f"a {dataset.path.suffix.lower()} file"))
         if self.annotated.exists() and self.annotated.samefile(dataset.path):
             mend = "name another file: scores belong to the data set as it is"
             raise OutputError(explain(f"--annotated {self.annotated} is the data set itself", "a new file", mend))

@@ -326,6 +326,16 @@ def test_masks_that_can_t_be_listed_end_filter_but_no_dry_run(
     assert "of the table of errors alone: the masks can't be listed in" in answer.err
 
 
+def test_suffixes_in_capital_letters(command: Command, weights: Path, tmp_path: Path) -> None:
+    path = write_masks(tmp_path / "set", num_images=1)
+    path = path.rename(path.with_name("MASKS.JSON"))
+    answer = command("score", path, "--checkpoint", weights, "--out", "scores.parquet", "--annotated", "scored.json")
+    assert answer.code == 0, answer.err
+    answer = command("filter", "scores.parquet", "--min-area", 0, "--out", "kept.JSON", "--pictures", 0)
+    assert answer.code == 0, answer.err
+    assert Path("kept.manifest.json").exists()
+
+
 def test_a_dry_run_writes_nothing_and_says_the_same(command: Command, scored: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     dry = json.loads(command("filter", scored, "--class-quantile", 0.4, "--dry-run", "--json").out)
