@@ -91,7 +91,8 @@ def unscored_masks(scored: Path, dataset: MaskSet, beside: Path | None) -> pd.Da
 
 
 def _values(ids: pa.ChunkedArray) -> np.ndarray:
-    return ids.to_numpy()  # of text as objects, one type in every part
+    values: np.ndarray = ids.to_numpy()  # of text as objects, one type in every part
+    return values
 
 
 @contextmanager
