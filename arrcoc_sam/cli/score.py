@@ -71,7 +71,8 @@ def score(
     """Score every mask of a data set: how good is it, by the masks that the segmenter makes of it?
 
     The table has a row a mask: quality, bounds, stability and more. The same command goes on where it was stopped,
-    even by kill -9. Masks that can't be scored are listed in OUT.errors.csv; the exit code is then 3.
+    even by kill -9. Masks that can't be scored are listed in OUT.errors.csv; the exit code is then 3. Once all is done,
+    the same command tries pictures again that could not be read; what has scores keeps them.
     """
     from arrcoc_sam.cli.score_job import ScoreJob
 

@@ -138,6 +138,8 @@ class ScoreJob:
             raise OutputError(explain(f"--annotated {self.annotated} in the folder of the data set", expected))
 
     def _tell(self, summary: ScoringSummary) -> None:
+        if summary.note is not None:
+            err().print(f"note: {summary.note}", soft_wrap=True, markup=False)
         if self.as_json:
             print_json(
                 {

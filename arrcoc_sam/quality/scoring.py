@@ -121,6 +121,18 @@ class MaskScorer:
                     found[row] = str(error)
         return found
 
+    def could_not_read(self, image: str, error: str) -> bool:
+        """Whether an error that was listed says that this image could not be read: that begins with its path."""
+        return image != "" and error.startswith(str(self.images / image))
+
+    def can_read(self, image: str) -> bool:
+        """Whether an image can be read now, and is of a size that the segmenter takes."""
+        try:
+            self._pixels({"image": image})
+        except ArrcocSamError:
+            return False
+        return True
+
     @property
     def nan_fault(self) -> str:
         """What is said of a mask that the segmenter answers with NaN."""

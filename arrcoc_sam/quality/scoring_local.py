@@ -13,7 +13,7 @@ from arrcoc_sam.datasets.mask_sets import MaskSet
 from arrcoc_sam.errors import InputError, describe, explain
 from arrcoc_sam.quality.estimator import MaskQualityEstimator
 from arrcoc_sam.quality.scoring import MaskScorer
-from arrcoc_sam.quality.scoring_again import drop_mended, reopen
+from arrcoc_sam.quality.scoring_again import reopen, set_aside, settle
 from arrcoc_sam.quality.scoring_run import Progress, ScoringRun, read_part, scoring_plan, write_part
 from arrcoc_sam.report.provenance import Provenance
 
@@ -39,6 +39,7 @@ class ScoringSummary:
         num_masks: All of them.
         num_errors: Those that could not be scored.
         num_resumed: How many had been scored before this call.
+        note: Why parts stayed as they were although a picture that they lack can be read by now; None without such.
     """
 
     scores: Path
@@ -47,6 +48,7 @@ class ScoringSummary:
     num_masks: int
     num_errors: int
     num_resumed: int
+    note: str | None = None
 
 
 def score_masks(
@@ -62,7 +64,8 @@ def score_masks(
 
     Memory does not grow with the number of masks. What can't be read (an image that is missing, run lengths that do
     not add up, a mask of another size) goes into a table of errors, ``<out>.errors.csv``, and the rest is scored. Once
-    more called, it tries that again: parts of which a picture was put in order since are scored anew.
+    more called, it tries pictures again that could not be read: parts of which one can be by then are scored anew, and
+    the table is replaced once all is done. A part stays as it is where a mask that has a score would lose it.
 
     Args:
         dataset: A data set, or its path for :func:`~arrcoc_sam.datasets.mask_forms.open_masks`.
@@ -147,19 +150,29 @@ def run_scoring(
         check(plan)
     with ScoringRun(dataset, out, plan) as run:
         scorer = None if estimator is None else MaskScorer(estimator, *run.folders)
-        if run.done and (scorer is None or not reopen(run, scorer, progress)):
+        held: dict[int, str] = {}
+        if run.done and (scorer is None or not reopen(run, scorer, held, progress)):
             run.clear()
             num_masks, num_errors = run.keep_manifest(manifest)
-            return _summary(run, num_masks, num_errors, resumed=num_masks)
+            return _summary(run, num_masks, num_errors, resumed=num_masks, held=held)
         run.prepare(progress)
-        if scorer is not None and not run.reopened:
-            drop_mended(run, scorer)
+        if not run.reopened:
+            settle(run, held)
+            if scorer is not None:
+                set_aside(run, scorer, held, progress)
         resumed = run.num_masks(run.parts()) - run.num_masks(run.missing())
         engine(run, progress)
+        settle(run, held)
         num_masks, num_errors = run.finish(manifest)
-        return _summary(run, num_masks, num_errors, resumed=resumed)
+        return _summary(run, num_masks, num_errors, resumed=resumed, held=held)
 
 
-def _summary(run: ScoringRun, num_masks: int, num_errors: int, *, resumed: int) -> ScoringSummary:
+def _summary(
+    run: ScoringRun, num_masks: int, num_errors: int, *, resumed: int, held: Mapping[int, str]
+) -> ScoringSummary:
     errors = run.errors_path if num_errors else None
-    return ScoringSummary(run.out, run.manifest_path, errors, num_masks, num_errors, resumed)
+    note = None
+    if held:
+        parts = "1 part stays" if len(held) == 1 else f"{len(held)} parts stay"
+        note = f"{parts} as before, though a picture can be read again: {min(held.items())[1]} had scores, and can't be scored now"
+    return ScoringSummary(run.out, run.manifest_path, errors, num_masks, num_errors, resumed, note)

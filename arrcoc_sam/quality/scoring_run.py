@@ -14,7 +14,8 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,7 +31,7 @@ from arrcoc_sam.quality.estimator import MaskQualityEstimator
 from arrcoc_sam.quality.scoring import SCORE_FIELDS, score_schema
 from arrcoc_sam.report.writing import replacing, write_text
 
-__all__ = ["PLAN_KEY", "Progress", "ScoringRun", "read_part", "scoring_plan", "write_part"]
+__all__ = ["PLAN_KEY", "Progress", "ScoringRun", "read_part", "scores_path", "scoring_plan", "working", "write_part"]
 
 PLAN_KEY = b"arrcoc_sam"
 """The plan's key in the metadata of a table of scores."""
@@ -128,35 +129,34 @@ class ScoringRun:
 
         Raises:
             DataError: The data set can't be read, has no masks, or ids repeat.
+            OutputError: There is no room to list it.
         """
         records = self.work / "records"
         if records.exists():
             return
-        for leftover in (self.work / "index.sqlite", self.work / "records.draft"):
-            if leftover.is_dir():
-                shutil.rmtree(leftover)
-            leftover.unlink(missing_ok=True)
         draft = self.work / "records.draft"
         try:
-            draft.mkdir()
-            with MaskIndex(self.work / "index.sqlite", name=str(self.dataset.path)) as index:
-                self.dataset.fill(index)
-                if not (total := len(index)):
-                    raise DataError(explain(f"{self.dataset.path} has no masks", "at least one"))
-                written = 0
-                for number, part in enumerate(index.parts(self.plan["part_masks"])):
-                    pq.write_table(part, draft / _name(number))
-                    written += len(part)
-                    if progress is not None:
-                        progress("Listing", written, total)
-            (self.work / "index.sqlite").unlink()
-            draft.rename(records)
+            with working(self.work):
+                for leftover in (self.work / "index.sqlite", draft):
+                    if leftover.is_dir():
+                        shutil.rmtree(leftover)
+                    leftover.unlink(missing_ok=True)
+                draft.mkdir()
+                with MaskIndex(self.work / "index.sqlite", name=str(self.dataset.path)) as index:
+                    self.dataset.fill(index)
+                    if not (total := len(index)):
+                        raise DataError(explain(f"{self.dataset.path} has no masks", "at least one"))
+                    written = 0
+                    for number, part in enumerate(index.parts(self.plan["part_masks"])):
+                        pq.write_table(part, draft / _name(number))
+                        written += len(part)
+                        if progress is not None:
+                            progress("Listing", written, total)
+                (self.work / "index.sqlite").unlink()
+                draft.rename(records)
         except DataError:
             shutil.rmtree(self.work, ignore_errors=True)  # nothing of it could be of use
             raise
-        except (OSError, sqlite3.OperationalError) as error:
-            came = f"{self.work} can't be written ({getattr(error, 'strerror', None) or error})"
-            raise OutputError(explain(came, "room and permission", "the same command goes on from here")) from error
 
     def parts(self) -> list[int]:
         """The numbers of all parts."""
@@ -244,19 +244,20 @@ class ScoringRun:
         return (self.work / _REOPENED).exists()
 
     def begin_again(self) -> None:
-        """Be about to list and score anew beside a table that is there; what a run left in the folder of work goes."""
-        for name in ("records", "scores"):
-            shutil.rmtree(self.work / name, ignore_errors=True)
-        (self.work / "scores").mkdir()
-        (self.work / _REOPENED).touch()
+        """Be about to list and score anew beside a table that is there; what a run left in the folder of work goes.
+
+        Raises:
+            OutputError: The folder of work can't be written.
+        """
+        with working(self.work):
+            for name in ("records", "scores", "earlier"):
+                shutil.rmtree(self.work / name, ignore_errors=True)
+            (self.work / "scores").mkdir(exist_ok=True)
+            (self.work / _REOPENED).touch()
 
     def scores_of(self, number: int) -> pa.Table:
         """The scores of a part that is there."""
-        return pq.read_table(self.work / "scores" / _name(number))
-
-    def forget(self, number: int) -> None:
-        """Remove the scores of a part."""
-        (self.work / "scores" / _name(number)).unlink()
+        return pq.read_table(scores_path(self.work, number))
 
     def clear(self) -> None:
         """Remove the folder of work; it is of no use once the table is there."""
@@ -281,7 +282,7 @@ class ScoringRun:
 
     def _has(self, number: int) -> bool:
         """Whether a part is scored. A file that a power failure cut off is removed."""
-        path = self.work / "scores" / _name(number)
+        path = scores_path(self.work, number)
         if not path.exists():
             return False
         try:
@@ -316,13 +317,34 @@ def write_part(work: Path, number: int, scores: pa.Table) -> None:
     Raises:
         OutputError: They can't be written.
     """
-    with replacing(work / "scores" / _name(number)) as temporary:
+    with replacing(scores_path(work, number)) as temporary:
         pq.write_table(scores, temporary)
 
 
 def read_part(work: Path, number: int) -> pa.Table:
     """The masks of a part of a folder of work."""
     return pq.read_table(work / "records" / _name(number))
+
+
+def scores_path(work: Path, number: int, folder: str = "scores") -> Path:
+    """Where the scores of a part lie in a folder of work: those of now, or of another ``folder``."""
+    return work / folder / _name(number)
+
+
+@contextmanager
+def working(work: Path) -> Iterator[None]:
+    """Around whatever writes to a folder of work.
+
+    Raises:
+        OutputError: It can't be written.
+    """
+    try:
+        yield
+    except OutputError:
+        raise
+    except (OSError, sqlite3.OperationalError) as error:
+        came = f"{work} can't be written ({getattr(error, 'strerror', None) or error})"
+        raise OutputError(explain(came, "room and permission", "the same command goes on from here")) from error
 
 
 def _name(number: int) -> str:

@@ -23,7 +23,7 @@ from arrcoc_sam.errors import DataError, InputError, OutputError
 from arrcoc_sam.masks import encode_rle
 from arrcoc_sam.quality import MaskQualityEstimator
 from arrcoc_sam.quality.score_table import WRITTEN_FIELDS, ScoredChanges
-from arrcoc_sam.quality.scoring_local import ScoringSummary, score_masks
+from arrcoc_sam.quality.scoring_local import ScoringSummary, local_engine, score_masks
 from arrcoc_sam.quality.scoring_run import PLAN_KEY
 from arrcoc_sam.segmenters.sam import SamSegmenter
 
@@ -370,6 +370,110 @@ def test_a_run_that_is_killed_while_it_tries_again(score: Any, killed_at: Any, t
             file.unlink()
         number += 1
     assert number >= 4
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_part_that_would_lose_scores_stays(score: Any, killed_at: Any, tmp_path: Path, done: bool) -> None:
+    path, folder = write_coco(tmp_path / "set"), tmp_path / "set"
+    pictures = [folder / f"{image}.png" for image in range(4)]
+    whole = [picture.read_bytes() for picture in pictures]
+    pictures[0].unlink()
+    if done:
+        first = score(path, part_masks=100)
+        assert first.num_errors == 2
+    else:
+        killed_at(4, after=False)  # before the table of errors, when all is scored
+        with pytest.raises(Killed):
+            score(path, part_masks=100)
+        killed_at.disarm()
+    pictures[0].write_bytes(whole[0])
+    for picture in pictures[1:]:
+        picture.unlink()
+    second = score(path, part_masks=100)
+    assert (second.num_errors, second.num_resumed) == (2, NUM_MASKS)
+    assert len(pq.read_table(second.scores)) == NUM_MASKS - 2
+    assert re.search(r"1 part stays as before.*: 1\.png had scores", str(second.note))
+    for picture, content in zip(pictures, whole, strict=True):
+        picture.write_bytes(content)
+    third = score(path, part_masks=100)
+    assert (third.num_errors, third.note) == (0, None)
+    assert third.scores.read_bytes() == score(path, "reference.parquet", part_masks=100).scores.read_bytes()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_pictures_that_go_while_a_part_is_scored_anew(
+    score: Any, estimator: MaskQualityEstimator, tmp_path: Path, killed: bool
+) -> None:
+    path = write_coco(tmp_path / "set")
+    pictures = [tmp_path / "set" / f"{image}.png" for image in (0, 1)]
+    whole = pictures[0].read_bytes()
+    pictures[0].unlink()
+    first = score(path, part_masks=100)
+    before = pq.read_table(first.scores)
+    pictures[0].write_bytes(whole)
+
+    def engine(run: Any, progress: Any) -> None:
+        pictures[1].unlink()
+        if killed:
+            raise Killed
+        local_engine(estimator)(run, progress)
+
+    if killed:
+        with pytest.raises(Killed):
+            score(path, part_masks=100, engine=engine)
+        assert pq.read_table(first.scores).equals(before)
+        second = score(path, part_masks=100)
+    else:
+        second = score(path, part_masks=100, engine=engine)
+    assert "1.png had scores" in str(second.note)
+    assert pq.read_table(second.scores).equals(before)
+    assert second.num_errors == 2
+
+
+def test_nothing_is_listed_again_where_no_picture_can_be_read(
+    score: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_coco(tmp_path / "set")
+    document = json.loads(path.read_text())
+    document["annotations"][0]["segmentation"] = {"size": [5, 5], "counts": [3]}
+    document["annotations"].append({"image_id": 50, "category_id": 0, "segmentation": [[1, 1, 9, 1, 9, 9]]})
+    path.write_text(json.dumps(document))
+    first = score(path)
+    assert first.num_errors == 2
+    (tmp_path / "set" / "1.png").rename(tmp_path / "away")
+    second = score(path, "other.parquet")
+    monkeypatch.setattr("arrcoc_sam.quality.scoring_run.MaskIndex", lambda *_, **__: pytest.fail("it was listed"))
+    stages: list[str] = []
+    for summary, name in ((first, "scores.parquet"), (second, "other.parquet")):
+        before = {file: file.stat().st_mtime_ns for file in summary.scores.parent.iterdir()}
+        again = score(path, name, progress=lambda stage, *_: stages.append(stage))
+        assert (again.num_errors, again.num_resumed) == (summary.num_errors, NUM_MASKS + 1)
+        assert {file: file.stat().st_mtime_ns for file in summary.scores.parent.iterdir()} == before
+    assert stages == ["Trying again"]  # one picture
+
+
+def test_a_folder_of_work_that_can_t_be_written_while_it_is_tried_again(
+    score: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, picture = write_coco(tmp_path / "set"), tmp_path / "set" / "1.png"
+    whole = picture.read_bytes()
+    picture.write_bytes(b"")
+    before = score(path).scores.read_bytes()
+    picture.write_bytes(whole)
+    for name in ("touch", "replace"):
+        call = getattr(Path, name)
+
+        def full(self: Path, *args: Any, call: Any = call) -> Any:
+            if self.name == "reopened" or "earlier" in str(args):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return call(self, *args)
+
+        with monkeypatch.context() as context:
+            context.setattr(Path, name, full)
+            with pytest.raises(OutputError, match=r"work can't be written \(No space left.*the same command goes on"):
+                score(path)
+        assert (tmp_path / "out" / "scores.parquet").read_bytes() == before
+    assert score(path).num_errors == 0
 
 
 def test_masks_without_an_answer_are_not_asked_about_again(
