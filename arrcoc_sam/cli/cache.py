@@ -58,7 +58,7 @@ def cache(
     """Whole, part and subpart of many clicks, computed once and read back while training.
 
     Run it again after a kill: finished shards stay. A folder that holds a cache of other images, clicks or weights is
-    refused. Images that can't be used are listed at the end (exit 3).
+    refused. Images that can't be used are listed at the end (exit 3), and tried again when it is run again.
     """
     from arrcoc_sam.cli.cache_job import CacheJob
 

@@ -174,5 +174,6 @@ def _summary(
     note = None
     if held:
         parts = "1 part stays" if len(held) == 1 else f"{len(held)} parts stay"
-        note = f"{parts} as before, though a picture can be read again: {min(held.items())[1]} had scores, and can't be scored now"
+        lost = f"{min(held.items())[1]} had scores, and can't be scored now"
+        note = f"{parts} as before, though a picture can be read again: {lost}"
     return ScoringSummary(run.out, run.manifest_path, errors, num_masks, num_errors, resumed, note)

@@ -8,7 +8,7 @@ Finished shards stay, so a killed build goes on where it stopped, whatever the e
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os.path import commonpath
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,7 +25,7 @@ from arrcoc_sam.training.cache_records import (
     shard_path,
     write_shard,
 )
-from arrcoc_sam.training.cache_sources import LevelSource
+from arrcoc_sam.training.cache_sources import CheckedSource, LevelSource
 
 __all__ = ["CacheBuild", "CacheEngine", "CacheReport", "build_cache"]
 
@@ -41,11 +41,13 @@ class CacheBuild:
         folder: Where it goes, absolute.
         plan: What it holds.
         names: Of the images, relative to the plan's root.
+        again: Shards that are there and are to be replaced, where no image is lost by that.
     """
 
     folder: Path
     plan: CachePlan
     names: tuple[str, ...]
+    again: tuple[int, ...] = ()
 
     def images_of(self, shard: int) -> range:
         """The numbers of the images of a shard."""
@@ -53,14 +55,19 @@ class CacheBuild:
         return range(first, min(first + self.plan.images_per_shard, len(self.names)))
 
     def missing(self) -> list[int]:
-        """The shards that are not there yet, or whose footer can't be read."""
+        """The shards to compute: not there yet, with a footer that can't be read, or to be replaced."""
         paths = (shard_path(self.folder, number) for number in range(self.plan.num_shards))
-        return [number for number, path in enumerate(paths) if not path.is_file() or shard_fault(path) is not None]
+        return [
+            number
+            for number, path in enumerate(paths)
+            if number in self.again or not path.is_file() or shard_fault(path) is not None
+        ]
 
     def compute(self, shard: int, source: LevelSource, done: Callable[[int], None] | None = None) -> None:
         """Compute the levels of a shard's images and write them, whole or not at all.
 
-        An image that can't be used is listed in the shard, and the rest is done.
+        An image that can't be used is listed in the shard, and the rest is done. A shard to be replaced stays where an
+        image that it has would be lost.
 
         Args:
             shard: Its number.
@@ -82,11 +89,13 @@ class CacheBuild:
                 rows += [{"image": self.names[index], "image_number": index, **row} for row in made]
             if done is not None:
                 done(index)
-        write_shard(shard_path(self.folder, shard), rows, failed)
+        path = shard_path(self.folder, shard)
+        if shard not in self.again or _images_in(path) <= {str(row["image"]) for row in rows}:
+            write_shard(path, rows, failed)
 
 
 CacheEngine: TypeAlias = Callable[[CacheBuild, Progress | None], None]
-"""Computes the shards that are missing."""
+"""Computes the shards that are missing, of :meth:`CacheBuild.missing`; those to be replaced are among them."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,7 @@ class CacheReport:
         num_valid: Of these, with two levels at least.
         num_new_shards: How many this run computed.
         faults: Images that could not be done, and why.
+        note: Why shards stayed as they were although an image that they lack can be used by now; None without such.
     """
 
     plan: CachePlan
@@ -106,6 +116,7 @@ class CacheReport:
     num_valid: int
     num_new_shards: int
     faults: tuple[tuple[str, str], ...]
+    note: str | None = None
 
 
 def build_cache(
@@ -120,7 +131,8 @@ def build_cache(
     """Compute the levels of every click of every image, and write them; finished shards are kept when run again.
 
     An image that can't be used is listed in its shard, and the rest is done. When run again it is tried again: a shard
-    with an image that can be used by now is computed anew.
+    with an image that can be used by now is computed anew, and replaced once that is done. It stays as it is where an
+    image that it has would be lost.
 
     Args:
         source: What makes the levels.
@@ -156,10 +168,13 @@ def build_cache(
     )
     build = CacheBuild(Path(folder).absolute(), plan, names)
     _claim(build.folder, plan)
-    _drop_mended(build, source)
+    again, held = _mended(build, source, progress)
+    build = replace(build, again=again)
     new = len(build.missing())
+    before = {number: _identity(build, number) for number in again}
     (_local_engine(source) if engine is None else engine)(build, progress)
-    return _report(build, new)
+    stayed = [number for number in again if _identity(build, number) == before[number]]
+    return _report(build, new - len(stayed), len(held) + len(stayed))
 
 
 def _local_engine(source: LevelSource) -> CacheEngine:
@@ -177,25 +192,55 @@ def _local_engine(source: LevelSource) -> CacheEngine:
     return compute
 
 
-def _drop_mended(build: CacheBuild, source: LevelSource) -> None:
-    """Remove the shards that lack an image which can be used by now."""
+def _mended(build: CacheBuild, source: LevelSource, progress: Progress | None) -> tuple[tuple[int, ...], list[int]]:
+    """The shards that lack an image which can be used by now: those that would lose none anew, and the others."""
     missing = set(build.missing())
+    root, checked = Path(build.plan.root), isinstance(source, CheckedSource)
+    again: list[int] = []
+    held: list[int] = []
     for number in range(build.plan.num_shards):
         path = shard_path(build.folder, number)
-        if number not in missing and any(_usable(build, name, source) for name, _ in read_faults(path)):
-            path.unlink()
+        if number in missing or not (faults := read_faults(path)):
+            continue
+        # of a source that can't be asked only what load_image said, that begins with the path, may have changed
+        tried = [name for name, reason in faults if checked or reason.startswith(str(root / name))]
+        if any(_usable(root / name, source) for name in tried):
+            try:
+                keeps = all(_usable(root / name, source) for name in sorted(_images_in(path)))
+            except DataError:  # damaged inside: whoever reads it says so
+                continue
+            (again if keeps else held).append(number)
+        if progress is not None:
+            progress(build.images_of(number).stop, len(build.names))
+    return tuple(again), held
 
 
-def _usable(build: CacheBuild, name: str, source: LevelSource) -> bool:
-    path = Path(build.plan.root) / name
+def _usable(path: Path, source: LevelSource) -> bool:
+    """Whether an image can be read and has its clicks; no segmenter is asked."""
     try:
-        next(iter(source.rows(path, load_image(path))), None)
+        image = load_image(path)
+        if isinstance(source, CheckedSource):
+            source.check(path, image)
     except ArrcocSamError:
         return False
     return True
 
 
-def _report(build: CacheBuild, new: int) -> CacheReport:
+def _images_in(path: Path) -> set[str]:
+    """The images of which a shard has rows."""
+    return set(read_shard(path, ["image"])["image"].unique().to_pylist())
+
+
+def _identity(build: CacheBuild, number: int) -> tuple[int, int] | None:
+    """What changes when a shard is replaced; None where it is not there."""
+    path = shard_path(build.folder, number)
+    if not path.exists():
+        return None
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns
+
+
+def _report(build: CacheBuild, new: int, num_held: int) -> CacheReport:
     paths = [shard_path(build.folder, number) for number in range(build.plan.num_shards)]
     valid = [read_shard(path, ["valid"])["valid"].to_numpy() for path in paths]
     return CacheReport(
@@ -204,7 +249,13 @@ def _report(build: CacheBuild, new: int) -> CacheReport:
         num_valid=sum(int(flags.sum()) for flags in valid),
         num_new_shards=new,
         faults=tuple(fault for path in paths for fault in read_faults(path)),
+        note=None if not num_held else _held_note(num_held),
     )
+
+
+def _held_note(number: int) -> str:
+    shards = "1 shard stays" if number == 1 else f"{number} shards stay"
+    return f"{shards} as before, though an image can be used again: others, which were done, can't be used now"
 
 
 def _claim(folder: Path, plan: CachePlan) -> None:

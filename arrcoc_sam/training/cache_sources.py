@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from arrcoc_sam.datasets import CocoDataset
+from arrcoc_sam.datasets import CocoDataset, CocoImage
 from arrcoc_sam.errors import DataError, explain
 from arrcoc_sam.hierarchy import MaskHierarchy
 from arrcoc_sam.masks import decode_rle, encode_rle, mask_iou
@@ -22,7 +22,7 @@ from arrcoc_sam.segmenters.base import Segmenter
 from arrcoc_sam.training.cache_prompts import Clicks, GridPrompts, PromptPlan
 from arrcoc_sam.training.cache_records import names_digest
 
-__all__ = ["LevelSource", "SegmenterLevels", "TruthLevels", "level_rows"]
+__all__ = ["CheckedSource", "LevelSource", "SegmenterLevels", "TruthLevels", "level_rows"]
 
 _PROMPTS_AT_ONCE = 32
 _TRUTH = "truth"
@@ -45,6 +45,19 @@ class LevelSource(Protocol):
         ...
 
 
+@runtime_checkable
+class CheckedSource(LevelSource, Protocol):
+    """A source of levels that can tell whether an image is of use without making its levels."""
+
+    def check(self, path: Path, image: UInt8[ndarray, "H W 3"]) -> None:
+        """Raise what :meth:`rows` would, as far as the image's size and its clicks go.
+
+        Raises:
+            ArrcocSamError: The image or its clicks can't be used.
+        """
+        ...
+
+
 class SegmenterLevels:
     """What a segmenter answers each click with, three masks as whole, part and subpart.
 
@@ -63,6 +76,16 @@ class SegmenterLevels:
     def describe_prompts(self) -> dict[str, Any]:
         """What makes the clicks."""
         return self.prompts.describe()
+
+    def check(self, path: Path, image: UInt8[ndarray, "H W 3"]) -> None:
+        """See that there are clicks, and that the segmenter takes the size; nothing is encoded.
+
+        Raises:
+            ArrcocSamError: The image or its clicks can't be used.
+        """
+        size_hw = (image.shape[0], image.shape[1])
+        if len(self.prompts.on(path, size_hw).points_xy):
+            self.segmenter.transform_for(size_hw)
 
     @torch.no_grad()
     def rows(self, path: Path, image: UInt8[ndarray, "H W 3"]) -> Iterator[dict[str, Any]]:
@@ -113,20 +136,31 @@ class TruthLevels:
         """The clicks of the file's triples."""
         return {"kind": "triples"}
 
+    def check(self, path: Path, image: UInt8[ndarray, "H W 3"]) -> None:
+        """See that the file knows the picture, and its size.
+
+        Raises:
+            DataError: It does not know the picture, or gives it another size.
+        """
+        self._record(path, image)
+
     def rows(self, path: Path, image: UInt8[ndarray, "H W 3"]) -> Iterator[dict[str, Any]]:
         """One row a triple; none for an image without nested masks.
 
         Raises:
             DataError: The file does not know the picture, or gives it another size.
         """
+        levels = self.dataset.hierarchies(self._record(path, image))
+        if levels is not None:
+            yield from level_rows(levels[0], Clicks(levels[1]))
+
+    def _record(self, path: Path, image: UInt8[ndarray, "H W 3"]) -> CocoImage:
         found = self.dataset.find(path)
         if found is None:
             raise DataError(explain(f"{self.dataset.path} has no image {path.name}", "annotations for every image"))
         if found.size_hw != image.shape[:2]:
             raise DataError(explain(f"{path.name} has height and width {image.shape[:2]}", f"{found.size_hw}"))
-        levels = self.dataset.hierarchies(found)
-        if levels is not None:
-            yield from level_rows(levels[0], Clicks(levels[1]))
+        return found
 
 
 def level_rows(

@@ -24,7 +24,7 @@ from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.scenes import generate_scene
 from arrcoc_sam.segmenters.sam import SamSegmenter
 from arrcoc_sam.segmenters.tiny import build_tiny
-from arrcoc_sam.training.cache import build_cache
+from arrcoc_sam.training.cache import CacheBuild, build_cache
 from arrcoc_sam.training.cache_dataset import HierarchyCache, HierarchyDataset, HierarchyStream, SampleReader
 from arrcoc_sam.training.cache_prompts import Clicks, GridPrompts, PointPrompts, TruthPrompts
 from arrcoc_sam.training.cache_records import MANIFEST, shard_path
@@ -201,6 +201,77 @@ def test_a_picture_that_was_mended_since_is_tried_again(tmp_path: Path) -> None:
     assert report == replace(expected, num_new_shards=1)
     tables = [HierarchyCache.open(tmp_path / name).table() for name in ("whole", "cache")]
     assert tables[0].drop_columns("quality").equals(tables[1].drop_columns("quality"))
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_a_shard_that_would_lose_an_image_stays(tmp_path: Path, meanwhile: bool) -> None:
+    paths = write_scenes(tmp_path, range(4))
+    whole = paths[0].read_bytes()
+    paths[0].write_bytes(b"no picture")
+    first = build_cache(SceneLevels(48), paths, tmp_path / "cache", images_per_shard=2)
+    shard = shard_path(tmp_path / "cache", 0)
+    before = shard.read_bytes()
+    paths[0].write_bytes(whole)
+    away = paths[1].read_bytes()
+
+    def engine(build: CacheBuild, progress: object) -> None:
+        paths[1].unlink(missing_ok=True)
+        for number in build.missing():
+            build.compute(number, SceneLevels(48))
+
+    if not meanwhile:
+        paths[1].unlink()
+    second = build_cache(SceneLevels(48), paths, tmp_path / "cache", images_per_shard=2, engine=engine)
+    assert "1 shard stays as before" in str(second.note)
+    assert replace(second, note=None) == replace(first, num_new_shards=0)
+    assert shard.read_bytes() == before
+    paths[1].write_bytes(away)
+    third = build_cache(SceneLevels(48), paths, tmp_path / "cache", images_per_shard=2)
+    assert (third.num_new_shards, third.faults, third.note) == (1, (), None)
+
+
+def test_a_cache_stays_whole_until_a_shard_is_replaced(tmp_path: Path) -> None:
+    paths = write_scenes(tmp_path, range(4))
+    whole = paths[0].read_bytes()
+    paths[0].write_bytes(b"no picture")
+    build_cache(SceneLevels(48), paths, tmp_path / "cache", images_per_shard=2)
+    before = HierarchyCache.open(tmp_path / "cache").table()["image"]
+    paths[0].write_bytes(whole)
+
+    def engine(build: CacheBuild, progress: object) -> None:
+        assert build.missing() == [0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_cache(SceneLevels(48), paths, tmp_path / "cache", images_per_shard=2, engine=engine)
+    assert HierarchyCache.open(tmp_path / "cache").table()["image"].equals(before)
+    told: list[tuple[int, int]] = []
+    build_cache(
+        SceneLevels(48), paths, tmp_path / "cache", images_per_shard=2, progress=lambda *done: told.append(done)
+    )
+    assert told[0] == (2, 4)
+
+
+def test_nothing_is_encoded_to_see_what_can_be_used(
+    segmenter: SamSegmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = write_scenes(tmp_path, range(2))
+    whole = paths[0].read_bytes()
+    paths[0].write_bytes(b"no picture")
+    prompts = PointPrompts({path.name: [(1.0, 1.0)] if path is paths[0] else [(99.0, 1.0)] for path in paths})
+    source = SegmenterLevels(segmenter, prompts)
+    assert len(build_cache(source, paths, tmp_path / "cache", images_per_shard=1).faults) == 2
+    paths[0].write_bytes(whole)
+    monkeypatch.setattr(segmenter, "encode", lambda *_: pytest.fail("it was encoded"))
+    missing: list[int] = []
+    build_cache(
+        source,
+        paths,
+        tmp_path / "cache",
+        images_per_shard=1,
+        engine=lambda build, _: missing.extend(build.missing()),
+    )
+    assert missing == [0]  # the other one's click lies outside as before
 
 
 def test_targets_are_the_levels_on_the_grid(cache: HierarchyCache) -> None:
