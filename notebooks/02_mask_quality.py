@@ -21,6 +21,8 @@
 
 # %%
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -169,4 +171,5 @@ pd.crosstab(scored["id"].astype(int).map(corrupted).rename("corrupted"), judgeme
 # best and the worst masks as pictures:
 
 # %%
-# !{sys.executable} -m arrcoc_sam filter dataset/scores.parquet --min-quality 0.6 --out dataset/kept.json
+command = "arrcoc_sam filter dataset/scores.parquet --min-quality 0.6 --out dataset/kept.json"
+print(subprocess.run([sys.executable, "-m", *command.split()], check=True, capture_output=True, text=True).stdout)
