@@ -253,4 +253,35 @@ PHASES = {
             seed=71,
         ),
     ),
+    # as phase 18; two processes
+    20: Phase(
+        SegmenterTraining(
+            stages=(Stage(224, 5200, num_targets=12),),
+            recipe=replace(MEANT, num_rounds=1, given_mask_probability=0.2, grouping_weight=1.5, decoded_targets=1),
+            augmentation=Augmentation(smallest_crop=0.45),
+            optimizer="muon",
+            learning_rate=8e-4,
+            warmup_steps=50,
+            decay_share=1.0,
+            floor=0.2,
+            ema_decay=0.998,
+            freeze_batch_norm=True,
+            seed=80,
+        ),
+    ),
+    # as phase 19, nearer still to the size of the frame; two processes
+    21: Phase(
+        SegmenterTraining(
+            stages=(Stage(288, 1000, num_targets=8),),
+            recipe=replace(MEANT, given_mask_probability=0.2, grouping_weight=1.0, decoded_targets=3),
+            augmentation=Augmentation(smallest_crop=0.45),
+            optimizer="muon",
+            learning_rate=3e-4,
+            warmup_steps=50,
+            decay_share=1.0,
+            ema_decay=0.995,
+            freeze_batch_norm=True,
+            seed=81,
+        ),
+    ),
 }
