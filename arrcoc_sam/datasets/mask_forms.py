@@ -8,7 +8,7 @@ from pathlib import Path
 from arrcoc_sam.datasets.coco_masks import CocoMasks
 from arrcoc_sam.datasets.folder import FolderMasks
 from arrcoc_sam.datasets.mask_sets import MaskSet
-from arrcoc_sam.datasets.records import ParquetMasks
+from arrcoc_sam.datasets.records import ParquetMasks, parquet_files
 from arrcoc_sam.errors import DataError, explain
 
 __all__ = ["open_masks"]
@@ -35,7 +35,7 @@ def open_masks(path: str | os.PathLike[str], *, images: str | os.PathLike[str] |
     if place.is_dir():
         if (place / "masks").is_dir():
             return FolderMasks(place, images=folder)
-        if any(place.glob("*.parquet")):
+        if parquet_files(place):
             return ParquetMasks(place, images=folder)
         expected = "'images' and 'masks' in it, or .parquet files"
         raise DataError(explain(f"the folder {place} holds no data set of masks", expected, "see docs/filtering.md"))

@@ -17,7 +17,7 @@ from arrcoc_sam.datasets.segmentations import segmentation_to_rle
 from arrcoc_sam.errors import DataError, describe, explain
 from arrcoc_sam.report.writing import replacing
 
-__all__ = ["ParquetMasks"]
+__all__ = ["ParquetMasks", "parquet_files"]
 
 _ROWS = 1024
 _FORM = "columns id, image, height, width, counts, and if you like category and crowd"
@@ -98,7 +98,13 @@ class ParquetMasks:
     def _files(self) -> list[Path]:
         if not self.path.is_dir():
             return [self.path]
-        return sorted(file for file in self.path.glob("*.parquet") if not file.name.startswith("."))
+        return parquet_files(self.path)
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """The Parquet files in a folder, hidden ones left out, in the order of their names."""
+    files = (file for file in folder.glob("*") if file.suffix.lower() == ".parquet")
+    return sorted(file for file in files if not file.name.startswith("."))
 
 
 def _entry(row: Mapping[str, Any], image: int | None) -> MaskEntry:

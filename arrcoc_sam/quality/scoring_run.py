@@ -82,7 +82,7 @@ class ScoringRun:
     def __init__(self, dataset: MaskSet, out: str | os.PathLike[str], plan: Mapping[str, Any]) -> None:
         self.dataset, self.out = dataset, Path(out).expanduser()
         self.plan: dict[str, Any] = json.loads(json.dumps(plan))
-        if self.out.suffix != ".parquet":
+        if self.out.suffix.lower() != ".parquet":
             raise InputError(explain(f"the table {self.out}", "a name that ends in .parquet"))
         if (
             dataset.path.is_dir()

@@ -329,9 +329,10 @@ def test_masks_that_can_t_be_listed_end_filter_but_no_dry_run(
 def test_suffixes_in_capital_letters(command: Command, weights: Path, tmp_path: Path) -> None:
     path = write_masks(tmp_path / "set", num_images=1)
     path = path.rename(path.with_name("MASKS.JSON"))
-    answer = command("score", path, "--checkpoint", weights, "--out", "scores.parquet", "--annotated", "scored.json")
+    answer = command("score", path, "--checkpoint", weights, "--out", "S.PARQUET", "--annotated", "scored.json")
     assert answer.code == 0, answer.err
-    answer = command("filter", "scores.parquet", "--min-area", 0, "--out", "kept.JSON", "--pictures", 0)
+    assert Path("S.manifest.json").exists()
+    answer = command("filter", "S.PARQUET", "--min-area", 0, "--out", "kept.JSON", "--pictures", 0)
     assert answer.code == 0, answer.err
     assert Path("kept.manifest.json").exists()
 

@@ -430,7 +430,7 @@ def test_parquet_folders_and_structures(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     folder.mkdir()
     parquet(folder / "0.parquet", ["a", "b"])
-    parquet(folder / "1.parquet", ["c", None], image=["a.png", "b.png"])
+    parquet(folder / "1.PARQUET", ["c", None], image=["a.png", "b.png"])
     found = rows(folder, tmp_path)
     assert [row["id"] for row in found] == ["a", "c", "b", None]
     assert "id None" in found[-1]["error"]
