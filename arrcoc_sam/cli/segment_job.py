@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
-from torch import Tensor
 
 from arrcoc_sam.attention.maps import as_points
 from arrcoc_sam.cli.analysis_inputs import about
@@ -19,19 +18,19 @@ from arrcoc_sam.cli.console import json_document, out, print_table
 from arrcoc_sam.cli.coordinates import parse_box, parse_labelled_point
 from arrcoc_sam.cli.granularity_run import LevelScores, find_levels
 from arrcoc_sam.cli.segment_boxes import check_corners
+from arrcoc_sam.cli.segment_records import level_records, number_or_none
 from arrcoc_sam.cli.segment_setting import SegmentSetting, note_orientation
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.images import load_image
-from arrcoc_sam.masks import mask_boxes
 from arrcoc_sam.masks.rle import encode_rle
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.report.writing import write_text
 from arrcoc_sam.segmenters.base import Segmenter
 from arrcoc_sam.segmenters.interactive import InteractiveSession, InteractiveStep
 
-__all__ = ["SegmentJob", "box_or_none", "level_records", "number_or_none"]
+__all__ = ["SegmentJob"]
 
 
 @dataclass(frozen=True)
@@ -149,35 +148,6 @@ def _prompts(
         labels=torch.tensor([[click[2] for click in clicks]]) if clicks else None,
         boxes_xyxy=None if box is None else torch.tensor([box], dtype=torch.float64),
     )
-
-
-def level_records(found: LevelScores) -> list[dict[str, Any]]:
-    """The masks of one prompt for a record, whole first."""
-    hierarchy = found.hierarchy
-    boxes, runs = mask_boxes(hierarchy.masks[0]), encode_rle(hierarchy.masks[0])
-    return [
-        {
-            "level": level,
-            "distinct": bool(hierarchy.distinct[0, i]),
-            "token_index": int(hierarchy.token_index[0, i]),
-            "predicted_iou": float(hierarchy.scores[0, i]),
-            "stability": number_or_none(float(found.stability[0, i])),
-            "area": int(hierarchy.areas[0, i]),
-            "box_xyxy": box_or_none(boxes[i]),
-            "segmentation": runs[i],
-        }
-        for i, level in enumerate(LEVELS)
-    ]
-
-
-def box_or_none(box: Float[Tensor, " 4"]) -> list[float] | None:
-    """A mask without a pixel has no box."""
-    return None if box.isnan().any() else box.tolist()
-
-
-def number_or_none(value: float) -> float | None:
-    """JSON has no NaN."""
-    return None if np.isnan(value) else value
 
 
 def _print_masks(masks: Sequence[dict[str, Any]], refined: dict[str, Any] | None) -> None:

@@ -16,7 +16,7 @@ from arrcoc_sam.cli.analysis_inputs import about
 from arrcoc_sam.cli.console import json_document
 from arrcoc_sam.cli.granularity_run import LevelScores
 from arrcoc_sam.cli.segment_boxes import check_corners
-from arrcoc_sam.cli.segment_job import box_or_none, level_records, number_or_none
+from arrcoc_sam.cli.segment_records import box_or_none, level_records, number_or_none
 from arrcoc_sam.cli.segment_setting import SegmentSetting, note_orientation
 from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, explain
 from arrcoc_sam.images import load_image
