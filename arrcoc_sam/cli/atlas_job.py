@@ -15,7 +15,7 @@ import typer
 
 from arrcoc_sam.cli.analysis_inputs import AttentionOptions, Inputs, about, orientation_note
 from arrcoc_sam.cli.analysis_job import BAD_FILES
-from arrcoc_sam.cli.console import err, out, print_json, print_table, tracked
+from arrcoc_sam.cli.console import err, note, noted, out, print_json, print_table, tracked
 from arrcoc_sam.cli.level_sources import record_faults
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter, refuse_ray_options, wherever
 from arrcoc_sam.cli.stage_progress import stage_progress
@@ -98,15 +98,15 @@ class AtlasJob:
                 load_image(path)
                 if people is not None:
                     _HumanLevels(people)(path)
-        note = None if people is None else orientation_note(paths, "masks", in_place=True)
-        if note is not None:
-            _note(note)
+        turned = None if people is None else orientation_note(paths, "masks", in_place=True)
+        if turned is not None:
+            noted(turned)
         if len(paths) < MIN_IMAGES:
-            _note(f"{len(paths)} images: claims take at least {MIN_IMAGES}, so none will be made")
+            noted(f"{len(paths)} images: claims take at least {MIN_IMAGES}, so none will be made")
         twice = [f"{paths[copy]} is {paths[first]}" for first, copy in copies(paths, [None] * len(paths))]
         if twice:
             more = f" and {len(twice) - 5:,} more" if len(twice) > 5 else ""
-            _note(f"an image that is there twice counts twice towards a claim: {', '.join(twice[:5])}{more}")
+            noted(f"an image that is there twice counts twice towards a claim: {', '.join(twice[:5])}{more}")
         asked = self._asked()
         engine = self._ray(asked) if self.engine == "ray" else None
         # on a cluster this process reads one image, to know what the others have to look like
@@ -132,7 +132,7 @@ class AtlasJob:
                     progress=progress,
                 )
         except KeyboardInterrupt:
-            _note("images that were read are kept: the same command goes on from there")
+            note("images that were read are kept: the same command goes on from there")
             raise
         result.heads.to_csv(self.out / "heads.csv", index=False)
         self._save_figures(result)
@@ -162,7 +162,7 @@ class AtlasJob:
         if not transformer and name != "relevance":
             raise UnknownNameError(explain(f"--model {name}", "timm:MODEL, hf:MODEL or relevance"))
         if self.attention.random_weights:
-            _note("random weights: a control, which says nothing about the trained model")
+            noted("random weights: a control, which says nothing about the trained model")
         if not transformer or self.attention.random_weights or not self.control:
             return {MODEL: self.attention}
         return {MODEL: self.attention, RANDOM: replace(self.attention, random_weights=True)}
@@ -244,7 +244,7 @@ class AtlasJob:
             (self.out / "errors.csv").unlink(missing_ok=True)  # of an earlier run
         bare = int(((result.images["prompts"] == 0) & (result.images["error"] == "")).sum())
         if bare:
-            _note(f"{bare} of {len(result.images)} images have no nested masks in {self.hierarchy}")
+            noted(f"{bare} of {len(result.images)} images have no nested masks in {self.hierarchy}")
         if self.as_json:
             listed = [{"file": name, "message": reason} for name, reason in named]
             print_json(_as_json(result, report, self.out) | {"errors": listed} | provenance.as_json())
@@ -292,10 +292,6 @@ class _HumanLevels:
 
 def _digest(path: Path | None) -> str:
     return "" if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _note(words: str) -> None:
-    err().print(f"note: {words}", soft_wrap=True, markup=False)
 
 
 def _as_json(result: AtlasResult, report: Path, folder: Path) -> dict[str, Any]:

@@ -133,7 +133,7 @@ class CacheJob:
             words = f"{report.num_samples:,} clicks, {report.num_valid:,} with two levels or more: {self.out}"
             out().print(words, soft_wrap=True, markup=False)
         if report.note is not None:
-            err().print(f"note: {report.note}", soft_wrap=True, markup=False)
+            noted(report.note)
         if report.faults:
             print_table("Images left out", ["image", "why"], report.faults, to=err())
         if records:

@@ -19,6 +19,7 @@ __all__ = [
     "err",
     "finite",
     "json_document",
+    "note",
     "noted",
     "out",
     "print_json",
@@ -52,6 +53,11 @@ def err() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+def note(text: str) -> None:
+    """Say this on stderr at once; elsewhere than on the way out of an interrupted command use :func:`noted`."""
+    err().print(f"note: {text}", soft_wrap=True, markup=False)
+
+
 def noted(text: str) -> None:
     """Say this on stderr once long work begins or the command has succeeded: an error is one line and stands alone."""
     _notes.append(text)
@@ -60,7 +66,7 @@ def noted(text: str) -> None:
 def print_notes(*, succeeded: bool) -> None:
     """Write what was noted, if the command has succeeded, and forget it."""
     for text in _notes if succeeded else ():
-        err().print(f"note: {text}", soft_wrap=True, markup=False)
+        note(text)
     _notes.clear()
 
 

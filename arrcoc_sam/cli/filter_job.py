@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arrcoc_sam.cli.console import err, json_document, noted, out, print_json, print_table
+from arrcoc_sam.cli.console import json_document, noted, out, print_json, print_table
 from arrcoc_sam.datasets.faults import commonest
 from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.datasets.mask_index import MaskIndex
@@ -246,7 +246,7 @@ class FilterJob:
             out().print(f"Data set: {self.out}", soft_wrap=True, markup=False)
             out().print(f"Report: {_beside(self.out, 'report.html')}", soft_wrap=True, markup=False)
         if record["quality_kind"] == "bound" and self.rules.min_quality is not None:
-            err().print("note: quality is a lower bound here, not an estimate; calibrate for that", soft_wrap=True)
+            noted("quality is a lower bound here, not an estimate; calibrate for that")
 
 
 def _picture(dataset: MaskSet, index: MaskIndex, row: pd.Series) -> MaskPicture | None:

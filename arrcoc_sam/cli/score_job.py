@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import typer
 
 from arrcoc_sam.cli.analysis_job import BAD_FILES
-from arrcoc_sam.cli.console import err, noted, out, print_json
+from arrcoc_sam.cli.console import err, note, noted, out, print_json
 from arrcoc_sam.cli.options import check_segmenter, refuse_ray_options, tokens_asked, wherever
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets.faults import commonest
@@ -95,7 +95,7 @@ class ScoreJob:
                     dataset, self.out, plan, engine, manifest=manifest, estimator=estimator, progress=progress
                 )
         except KeyboardInterrupt:
-            err().print("note: what is scored is kept: the same command goes on from there", soft_wrap=True)
+            note("what is scored is kept: the same command goes on from there")
             raise
         if self.annotated is not None:
             dataset.rewrite(self.annotated, ScoredChanges(summary.scores))
@@ -139,7 +139,7 @@ class ScoreJob:
 
     def _tell(self, summary: ScoringSummary) -> None:
         if summary.note is not None:
-            err().print(f"note: {summary.note}", soft_wrap=True, markup=False)
+            noted(summary.note)
         if self.as_json:
             print_json(
                 {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arrcoc_sam.cli.console import err, json_document, out, print_json, print_table
+from arrcoc_sam.cli.console import json_document, noted, out, print_json, print_table
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.cli.video_inputs import prompts_of_file, prompts_of_options
@@ -90,7 +90,7 @@ class VideoJob:
         checkpoints.clear()
         clip.close()
         if checkpoints.resumed:
-            err().print(f"note: went on where a run had broken off, after {checkpoints.resumed} steps", soft_wrap=True)
+            noted(f"went on where a run had broken off, after {checkpoints.resumed} steps")
         if self.as_json:
             print_json(record)
             return
