@@ -25,7 +25,7 @@ from scoring_data import write_dataset
 
 from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.quality.scoring_local import Engine, local_engine, run_scoring
-from arrcoc_sam.quality.scoring_run import scoring_plan
+from arrcoc_sam.quality.scoring_plan import scoring_plan
 from arrcoc_sam.quality.scoring_spec import EstimatorSpec
 from arrcoc_sam.report.provenance import installed_versions
 

@@ -21,7 +21,7 @@ from arrcoc_sam.errors import InputError, OutputError, explain
 from arrcoc_sam.quality.calibration import EMBEDDED
 from arrcoc_sam.quality.score_table import ScoredChanges
 from arrcoc_sam.quality.scoring_local import ScoringSummary, local_engine, run_scoring
-from arrcoc_sam.quality.scoring_run import scoring_plan
+from arrcoc_sam.quality.scoring_plan import scoring_plan
 from arrcoc_sam.quality.scoring_spec import EstimatorSpec
 from arrcoc_sam.report.provenance import DEMONSTRATION_MODEL, Provenance
 

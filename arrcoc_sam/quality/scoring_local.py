@@ -14,7 +14,8 @@ from arrcoc_sam.errors import InputError, describe, explain
 from arrcoc_sam.quality.estimator import MaskQualityEstimator
 from arrcoc_sam.quality.scoring import MaskScorer
 from arrcoc_sam.quality.scoring_again import reopen, set_aside, settle
-from arrcoc_sam.quality.scoring_run import Progress, ScoringRun, read_part, scoring_plan, write_part
+from arrcoc_sam.quality.scoring_plan import scoring_plan
+from arrcoc_sam.quality.scoring_run import Progress, ScoringRun, read_part, write_part
 from arrcoc_sam.report.provenance import Provenance
 
 __all__ = ["PART_MASKS", "Engine", "ScoringSummary", "local_engine", "run_scoring", "score_masks"]
@@ -135,7 +136,7 @@ def run_scoring(
     Args:
         dataset: What is scored.
         out: The table.
-        plan: Of :func:`~arrcoc_sam.quality.scoring_run.scoring_plan`.
+        plan: Of :func:`~arrcoc_sam.quality.scoring_plan.scoring_plan`.
         engine: Scores the parts that are missing.
         manifest: What is said of the run besides the plan.
         estimator: That of the plan. With it, what an earlier run could not read is tried again.

@@ -23,18 +23,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from arrcoc_sam._version import __version__
 from arrcoc_sam.datasets.mask_index import MaskIndex
 from arrcoc_sam.datasets.mask_sets import MaskSet
 from arrcoc_sam.errors import DataError, InputError, OutputError, explain
-from arrcoc_sam.quality.estimator import MaskQualityEstimator
-from arrcoc_sam.quality.scoring import SCORE_FIELDS, score_schema
+from arrcoc_sam.quality.scoring import score_schema
+from arrcoc_sam.quality.scoring_plan import PLAN_KEY, require_same_plan
 from arrcoc_sam.report.writing import replacing, write_text
 
-__all__ = ["PLAN_KEY", "Progress", "ScoringRun", "read_part", "scores_path", "scoring_plan", "working", "write_part"]
-
-PLAN_KEY = b"arrcoc_sam"
-"""The plan's key in the metadata of a table of scores."""
+__all__ = ["Progress", "ScoringRun", "read_part", "scores_path", "working", "write_part"]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with the name of a stage, how much of it is done, and of how much."""
@@ -43,35 +39,13 @@ _REOPENED = "reopened"
 _ERROR_COLUMNS = ("id", "image_id", "image", "error")
 
 
-def scoring_plan(dataset: MaskSet, estimator: MaskQualityEstimator, *, part_masks: int) -> dict[str, Any]:
-    """All that scores depend on, ready for JSON: a run goes on only where this is the same."""
-    calibration = estimator.calibration
-    return {
-        "version": __version__,
-        "dataset": str(dataset.path.absolute()),
-        "format": dataset.format,
-        "images": str(dataset.images.absolute()),
-        "dataset_digest": dataset.digest(),
-        "segmenter": estimator.segmenter.name,
-        "checkpoint_hash": estimator.segmenter.checkpoint_hash,
-        "dtype": str(estimator.segmenter.dtype).removeprefix("torch."),
-        "protocol": estimator.protocol,
-        "multimask": estimator.multimask,
-        "components": estimator.components,
-        "calibration": None if calibration is None else str(getattr(calibration, "digest", type(calibration).__name__)),
-        "quality_kind": "bound" if calibration is None else "calibrated",
-        "part_masks": part_masks,
-        "columns": SCORE_FIELDS.names,
-    } | ({} if estimator.segmenter.scorer is estimator.segmenter else {"masks": "of the segmenter's scorer"})
-
-
 class ScoringRun:
     """The folder of work of one table of scores. Use it as a context: it keeps other processes out.
 
     Args:
         dataset: What is scored.
         out: The table to be made; ends in ``.parquet``.
-        plan: What the scores depend on, of :func:`scoring_plan`.
+        plan: What the scores depend on, of :func:`~arrcoc_sam.quality.scoring_plan.scoring_plan`.
 
     Raises:
         InputError: ``out`` has another ending.
@@ -301,14 +275,14 @@ class ScoringRun:
         except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             came = f"{self.out} exists and is no table of scores"
             raise OutputError(explain(came, "a new name", "choose another one")) from error
-        _require_same(found, self.plan, f"{self.out} holds scores")
+        require_same_plan(found, self.plan, f"{self.out} holds scores")
 
     def _check_plan(self) -> None:
         path = self.work / "plan.json"
         if not path.exists():
             write_text(path, json.dumps(self.plan, indent=1) + "\n")
             return
-        _require_same(json.loads(path.read_text(encoding="utf-8")), self.plan, f"{self.work} is of a run")
+        require_same_plan(json.loads(path.read_text(encoding="utf-8")), self.plan, f"{self.work} is of a run")
 
 
 def write_part(work: Path, number: int, scores: pa.Table) -> None:
@@ -349,10 +323,3 @@ def working(work: Path) -> Iterator[None]:
 
 def _name(number: int) -> str:
     return f"{number:07d}.parquet"
-
-
-def _require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], words: str) -> None:
-    differing = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
-    if differing:
-        mend = "name another file as out (--out), or remove this one"
-        raise OutputError(explain(f"{words} of other {', '.join(differing)}", "the same run, to go on with", mend))

@@ -24,7 +24,7 @@ from arrcoc_sam.masks import encode_rle
 from arrcoc_sam.quality import MaskQualityEstimator
 from arrcoc_sam.quality.score_table import WRITTEN_FIELDS, ScoredChanges
 from arrcoc_sam.quality.scoring_local import ScoringSummary, local_engine, score_masks
-from arrcoc_sam.quality.scoring_run import PLAN_KEY
+from arrcoc_sam.quality.scoring_plan import PLAN_KEY
 from arrcoc_sam.segmenters.sam import SamSegmenter
 
 FLOATS = (
