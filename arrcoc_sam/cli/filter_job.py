@@ -143,6 +143,7 @@ class FilterJob:
             "unscored_kept": self.keep_unscored,
             "num_unscored_dropped": 0 if self.keep_unscored else len(unscored),
             "unscored_reason": commonest(unscored["error"]),
+            "unscored_classes": {str(name): int(number) for name, number in unscored["category"].value_counts().items()},
             "num_images_lost": len(self._lost_images(scores, judgement, unscored)),
             "reasons": judgement.reasons().to_dict("records"),
             "classes": json.loads(judgement.by_class(scores).to_json(orient="records")),
@@ -235,6 +236,9 @@ class FilterJob:
         ]
         columns = ["class", "masks", "dropped", "share"]
         print_table("What is dropped of each class", columns, rows, to=out(), right=columns[1:])
+        if record["unscored_classes"]:
+            bare = [(name, f"{number:,}") for name, number in record["unscored_classes"].items()][:_SHOWN_CLASSES]
+            print_table("What has no score, by class", ["class", "masks"], bare, to=out(), right=["masks"])
         words = f"{record['num_kept']:,} of {record['num_scored']:,} masks stay"
         if record["num_unscored"]:
             fate = "stay, too" if self.keep_unscored else "are dropped"

@@ -108,19 +108,23 @@ def test_bad_files_in_a_data_set_exit_3(command: Command, weights: Path, tmp_pat
     assert "5 of 10 masks scored" in answer.out
     errors = pd.read_csv("scores.errors.csv")
     assert errors["id"].tolist() == [3, 4, 5, 6, 7]
+    assert errors["category"].tolist() == ["square <b>", "box", "square <b>", "square <b>", "box"]
     assert errors["error"].str.contains("does not exist|0 bytes").all()
     kept = command("filter", "scores.parquet", "--min-quality", "0", "--out", "kept.json", "--json")
     record = json.loads(kept.out)
     assert (record["num_kept"], record["num_unscored"], record["num_images_lost"]) == (5, 5, 2)
+    assert list(record["unscored_classes"].items()) == [("square <b>", 3), ("box", 2)]
     assert [image["id"] for image in json.loads(Path("kept.json").read_text())["images"]] == [0, 3]
     words = ("filter", "scores.parquet", "--min-quality", "0", "--out", "all.json", "--keep-unscored")
-    assert command(*words).code == 0
+    answer = command(*words)
+    assert answer.code == 0
+    assert re.search(r"What has no score, by class\s+class\s+masks\s+\S+\s+square <b>\s+3\s+box\s+2", answer.out)
     assert len(json.loads(Path("all.json").read_text())["annotations"]) == NUM_MASKS
     assert record["num_unscored_dropped"] == 5
     gone = pd.read_csv("kept.dropped.csv")
     assert gone["id"].tolist() == errors["id"].tolist()
     assert (gone["failed"] == "unscored").all()
-    assert gone["error"].tolist() == errors["error"].tolist()
+    assert gone[["category", "error"]].equals(errors[["category", "error"]])
     assert "They are dropped" in Path("kept.report.html").read_text()
     assert "They stay" in Path("all.report.html").read_text()
     assert pd.read_csv("all.dropped.csv").empty

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -327,9 +328,13 @@ def test_what_was_mended_since_is_scored(write: Callable[[Path], Path], score: A
     again = score(path)
     assert (again.num_errors, again.num_resumed) == (6, NUM_MASKS)
     assert (again.scores.read_bytes(), again.scores.stat().st_mtime_ns) == before
+    assert again.errors is not None
+    pd.read_csv(again.errors, dtype=str).drop(columns="category").to_csv(again.errors, index=False)  # as it was before
     pictures[0].write_bytes(whole[0])
     half = score(path)
     assert half.num_errors == 3
+    assert half.errors is not None
+    assert "category" in pd.read_csv(half.errors)
     assert 0 < half.num_resumed < NUM_MASKS
     pictures[1].write_bytes(whole[1])
     full = score(path)
