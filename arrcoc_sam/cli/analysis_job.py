@@ -25,6 +25,7 @@ from arrcoc_sam.cli.analysis_inputs import (
 from arrcoc_sam.cli.console import err, noted, out, print_json, print_table, tracked
 from arrcoc_sam.cli.granularity_run import Analysed, analyze_image
 from arrcoc_sam.cli.level_sources import AnsweredLevels, HumanLevels, LevelFinder
+from arrcoc_sam.cli.skipped import BAD_FILES, skipped_json
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, ShapeError, explain
 from arrcoc_sam.granularity.metrics import check_names
@@ -38,9 +39,6 @@ __all__ = ["AnalysisJob", "print_answers", "save_figures", "save_tables"]
 
 MIN_REFERENCE = 19
 """With fewer other images no p could be as small as .05."""
-
-BAD_FILES = 3
-"""Exit code when some files of a folder were left out."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +194,7 @@ class AnalysisJob:
                     "num_images": num_images,
                     "abstained": page.abstained,
                     "answers": page.answers,
+                    **skipped_json(page.skipped),
                     "errors": [{"file": name, "message": reason} for name, reason in page.skipped],
                     **page.provenance.as_json(),
                 }

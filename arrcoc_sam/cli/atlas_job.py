@@ -14,10 +14,9 @@ import torch
 import typer
 
 from arrcoc_sam.cli.analysis_inputs import AttentionOptions, Inputs, about, orientation_note
-from arrcoc_sam.cli.analysis_job import BAD_FILES
 from arrcoc_sam.cli.console import err, note, noted, out, print_json, print_table, tracked
-from arrcoc_sam.cli.level_sources import record_faults
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter, refuse_ray_options, wherever
+from arrcoc_sam.cli.skipped import BAD_FILES, record_faults, skipped_json
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets import CocoDataset, human_hierarchies
 from arrcoc_sam.errors import CheckpointError, InputError, UnknownNameError, explain, first_line
@@ -247,7 +246,8 @@ class AtlasJob:
             noted(f"{bare} of {len(result.images)} images have no nested masks in {self.hierarchy}")
         if self.as_json:
             listed = [{"file": name, "message": reason} for name, reason in named]
-            print_json(_as_json(result, report, self.out) | {"errors": listed} | provenance.as_json())
+            left_out = {**skipped_json(named), "errors": listed}
+            print_json(_as_json(result, report, self.out) | left_out | provenance.as_json())
         else:
             _print_summary(result)
             out().print(f"Report: {report}", soft_wrap=True, markup=False)

@@ -11,8 +11,8 @@ import typer
 
 from arrcoc_sam.cli.analysis_inputs import orientation_note
 from arrcoc_sam.cli.console import err, noted, out, print_json, print_table
-from arrcoc_sam.cli.level_sources import record_faults
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter, refuse_ray_options, wherever
+from arrcoc_sam.cli.skipped import BAD_FILES, record_faults, skipped_json
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.errors import InputError, explain
@@ -23,9 +23,6 @@ from arrcoc_sam.training.cache_prompts import GridPrompts, PointPrompts, PromptP
 from arrcoc_sam.training.cache_sources import LevelSource, SegmenterLevels, TruthLevels
 
 __all__ = ["CacheJob"]
-
-BAD_FILES = 3
-"""Exit code when some images could not be used."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +122,7 @@ class CacheJob:
                     "num_new_shards": report.num_new_shards,
                     "num_samples": report.num_samples,
                     "num_valid": report.num_valid,
+                    **skipped_json([*records, *report.faults]),
                     "faults": [{"image": name, "error": reason} for name, reason in report.faults],
                     "left_out": [f"{file}: {reason}" for file, reason in records],
                 }

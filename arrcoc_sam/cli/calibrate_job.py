@@ -13,10 +13,10 @@ from typing import Any, Literal
 import pandas as pd
 import typer
 
-from arrcoc_sam.cli.analysis_job import BAD_FILES
 from arrcoc_sam.cli.calibrate_truth import TruthImages
 from arrcoc_sam.cli.console import err, out, print_json, print_table, progress
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter, tokens_asked
+from arrcoc_sam.cli.skipped import BAD_FILES, skipped_json
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.errors import DataError, InputError, explain
 from arrcoc_sam.quality import MaskQualityEstimator
@@ -105,8 +105,8 @@ class CalibrateJob:
                 asked = self._samples(ways, islice(again, count), count, "Protocols")
                 protocols = compare_protocols(asked, default=f"{self.protocol}, {self.tokens}", seed=self.seed)
             self._save(fit, protocols, folder)
-        self._print(fit, protocols)
-        for words in truth.faults:
+        self._print(fit, protocols, truth.faults)
+        for words in truth.words:
             err().print(f"left out: {words}", soft_wrap=True, markup=False)
         if truth.faults:
             raise typer.Exit(BAD_FILES)
@@ -147,11 +147,11 @@ class CalibrateJob:
             protocols.to_csv(folder / f"{self.out.stem}-protocols.csv", index=False)
             plot_protocols(protocols).savefig(folder / f"{self.out.stem}-protocols.png")
 
-    def _print(self, fit: CalibrationFit, protocols: pd.DataFrame | None) -> None:
+    def _print(self, fit: CalibrationFit, protocols: pd.DataFrame | None, left_out: Sequence[tuple[str, str]]) -> None:
         report = fit.calibration.report
         if self.as_json:
             record: dict[str, Any] = {"calibration": str(self.out), "report": dict(report)}
-            record["provenance"] = dict(fit.calibration.provenance)
+            record |= {"provenance": dict(fit.calibration.provenance), **skipped_json(left_out)}
             if protocols is not None:
                 record["protocols"] = json.loads(protocols.to_json(orient="records"))
             print_json(record)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from arrcoc_sam.cli.skipped import record_faults
 from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.errors import ArrcocSamError, DataError, explain
 from arrcoc_sam.masks import pairwise_containment
@@ -24,12 +25,12 @@ class TruthImages:
 
     Attributes:
         dataset: The file, read leniently.
-        faults: Words about each record or picture that was left out; grows while images are read.
+        faults: File and reason of each record or picture that was left out; grows while images are read.
         fits: Raises an ArrcocSamError for a size (height, width) that the segmenter can't take.
     """
 
     dataset: CocoDataset
-    faults: list[str] = field(default_factory=list)
+    faults: list[tuple[str, str]] = field(default_factory=list)
     fits: Callable[[tuple[int, int]], object] | None = None
 
     @classmethod
@@ -45,7 +46,12 @@ class TruthImages:
             if dataset.faults:
                 came += f" ({len(dataset.faults)} faults, the first: {dataset.faults[0].message})"
             raise DataError(explain(came, "annotations with segmentations, and their images (--images)"))
-        return cls(dataset, [fault.message for fault in dataset.faults])
+        return cls(dataset, list(record_faults(dataset)))
+
+    @property
+    def words(self) -> list[str]:
+        """A sentence for each fault, which names the file."""
+        return [reason if file in reason else f"{file}: {reason}" for file, reason in self.faults]
 
     @property
     def num_masks(self) -> int:
@@ -90,8 +96,7 @@ class TruthImages:
                 if self.fits is not None:
                     self.fits((pixels.shape[0], pixels.shape[1]))
             except ArrcocSamError as error:
-                known = image.file_name in str(error)
-                self.faults.append(str(error) if known else f"{image.file_name}: {error}")
+                self.faults.append((image.file_name, str(error)))
                 continue
             masks = self.dataset.masks(image)[kept].cpu().numpy()
             inside = pairwise_containment(masks, masks).numpy()

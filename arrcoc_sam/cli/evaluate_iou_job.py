@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import typer
 
-from arrcoc_sam.cli.analysis_job import BAD_FILES
 from arrcoc_sam.cli.calibrate_truth import TruthImages
 from arrcoc_sam.cli.console import err, json_document, out, print_json, print_table, progress
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter
+from arrcoc_sam.cli.skipped import BAD_FILES, skipped_json
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.errors import DataError, InputError, explain
 from arrcoc_sam.quality import IoUHeadReport, click_image, evaluate_iou_head
@@ -88,7 +88,8 @@ class EvaluateIouJob:
                 "num_masks": len(nodes),
                 "num_images": int(nodes["image"].nunique()),
                 "masks": "the segmenter's own" if judged is segmenter else _PART,
-                "left_out": truth.faults,
+                **skipped_json(truth.faults),
+                "left_out": truth.words,
                 "metrics": json.loads(table.to_json(orient="records")),
                 **provenance.as_json(),
             }
@@ -107,7 +108,7 @@ class EvaluateIouJob:
                 out().print(f"Judged is {_PART}.", soft_wrap=True, markup=False)
             if self.out is not None:
                 out().print(f"Tables and diagram: {self.out}", soft_wrap=True, markup=False)
-        for words in truth.faults:
+        for words in truth.words:
             err().print(f"left out: {words}", soft_wrap=True, markup=False)
         if truth.faults:
             raise typer.Exit(BAD_FILES)

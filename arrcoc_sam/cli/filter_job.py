@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from arrcoc_sam.cli.console import json_document, noted, out, print_json, print_table
+from arrcoc_sam.cli.skipped import MOST_LISTED, masks_left_out, skipped_json
 from arrcoc_sam.datasets.faults import commonest
 from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.datasets.mask_index import MaskIndex
@@ -70,7 +71,7 @@ class FilterJob:
         record = self._record(plan, scores, judgement, unscored)
         if target is not None and dataset is not None:
             self._write(target, dataset, scores, judgement, unscored, record)
-        self._tell(record, judgement, scores)
+        self._tell(record, judgement, scores, unscored)
 
     def _unscored(
         self, plan: dict[str, Any], dataset: MaskSet | None, target: Path | None, num_scored: int
@@ -143,7 +144,7 @@ class FilterJob:
             "unscored_kept": self.keep_unscored,
             "num_unscored_dropped": 0 if self.keep_unscored else len(unscored),
             "unscored_reason": commonest(unscored["error"]),
-            "unscored_classes": {str(name): int(number) for name, number in unscored["category"].value_counts().items()},
+            "unscored_classes": {str(name): int(n) for name, n in unscored["category"].value_counts().items()},
             "num_images_lost": len(self._lost_images(scores, judgement, unscored)),
             "reasons": judgement.reasons().to_dict("records"),
             "classes": json.loads(judgement.by_class(scores).to_json(orient="records")),
@@ -223,9 +224,10 @@ class FilterJob:
             )
         return [picture for picture in best if picture], [picture for picture in worst if picture]
 
-    def _tell(self, record: dict[str, Any], judgement: Judgement, scores: pd.DataFrame) -> None:
+    def _tell(self, record: dict[str, Any], judgement: Judgement, scores: pd.DataFrame, unscored: pd.DataFrame) -> None:
         if self.as_json:
-            print_json(record)
+            listed = masks_left_out(unscored.head(MOST_LISTED), record["dataset"])
+            print_json(record | skipped_json(listed, number=len(unscored)))
             return
         reasons = [(r["rule"], f"{r['failed']:,}", f"{r['alone']:,}") for r in record["reasons"]]
         columns = ["rule", "fail it", "fail it alone"]

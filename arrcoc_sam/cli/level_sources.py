@@ -15,6 +15,7 @@ from torch import Tensor
 from arrcoc_sam.cli.analysis_inputs import ClickPlan
 from arrcoc_sam.cli.granularity_run import find_levels
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter
+from arrcoc_sam.cli.skipped import record_faults
 from arrcoc_sam.datasets import CocoDataset, human_hierarchies
 from arrcoc_sam.errors import DataError, explain
 from arrcoc_sam.hierarchy import MaskHierarchy
@@ -24,7 +25,7 @@ from arrcoc_sam.report import Provenance
 if TYPE_CHECKING:
     from arrcoc_sam.segmenters.base import Segmenter
 
-__all__ = ["AnsweredLevels", "HumanLevels", "LevelFinder", "LevelsAtClicks", "record_faults"]
+__all__ = ["AnsweredLevels", "HumanLevels", "LevelFinder", "LevelsAtClicks"]
 
 
 @dataclass(frozen=True)
@@ -170,9 +171,3 @@ class HumanLevels:
             mend = "check 'file_name' in the file: it has to be how the image's path ends"
             raise DataError(explain(came, "at least one mask inside another", mend))
         return found
-
-
-def record_faults(dataset: CocoDataset) -> tuple[tuple[str, str], ...]:
-    """The file, and what is wrong with a record of it, for each that was left out."""
-    file = str(dataset.path)
-    return tuple((file, fault.message.removeprefix(f"{file}: ")) for fault in dataset.faults)

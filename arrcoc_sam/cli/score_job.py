@@ -6,13 +6,13 @@ import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from arrcoc_sam.cli.analysis_job import BAD_FILES
 from arrcoc_sam.cli.console import err, note, noted, out, print_json
 from arrcoc_sam.cli.options import check_segmenter, refuse_ray_options, tokens_asked, wherever
+from arrcoc_sam.cli.skipped import BAD_FILES, MOST_LISTED, masks_left_out, skipped_json
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets.faults import commonest
 from arrcoc_sam.datasets.mask_forms import open_masks
@@ -23,6 +23,7 @@ from arrcoc_sam.quality.score_table import ScoredChanges
 from arrcoc_sam.quality.scoring_local import ScoringSummary, local_engine, run_scoring
 from arrcoc_sam.quality.scoring_plan import scoring_plan
 from arrcoc_sam.quality.scoring_spec import EstimatorSpec
+from arrcoc_sam.quality.unscored import listed_errors
 from arrcoc_sam.report.provenance import DEMONSTRATION_MODEL, Provenance
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ class ScoreJob:
                 {
                     "scores": str(summary.scores),
                     "annotated": None if self.annotated is None else str(self.annotated),
+                    **self._skipped(summary),
                     "errors": None if summary.errors is None else str(summary.errors),
                     "commonest_error": None if summary.errors is None else _commonest_error(summary.errors),
                     **json.loads(summary.manifest.read_text(encoding="utf-8")),
@@ -161,6 +163,12 @@ class ScoreJob:
             err().print(f"{summary.num_errors:,} masks left out: {summary.errors}", soft_wrap=True, markup=False)
             err().print(f"most often: {_commonest_error(summary.errors)}", soft_wrap=True, markup=False)
             raise typer.Exit(BAD_FILES)
+
+    def _skipped(self, summary: ScoringSummary) -> dict[str, Any]:
+        if summary.errors is None:
+            return skipped_json(())
+        listed = listed_errors(summary.scores, most=MOST_LISTED)
+        return skipped_json(masks_left_out(listed, str(self.dataset)), number=summary.num_errors)
 
 
 def _commonest_error(errors: Path) -> str | None:

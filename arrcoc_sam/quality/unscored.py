@@ -24,11 +24,12 @@ _COLUMNS = ["id", "image_id", "image", "category", "error"]
 _ROWS = 4096
 
 
-def listed_errors(scored: Path) -> pd.DataFrame:
+def listed_errors(scored: Path, *, most: int | None = None) -> pd.DataFrame:
     """The masks that the table of errors beside a table of scores has; none where there is no such table.
 
     Args:
         scored: The table of scores; ids have the types that they have there.
+        most: No more of them than the first so many are read.
 
     Returns:
         ``id``, ``image_id``, ``image``, ``category`` where the table has it, and ``error``.
@@ -36,7 +37,7 @@ def listed_errors(scored: Path) -> pd.DataFrame:
     path = scored.with_name(f"{scored.stem}.errors.csv")
     if not path.exists():
         return pd.DataFrame({name: pd.Series([], dtype=object) for name in _COLUMNS})
-    found = pd.read_csv(path, dtype=str, keep_default_na=False)  # "000139" and "NA" are names
+    found = pd.read_csv(path, dtype=str, keep_default_na=False, nrows=most)  # "000139" and "NA" are names
     schema = pq.read_schema(scored)
     for name in ("id", "image_id"):
         known = found[name].where(found[name] != "")

@@ -273,6 +273,8 @@ def test_faulty_records_of_human_masks_are_listed_and_the_rest_used(
     assert record["num_images"] == 1
     assert [each["file"] for each in record["errors"]] == [str(coco_file)]
     assert "annotation 9" in record["errors"][0]["message"]
+    assert record["num_skipped"] == 1
+    assert record["skipped"] == [{"file": str(coco_file), "reason": record["errors"][0]["message"]}]
     assert "1 of the images, " in answer.err
     assert "masks and attention maps have to be of the picture as it is shown" in answer.err
     assert "a.jpg first, have an EXIF orientation, which was applied" in Path("out/report.html").read_text("utf-8")

@@ -98,6 +98,7 @@ def test_few_images_make_no_claim_and_bad_files_are_left_out(command: Command, t
     assert record["num_images"] == 6
     assert [each["file"] for each in record["errors"]] == ["faulty.json", "photos/broken.png", "photos/other.png"]
     assert "annotation 999" in record["errors"][0]["message"]
+    assert (record["num_skipped"], record["skipped"][0]["file"]) == (3, "faulty.json")
     assert "has height 7 and width 7" in record["errors"][2]["message"]
     (tmp_path / "photos" / "other.png").unlink()
     answer = command(*words, "--images", "photos", "--hierarchy", people, "--layers", "0,-1")

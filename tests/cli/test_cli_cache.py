@@ -82,6 +82,10 @@ def test_faulty_records_of_the_truth_are_listed(command: Command, weights: Path,
     assert record["num_samples"] == 5
     assert len(record["left_out"]) == 1
     assert "annotation 0" in record["left_out"][0]
+    assert record["num_skipped"] == 1
+    (skipped,) = record["skipped"]
+    assert skipped["file"] == str(truth)
+    assert "annotation 0" in skipped["reason"]
     assert "Records left out" in answer.err
 
 

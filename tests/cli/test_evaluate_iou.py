@@ -76,11 +76,15 @@ def test_a_picture_too_small_for_the_segmenter_is_listed(
     answer = command("evaluate-iou", truth, "--checkpoint", weights, "--clicks", 3, "--bootstrap", 5, "--json")
     assert answer.code == 3, answer.err
     assert "left out: 7.png" in answer.err
-    assert json.loads(answer.out)["num_images"] == 7
+    record = json.loads(answer.out)
+    assert record["num_images"] == 7
+    assert (record["num_skipped"], [each["file"] for each in record["skipped"]]) == (1, ["7.png"])
+    assert record["left_out"] == [f"7.png: {record['skipped'][0]['reason']}"]
     words = ("calibrate", truth, "--checkpoint", weights, "--per-mask", 2, "--min-masks", 6, "--no-ablation")
     answer = command(*words, "--out", "c.json", "--components", "--json")
     assert answer.code == 3, answer.err
     assert "left out: 7.png" in answer.err
+    assert json.loads(answer.out)["skipped"] == record["skipped"]
     assert json.loads(Path("c.json").read_text())["components"] is True
 
 

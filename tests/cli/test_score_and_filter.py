@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from arrcoc_sam.cli import score_job
 from arrcoc_sam.masks import encode_rle
 
 Command = Callable[..., Any]
@@ -97,15 +98,27 @@ def test_score_decodes_the_tokens_that_are_named(
     assert set(pd.read_parquet("scores.parquet")["token_index"]) <= expected
 
 
-def test_bad_files_in_a_data_set_exit_3(command: Command, weights: Path, tmp_path: Path) -> None:
+NOT_THERE = [(1, 3), (1, 4), (1, 5), (2, 6), (2, 7)]  # picture and mask
+
+
+def test_bad_files_in_a_data_set_exit_3(
+    command: Command, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_masks(tmp_path / "set")
     (tmp_path / "set" / "1.png").unlink()
     (tmp_path / "set" / "2.png").write_bytes(b"")
-    answer = command("score", path, "--checkpoint", weights, "--out", "scores.parquet")
+    monkeypatch.setattr(score_job, "MOST_LISTED", 4)
+    words = ("score", path, "--checkpoint", weights, "--out", "scores.parquet")
+    answer = command(*words, "--json")
+    record = json.loads(answer.out)
+    assert (record["num_errors"], record["num_skipped"]) == (5, 5)
+    assert [(each["file"], each["id"]) for each in record["skipped"]] == [(f"{n}.png", i) for n, i in NOT_THERE[:4]]
+    assert "does not exist" in record["skipped"][0]["reason"]
+    answer = command(*words)
     assert answer.code == 3
     assert "5 masks left out: scores.errors.csv" in answer.err
     assert re.search(r"most often: \S*1\.png does not exist\n", answer.err)
-    assert "5 of 10 masks scored" in answer.out
+    assert "5 of 10 masks scored, 10 of them before" in answer.out
     errors = pd.read_csv("scores.errors.csv")
     assert errors["id"].tolist() == [3, 4, 5, 6, 7]
     assert errors["category"].tolist() == ["square <b>", "box", "square <b>", "square <b>", "box"]
@@ -113,6 +126,8 @@ def test_bad_files_in_a_data_set_exit_3(command: Command, weights: Path, tmp_pat
     kept = command("filter", "scores.parquet", "--min-quality", "0", "--out", "kept.json", "--json")
     record = json.loads(kept.out)
     assert (record["num_kept"], record["num_unscored"], record["num_images_lost"]) == (5, 5, 2)
+    assert record["num_skipped"] == 5
+    assert [(each["file"], each["id"]) for each in record["skipped"]] == [(f"{n}.png", i) for n, i in NOT_THERE]
     assert list(record["unscored_classes"].items()) == [("square <b>", 3), ("box", 2)]
     assert [image["id"] for image in json.loads(Path("kept.json").read_text())["images"]] == [0, 3]
     words = ("filter", "scores.parquet", "--min-quality", "0", "--out", "all.json", "--keep-unscored")
