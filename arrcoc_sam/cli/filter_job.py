@@ -240,7 +240,7 @@ class FilterJob:
         print_table("What is dropped of each class", columns, rows, to=out(), right=columns[1:])
         if record["unscored_classes"]:
             bare = [(name, f"{number:,}") for name, number in record["unscored_classes"].items()][:_SHOWN_CLASSES]
-            print_table("What has no score, by class", ["class", "masks"], bare, to=out(), right=["masks"])
+            print_table("Without a score", ["class", "masks"], bare, to=out(), right=["masks"])
         words = f"{record['num_kept']:,} of {record['num_scored']:,} masks stay"
         if record["num_unscored"]:
             fate = "stay, too" if self.keep_unscored else "are dropped"

@@ -133,7 +133,7 @@ def test_bad_files_in_a_data_set_exit_3(
     words = ("filter", "scores.parquet", "--min-quality", "0", "--out", "all.json", "--keep-unscored")
     answer = command(*words)
     assert answer.code == 0
-    assert re.search(r"What has no score, by class\s+class\s+masks\s+\S+\s+square <b>\s+3\s+box\s+2", answer.out)
+    assert re.search(r"Without a score\s+class\s+masks\s+\S+\s+square <b>\s+3\s+box\s+2", answer.out)
     assert len(json.loads(Path("all.json").read_text())["annotations"]) == NUM_MASKS
     assert record["num_unscored_dropped"] == 5
     gone = pd.read_csv("kept.dropped.csv")
