@@ -29,7 +29,7 @@ from arrcoc_sam.training.recipe import ClickRecipe
 FRAME = 320
 """Side of the frame that the model ships with: objects are seen larger than in most of training."""
 
-SCENES = {"plain": range(30_000, 39_600), "rich": range(1_008_000, 1_010_400)}
+SCENES = {"plain": range(30_000, 37_200), "rich": range(1_008_000, 1_009_800)}
 """Seeds of scenes that the masks were not trained on."""
 
 RECIPE = ClickRecipe()
