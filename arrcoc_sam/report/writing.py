@@ -17,7 +17,7 @@ __all__ = ["made_folder", "replacing", "saving", "write_text"]
 
 # What torch.save and safetensors say where a write failed.
 _WRITING = re.compile(
-    r"PyTorchStreamWriter|inline_container|unexpected pos|I/O ?error|os error|\bwrit(?:e|ing)\b", re.I
+    r"PyTorchStreamWriter|inline_container|iostream error|unexpected pos|I/O ?error|os error|\bwrit(?:e|ing)\b", re.I
 )
 
 

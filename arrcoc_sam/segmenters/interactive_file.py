@@ -16,7 +16,7 @@ from arrcoc_sam._version import __version__
 from arrcoc_sam.candidates import MaskCandidates
 from arrcoc_sam.errors import DataError, explain
 from arrcoc_sam.geometry import ImageTransform
-from arrcoc_sam.report.writing import replacing
+from arrcoc_sam.report.writing import saving
 from arrcoc_sam.segmenters.interactive_step import InteractiveStep
 
 __all__ = ["no_session", "read_session", "restored_step", "write_session"]
@@ -44,7 +44,7 @@ def write_session(path: Path, steps: Sequence[InteractiveStep], facts: Mapping[s
             tensors[f"{number}.object_score"] = step.decoded.object_score.cpu().clone()
     asked = [{key: getattr(step, key) for key in _OF_A_STEP} for step in steps]
     state = {"format": _FORMAT, "version": __version__, **facts, "steps": asked}
-    with replacing(path) as temporary:
+    with saving(path) as temporary:
         save_file(tensors, temporary, metadata={"state": json.dumps(state)})
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from arrcoc_sam.errors import DataError, explain
-from arrcoc_sam.report.writing import replacing
+from arrcoc_sam.report.writing import saving
 from arrcoc_sam.segmenters.video_frames import Clip
 from arrcoc_sam.segmenters.video_prompts import VideoPrompt
 from arrcoc_sam.segmenters.video_tracks import ObjectFrame
@@ -95,14 +95,16 @@ class TrackingCheckpoints:
             OutputError: Nothing can be written there.
         """
         lines = "".join(json.dumps(asdict(row)) + "\n" for row in self._pending).encode()
-        with replacing(self._state) as temporary:
+        length = self._length + len(lines)
+        with saving(self._state) as temporary:
             with self._rows.open("ab") as file:
+                file.truncate(self._length)  # what a save that failed left behind
                 file.write(lines)
                 file.flush()
                 os.fsync(file.fileno())
-            self._length += len(lines)
-            self._pending.clear()
-            torch.save({"key": key, "done": done, "length": self._length, "memory": memory}, temporary)
+            torch.save({"key": key, "done": done, "length": length, "memory": memory}, temporary)
+        self._length = length
+        self._pending.clear()
 
     def clear(self) -> None:
         """Take the run's files away, and the folder if nothing else is in it."""

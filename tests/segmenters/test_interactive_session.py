@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import arrcoc_sam as aa
@@ -153,6 +153,24 @@ def test_what_can_t_be_loaded_or_saved(
         aa.InteractiveSession.load(tmp_path / "b", session.segmenter, image)
     with pytest.raises(OutputError, match="can't be written"):
         session.save(path / "c")
+
+
+def test_a_full_disk_leaves_the_last_session(
+    session: aa.InteractiveSession, picture: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session.click(20, 30)
+    path = session.save(tmp_path / "a.safetensors")
+    session.click(30, 30)
+
+    def full(tensors: object, where: Path, metadata: object) -> None:
+        where.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("arrcoc_sam.segmenters.interactive_file.save_file", full)
+    with pytest.raises(OutputError, match=r"a\.safetensors can't be written .*No space left.*free some"):
+        session.save(path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert len(aa.InteractiveSession.load(path, session.segmenter, picture(60, 80, 0))) == 1
 
 
 def test_a_refused_step_leaves_the_session_as_it_was(session: aa.InteractiveSession) -> None:

@@ -6,6 +6,7 @@ should. What they can't show is whether SAM 2 follows an object well.
 
 from __future__ import annotations
 
+import errno
 import math
 import weakref
 from pathlib import Path
@@ -16,14 +17,14 @@ import pytest
 import torch
 from hf_small_models import VIDEO_NAMES, build, family
 
-from arrcoc_sam.errors import DataError, ImageReadError, InputError, ShapeError, UnsupportedModelError
+from arrcoc_sam.errors import DataError, ImageReadError, InputError, OutputError, ShapeError, UnsupportedModelError
 from arrcoc_sam.masks.rle import decode_rle
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.segmenters.video import VideoSegmenter, load_video_segmenter
 from arrcoc_sam.segmenters.video_frames import ArrayClip, Clip
 from arrcoc_sam.segmenters.video_prompts import VideoPrompt
 from arrcoc_sam.segmenters.video_resume import TrackingCheckpoints
-from arrcoc_sam.segmenters.video_tracks import ABSTAIN, VideoTracks, level_by_area
+from arrcoc_sam.segmenters.video_tracks import ABSTAIN, ObjectFrame, VideoTracks, level_by_area
 
 SIZE_HW = (60, 90)
 BEDROOM = Path(__file__).parents[3] / "shared" / "data" / "bedroom"
@@ -393,6 +394,35 @@ def test_a_damaged_state_starts_anew_and_another_run_s_is_refused(tmp_path):
     assert resumed([prompt]) == 0
     TrackingCheckpoints(state.parent).clear()
     assert list(state.parent.iterdir()) == [other]
+
+
+@pytest.mark.parametrize("place", ["rows", "state"])
+def test_a_full_disk_leaves_the_last_state(place, tmp_path, monkeypatch):
+    rows = [ObjectFrame(1, frame, 0.0, "tracked", True, 1.0, 0.5, 9, 1.0, "whole", {}) for frame in range(3)]
+    checkpoints = TrackingCheckpoints(tmp_path / "state")
+    checkpoints.add(rows[0])
+    checkpoints.save("key", 1, {})
+
+    def full(*_: object) -> None:
+        if place == "rows":
+            with (tmp_path / "state" / "rows.jsonl").open("ab") as file:
+                file.write(b'{"object_id": 1,')
+            raise OSError(errno.ENOSPC, "No space left on device")
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    checkpoints.add(rows[1])
+    with monkeypatch.context() as disk:
+        disk.setattr("os.fsync" if place == "rows" else "torch.save", full)
+        with pytest.raises(OutputError, match=r"state\.pt can't be written"):
+            checkpoints.save("key", 2, {})
+    kept = TrackingCheckpoints(tmp_path / "state").resume("key")
+    assert (kept.done, kept.rows) == (1, rows[:1])
+    with (tmp_path / "state" / "rows.jsonl").open("ab") as file:
+        file.write(b'{"object_id": 1,')
+    checkpoints.add(rows[2])  # whoever made room goes on
+    checkpoints.save("key", 3, {})
+    kept = TrackingCheckpoints(tmp_path / "state").resume("key")
+    assert (kept.done, kept.rows) == (3, rows)
 
 
 def test_prompts_that_are_wrong(as_at_run_time):
