@@ -8,6 +8,7 @@ the mend; :func:`explain` puts them into one line.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ __all__ = [
     "explain",
     "first_line",
     "listed",
+    "no_room",
     "said",
 ]
 
@@ -159,6 +161,16 @@ def said(error: BaseException) -> str:
     """
     kind = type(error).__name__
     return f"{kind}: {first_line(error)}" if str(error).strip() else kind
+
+
+def no_room(error: OSError) -> bool:
+    """Whether a write failed for want of room: a full disk, a quota, a limit of the size of files.
+
+    Example:
+        >>> no_room(OSError(errno.ENOSPC, "No space left on device")), no_room(FileNotFoundError())
+        (True, False)
+    """
+    return error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def describe(value: Any) -> str:

@@ -35,7 +35,7 @@ from arrcoc_sam.report.atlas_plots import atlas_figures
 from arrcoc_sam.report.atlas_tables import KINDS, best_heads, claim_counts, groups, makes_claims, of_group
 from arrcoc_sam.report.provenance import DEMONSTRATION_MODEL
 from arrcoc_sam.report.results import ABSTAIN
-from arrcoc_sam.report.writing import made_folder
+from arrcoc_sam.report.writing import made_folder, replacing
 
 if TYPE_CHECKING:
     from arrcoc_sam.attention import AttentionSource
@@ -133,7 +133,8 @@ class AtlasJob:
         except KeyboardInterrupt:
             note("images that were read are kept: the same command goes on from there")
             raise
-        result.heads.to_csv(self.out / "heads.csv", index=False)
+        with replacing(self.out / "heads.csv") as draft:
+            result.heads.to_csv(draft, index=False)
         self._save_figures(result)
         report = atlas_report(
             result,
@@ -228,7 +229,8 @@ class AtlasJob:
             return
         folder = made_folder(self.out / "figures")
         for name, figure in atlas_figures(result).items():
-            figure.savefig(folder / f"{name}.{self.figure_format}")
+            with replacing(folder / f"{name}.{self.figure_format}") as draft:
+                figure.savefig(draft)
 
     def _tell(
         self, result: AtlasResult, report: Path, provenance: Provenance, records: Sequence[tuple[str, str]]
@@ -238,7 +240,8 @@ class AtlasJob:
         rows = [(name, " ".join(reason.split())) for name, reason in named]
         if rows:
             print_table("Left out", ["file", "reason"], rows, to=err())
-            pd.DataFrame(rows, columns=["file", "reason"]).to_csv(self.out / "errors.csv", index=False)
+            with replacing(self.out / "errors.csv") as draft:
+                pd.DataFrame(rows, columns=["file", "reason"]).to_csv(draft, index=False)
         else:
             (self.out / "errors.csv").unlink(missing_ok=True)  # of an earlier run
         bare = int(((result.images["prompts"] == 0) & (result.images["error"] == "")).sum())

@@ -13,10 +13,11 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
-from arrcoc_sam.errors import DataError, OutputError, explain
+from arrcoc_sam.errors import DataError, explain
 from arrcoc_sam.granularity.claims import Claims
 from arrcoc_sam.granularity.result import ABSTAIN
 from arrcoc_sam.hierarchy.levels import LEVELS
+from arrcoc_sam.report.writing import replacing, write_text
 
 __all__ = ["MODEL", "AtlasResult", "heads_frame"]
 
@@ -79,21 +80,16 @@ class AtlasResult:
         return rows.pivot(index="layer", columns="head", values=column)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the tables as Parquet and the rest as JSON.
+        """Write the tables as Parquet and the rest as JSON, each file whole or not at all.
 
         Raises:
             OutputError: The folder can't be written.
         """
         target = Path(folder).expanduser()
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-            for name in _TABLES:
-                draft = target / f"{name}.parquet.part"
+        for name in _TABLES:
+            with replacing(target / f"{name}.parquet") as draft:
                 getattr(self, name).to_parquet(draft, index=False)
-                draft.replace(target / f"{name}.parquet")
-            (target / "atlas.json").write_text(json.dumps(self.info, indent=1))
-        except OSError as error:
-            raise OutputError(explain(f"{target}: {error}", "a folder to write to")) from error
+        write_text(target / "atlas.json", json.dumps(self.info, indent=1))
         return target
 
     @classmethod

@@ -22,7 +22,7 @@ from torch import Tensor
 from arrcoc_sam.errors import DataError, OutputError, explain
 from arrcoc_sam.granularity.regions import Regions
 from arrcoc_sam.hierarchy.levels import DISTINCT_IOU, MIN_CELLS, NESTED_SHARE, relate_levels
-from arrcoc_sam.report.writing import replacing
+from arrcoc_sam.report.writing import saving, write_text
 
 __all__ = ["AtlasStore", "ImageRecord", "Levels", "Thresholds"]
 
@@ -104,7 +104,7 @@ class AtlasStore:
                     came = f"{self.folder} holds an atlas of other {', '.join(differing)}"
                     raise OutputError(explain(came, "the same run, to go on with", "choose another folder"))
             else:
-                _replace(path, json.dumps(wanted, indent=1))
+                write_text(path, json.dumps(wanted, indent=1))
         except (OSError, ValueError) as error:
             if isinstance(error, OutputError):
                 raise
@@ -132,7 +132,7 @@ class AtlasStore:
             came = f"source {differing!r} answers {len(names[differing])} maps on {image}, of other names than before"
             raise DataError(explain(came, f"{len(known.get(differing, ()))} of the same names on every image"))
         if not known:
-            _replace(self.folder / "maps.json", json.dumps(names, indent=1))
+            write_text(self.folder / "maps.json", json.dumps(names, indent=1))
 
     def map_names(self) -> dict[str, tuple[str, ...]]:
         """Names of the maps by source; empty before the first image."""
@@ -140,21 +140,20 @@ class AtlasStore:
         return {k: tuple(v) for k, v in json.loads(path.read_text()).items()} if path.exists() else {}
 
     def write(self, number: int, record: ImageRecord) -> None:
-        """Keep a record."""
+        """Keep a record.
+
+        Raises:
+            OutputError: It can't be written.
+        """
         tensors: dict[str, Tensor] = {name: getattr(record.levels, name) for name in _LEVELS}
         tensors |= {_ATTENTION + name: values for name, values in record.attention.items()}
         tensors |= {_PREFIX + name: values for name, values in record.prefix_mass.items()}
-        path = self._path(number)
-        try:
-            with replacing(path) as draft:
-                save_file({name: values.detach().cpu().contiguous() for name, values in tensors.items()}, str(draft))
-        except SafetensorError as error:
-            raise OutputError(explain(f"{path} can't be written: {error}", "room and permission")) from error
+        with saving(self._path(number)) as draft:
+            save_file({name: values.detach().cpu().contiguous() for name, values in tensors.items()}, draft)
 
     def write_fault(self, number: int, reason: str) -> None:
         """Remember why an image has no record."""
-        with replacing(self._fault_path(number)) as draft:
-            draft.write_text(reason, encoding="utf-8")
+        write_text(self._fault_path(number), reason)
 
     def fault(self, number: int) -> str | None:
         """Why an image has no record, if anybody has tried."""
@@ -232,8 +231,3 @@ def _joined(rings: Float[Tensor, "K 3 h w"], distinct: Bool[Tensor, "K 3"]) -> F
         ],
         dim=1,
     )
-
-
-def _replace(path: Path, text: str) -> None:
-    with replacing(path) as draft:
-        draft.write_text(text, encoding="utf-8")

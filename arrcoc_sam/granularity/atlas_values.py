@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from jaxtyping import Float
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
+from arrcoc_sam.errors import OutputError, explain, no_room
 from arrcoc_sam.granularity.analysis import sink_mass
 from arrcoc_sam.granularity.atlas_store import AtlasStore, Thresholds
 from arrcoc_sam.granularity.inference import max_t
@@ -51,9 +53,12 @@ def value_matrix(
 
     Returns:
         The array, mapped from disk; columns are NaN where an image has no such level.
+
+    Raises:
+        OutputError: There is no room for it; nothing is left there.
     """
     num_maps = len(store.attention(numbers[0], group))
-    matrix = open_memmap(path, mode="w+", dtype=np.float32, shape=(len(numbers), len(numbers), num_maps, 3))
+    matrix = _mapped(path, (len(numbers), len(numbers), num_maps, 3))
     for first in range(0, len(numbers), _LEVELS_BLOCK):
         columns = numbers[first : first + _LEVELS_BLOCK]
         regions, owner, prompts = _measurable(store, columns, thresholds)
@@ -69,6 +74,29 @@ def value_matrix(
             progress(f"{metric} of {group}", min(first + _LEVELS_BLOCK, len(numbers)), len(numbers))
     matrix.flush()
     return matrix
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> Float[np.ndarray, "n n N 3"]:
+    """A new array on disk that has all its room from the start: a mapped page that finds none kills the process."""
+    try:
+        matrix = open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        with path.open("r+b") as file:
+            _reserve(file.fileno(), path.stat().st_size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        came = f"{path} can't be written ({error.strerror or error})"
+        raise OutputError(explain(came, "room for it", "free some of the disk; the same run goes on")) from error
+    return matrix
+
+
+def _reserve(file: int, size: int) -> None:
+    """Take the room of a file where the system and its disk can."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file, 0, size)
+        except OSError as error:
+            if no_room(error):
+                raise
 
 
 def matched_values(

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -6,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
 from arrcoc_sam.attention.maps import AttentionMaps
 from arrcoc_sam.errors import CheckpointError, DataError, InputError, OutputError, UnknownNameError
@@ -224,6 +227,58 @@ def test_a_disk_without_room_is_refused_before_all_is_read(tmp_path, monkeypatch
     with pytest.raises(OutputError, match=r"has room for 0\.0 GB; expected .*: 35 records, and 8 maps on 36 images"):
         run(tmp_path)
     assert len(list((tmp_path / "images").iterdir())) == 1
+
+
+def test_a_full_disk_leaves_no_half_record_and_the_run_goes_on(tmp_path, monkeypatch):
+    def full(tensors, where):
+        where.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("arrcoc_sam.granularity.atlas_store.save_file", full)
+        with pytest.raises(OutputError, match=r"000000\.safetensors can't be written .*No space left.*free some"):
+            run(tmp_path, IMAGES[:5])
+    assert not list((tmp_path / "images").iterdir())
+    assert run(tmp_path, IMAGES[:5]).num_images == 5
+
+
+def test_a_full_disk_leaves_the_last_tables(tmp_path, monkeypatch):
+    before = run(tmp_path, IMAGES[:5])
+
+    def full(frame, where, **_):
+        where.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    names = {path.name for path in tmp_path.iterdir()}
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
+    with pytest.raises(OutputError, match=r"\.parquet can't be written \(No space left"):
+        before.save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert AtlasResult.load(tmp_path).num_images == 5
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="room is not taken ahead here")
+def test_values_without_room_are_refused_before_they_are_mapped(tmp_path):
+    """A page that is mapped and has no room ends the process without a word."""
+    run(tmp_path, IMAGES[:5])
+    store, path = AtlasStore(tmp_path, json.loads((tmp_path / "plan.json").read_text())), tmp_path / "v.npy"
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as disk:
+        disk.setattr("os.posix_fallocate", full)
+        with pytest.raises(OutputError, match=r"v\.npy can't be written \(No space left"):
+            value_matrix(store, range(5), "model", "log_lift", path, thresholds=Thresholds())
+    assert not path.exists()
+
+    def unknown(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    with pytest.MonkeyPatch.context() as disk:
+        disk.setattr("os.posix_fallocate", unknown)
+        value_matrix(store, range(5), "model", "log_lift", path, thresholds=Thresholds())
+    assert path.exists()
 
 
 def test_damaged_records_are_named(tmp_path):
