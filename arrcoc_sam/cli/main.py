@@ -29,7 +29,7 @@ from arrcoc_sam.cli.segment import segment
 from arrcoc_sam.cli.train import train
 from arrcoc_sam.cli.validate import validate
 from arrcoc_sam.cli.video import video
-from arrcoc_sam.errors import ArrcocSamError
+from arrcoc_sam.errors import ArrcocSamError, explain, no_room
 
 __all__ = ["app", "run"]
 
@@ -106,6 +106,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and no_room(error):  # of one of the libraries that write to output folders
+            came = f"{error.filename or 'a file'} can't be written ({os.strerror(error.errno or 0)})"
+            return _fail(explain(came, "room for it", "free some of the disk, or name another place"), 2, debug=debug)
         message = f"{type(error).__name__}: {error}".rstrip(". ")
         return _fail(
             f"{message}. A fault of arrcoc-sam: run it again with --debug and report what it says", 1, debug=debug

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -80,6 +81,16 @@ def test_a_fault_of_ours_is_one_line_too(command: Command, monkeypatch: pytest.M
     assert answer.code == 1
     assert "KeyError" in answer.error
     assert "--debug" in answer.error
+
+
+def test_a_full_disk_is_no_fault_of_ours(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device")
+
+    monkeypatch.setattr(arrcoc_sam.cli.segment_job.SegmentJob, "run", fail)
+    answer = command("segment", "x.png", "--point", "1,1")
+    assert answer.code == 2
+    assert answer.error.startswith("error: a file can't be written (No space left on device); expected room for it.")
 
 
 def test_an_interruption_says_so(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
