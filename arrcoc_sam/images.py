@@ -1,4 +1,4 @@
-"""Images as arrays: what a path, a PIL image or an array means here, and which files a list of names stands for."""
+"""Images as arrays and as files: what a path, a PIL image or an array means here, and what names stand for."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import glob
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,7 +17,17 @@ from PIL import Image, UnidentifiedImageError
 
 from arrcoc_sam.errors import ImageReadError, ImageTooLargeError, InputError, ShapeError, describe, explain
 
-__all__ = ["IMAGE_SUFFIXES", "ImageInput", "find_images", "header_size", "is_turned", "load_image"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "ImageInput",
+    "find_by_path_end",
+    "find_images",
+    "header_size",
+    "is_turned",
+    "load_image",
+]
+
+Found = TypeVar("Found")
 
 ImageInput: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 """What :func:`load_image` takes: a path, a PIL image, or an H×W×3 uint8 array."""
@@ -148,6 +158,28 @@ def find_images(
     for path in sorted(path for name in names for path in _files_of(name, recursive)):
         found.setdefault(path.resolve(), path)
     return sorted(found.values())
+
+
+def find_by_path_end(path: Path, find: Callable[[tuple[str, ...]], Found | None]) -> Found | None:
+    """What belongs to a picture by its name, or by the end of its path: of several the one of the longest end.
+
+    Names are compared by whole folders: ``birds/1.jpg`` ends ``/data/birds/1.jpg``, and not ``/data/blackbirds/1.jpg``.
+
+    Args:
+        path: The picture's, with all the folders that a name may have: absolute, as a rule.
+        find: Answers what is known by the parts of an end, ``("birds", "1.jpg")``; what is false counts as nothing.
+
+    Returns:
+        The first answer, from the whole path to the name alone; None where there is none.
+
+    Example:
+        >>> clicks = {("1.jpg",): [[3, 4]], ("birds", "1.jpg"): [[8, 9]]}
+        >>> find_by_path_end(Path("/data/birds/1.jpg"), clicks.get)
+        [[8, 9]]
+    """
+    parts = path.parts
+    ends = (parts[start:] for start in range(len(parts)))
+    return next((found for end in ends if (found := find(end))), None)
 
 
 def _files_of(name: object, recursive: bool) -> list[Path]:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from arrcoc_sam.errors import ImageReadError, ImageTooLargeError, InputError, ShapeError
-from arrcoc_sam.images import IMAGE_SUFFIXES, find_images, is_turned, load_image
+from arrcoc_sam.images import IMAGE_SUFFIXES, find_by_path_end, find_images, is_turned, load_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
@@ -309,6 +309,24 @@ def test_no_name_is_an_error(as_at_run_time):
         find_images([])
     with pytest.raises(InputError, match="a path is 3"):
         find_images([3])
+
+
+def test_the_longest_end_of_a_path_is_meant_by_whole_folders():
+    known = {("1.jpg",): "name", ("a", "1.jpg"): "folder", ("/", "data", "a", "1.jpg"): "path", ("2.jpg",): ""}
+    assert find_by_path_end(Path("/data/a/1.jpg"), known.get) == "path"
+    assert find_by_path_end(Path("/other/a/1.jpg"), known.get) == "folder"
+    assert find_by_path_end(Path("/data/ba/1.jpg"), known.get) == "name"
+    assert find_by_path_end(Path("/data/a/11.jpg"), known.get) is None
+    assert find_by_path_end(Path("/1.jpg/a"), known.get) is None  # an end, not anywhere
+    assert find_by_path_end(Path("/data/a/2.jpg"), known.get) is None  # what is empty counts as nothing
+    assert find_by_path_end(Path("1.jpg"), known.get) == "name"
+    assert find_by_path_end(Path(), known.get) is None
+
+
+def test_ends_are_asked_from_the_longest_on():
+    asked = []
+    assert find_by_path_end(Path("/a/b.png"), asked.append) is None
+    assert asked == [("/", "a", "b.png"), ("a", "b.png"), ("b.png",)]
 
 
 def test_every_ending_is_one_that_pillow_reads():

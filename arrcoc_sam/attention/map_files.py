@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from arrcoc_sam.errors import InputError, explain
+from arrcoc_sam.images import find_by_path_end
 
 __all__ = ["ARRAY_SUFFIXES", "map_file"]
 
@@ -26,11 +27,8 @@ def map_file(folder: Path, image: Path) -> Path:
         InputError: There is none, or there are several that differ by their suffix.
     """
     own = Path(os.path.abspath(image))  # noqa: PTH100 - resolve() would follow links to other names
-    parts = own.with_suffix("").parts[1:]
-    found: list[Path] = []
-    for length in range(len(parts), 0, -1):
-        if found := _spelled(folder.joinpath(*parts[-length:]), own):
-            break
+    stem = own.with_suffix("").relative_to(own.anchor)
+    found = find_by_path_end(stem, lambda end: _spelled(folder.joinpath(*end), own)) or []
     if len(found) != 1:
         came = f"{folder} has {len(found)} attention files for the image {image.name}"
         raise InputError(explain(came, f"exactly one of {', '.join(own.stem + suffix for suffix in ARRAY_SUFFIXES)}"))

@@ -28,7 +28,7 @@ from arrcoc_sam.datasets.faults import CocoId, Fault, FaultLog
 from arrcoc_sam.errors import DataError, explain
 from arrcoc_sam.hierarchy import MaskHierarchy
 from arrcoc_sam.hierarchy.levels import LEVELS, clip_levels
-from arrcoc_sam.images import header_size, load_image
+from arrcoc_sam.images import find_by_path_end, header_size, load_image
 from arrcoc_sam.masks.components import largest_interior_point
 
 __all__ = ["CocoDataset", "human_hierarchies"]
@@ -135,14 +135,7 @@ class CocoDataset:
         Raises:
             DataError: Several images have this very file name.
         """
-        parts = Path(image_path).absolute().parts
-        candidates = [
-            (len(name), image)
-            for image in self._images_by_name.get(parts[-1], ())
-            if parts[-len(name := _parts(image.file_name)) :] == name
-        ]
-        longest = max((length for length, _ in candidates), default=0)
-        found = [image for length, image in candidates if length == longest]
+        found = find_by_path_end(Path(image_path).absolute(), self._images_by_parts.get) or []
         if len(found) > 1:
             came = f"{self.path} has {len(found)} images with the file name {found[0].file_name!r}"
             raise DataError(explain(came, "one", "remove the others, or tell them apart by their folders"))
@@ -230,10 +223,10 @@ class CocoDataset:
         return {image.id: image for image in self.images}
 
     @cached_property
-    def _images_by_name(self) -> dict[str, list[CocoImage]]:
-        named: dict[str, list[CocoImage]] = {}
+    def _images_by_parts(self) -> dict[tuple[str, ...], list[CocoImage]]:
+        named: dict[tuple[str, ...], list[CocoImage]] = {}
         for image in self.images:
-            named.setdefault(PurePosixPath(image.file_name).name, []).append(image)
+            named.setdefault(PurePosixPath(image.file_name).parts, []).append(image)
         return named
 
     @cached_property
@@ -299,11 +292,6 @@ def _check_size(path: Path, image: CocoImage, image_hw: tuple[int, int]) -> None
             came += ", as if drawn on the picture before its EXIF orientation"
             mend = "turn the masks upright with the picture, or take the orientation out of its EXIF data"
         raise DataError(explain(came, f"those of {image.file_name}, upright: {image_hw[0]} and {image_hw[1]}", mend))
-
-
-def _parts(file_name: str) -> tuple[str, ...]:
-    """Folders and name, without what says nothing: a leading dot."""
-    return tuple(part for part in PurePosixPath(file_name).parts if part != ".")
 
 
 def _stacked(annotations: Sequence[CocoAnnotation], image: CocoImage) -> Bool[Tensor, "N H W"]:

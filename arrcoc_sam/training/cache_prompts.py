@@ -17,7 +17,7 @@ from torch import Tensor
 
 from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.errors import DataError, InputError, explain
-from arrcoc_sam.images import header_size
+from arrcoc_sam.images import find_by_path_end, header_size
 from arrcoc_sam.inputs import as_coordinates
 from arrcoc_sam.masks.components import largest_interior_point
 from arrcoc_sam.masks.rle import RLE
@@ -169,9 +169,8 @@ class PointPrompts:
 
     def _name_for(self, path: Path) -> str | None:
         """The longest name that a path ends in."""
-        parts = Path(os.path.abspath(path)).parts  # noqa: PTH100 - resolve() would follow links to other names
-        ends = (parts[start:] for start in range(len(parts)))
-        return next((self._names[end] for end in ends if end in self._names), None)
+        absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links to other names
+        return find_by_path_end(absolute, self._names.get)
 
     @cached_property
     def _names(self) -> dict[tuple[str, ...], str]:
