@@ -111,8 +111,8 @@ class TrainAttentionJob:
             named = None
             if self.segmenter is not None or self.checkpoint is not None:
                 named = self._segmenter()
-            train = HierarchyCache.open(str(data.cache), segmenter=named)
-            return train, None if data.validation_cache is None else _judging_cache(data.validation_cache, named)
+            train = HierarchyCache.open(str(data.cache), segmenter=named, images=data.images)
+            return train, None if data.validation_cache is None else _judging_cache(data, named)
         found = self._scenes(data, config.attention, progress) if devices.rank == 0 else None
         devices.wait()
         return self._drawn(data) if found is None else found
@@ -183,16 +183,17 @@ class TrainAttentionJob:
         out().print(words, soft_wrap=True, markup=False)
 
 
-def _judging_cache(folder: str, named: Segmenter | None) -> HierarchyCache:
+def _judging_cache(data: AttentionData, named: Segmenter | None) -> HierarchyCache:
     """The cache to judge on: of the named segmenter, or of masks that are known to be right.
 
     Raises:
         DataError: It is of another segmenter, or can't be read.
     """
-    cache = HierarchyCache.open(folder)
+    folder, images = str(data.validation_cache), data.validation_images
+    cache = HierarchyCache.open(folder, images=images)
     if cache.plan.segmenter in (TruthLevels.name, SceneLevels.name):
         return cache
-    return HierarchyCache.open(folder, segmenter=named)
+    return HierarchyCache.open(folder, segmenter=named, images=images)
 
 
 def check_settings(config: AttentionConfig, devices: Devices) -> None:

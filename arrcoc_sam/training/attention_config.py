@@ -28,6 +28,9 @@ class AttentionData:
         levels: "segmenter" or "truth", of kind "scenes".
         cache: The folder to train on, of kind "cache"; in a file of settings relative to that file.
         validation_cache: The folder to judge on, alike; without one nothing is judged.
+        images: Where the pictures of ``cache`` are now, if they were moved since it was built: the folder in place of
+            the deepest one that held them all; relative as ``cache`` is.
+        validation_images: Those of ``validation_cache``, alike.
     """
 
     kind: Literal["scenes", "cache"] = "scenes"
@@ -38,6 +41,8 @@ class AttentionData:
     levels: Literal["segmenter", "truth"] = "segmenter"
     cache: str | None = None
     validation_cache: str | None = None
+    images: str | None = None
+    validation_images: str | None = None
 
     def __post_init__(self) -> None:
         """Check what goes together.
@@ -50,16 +55,20 @@ class AttentionData:
             raise InputError(explain(came, "kind 'scenes' or 'cache', levels 'segmenter' or 'truth'"))
         if (self.kind == "cache") != (self.cache is not None):
             raise InputError(explain(f"kind={self.kind!r} with cache={self.cache!r}", "a folder for kind 'cache' only"))
+        moved = {"images": ("cache", self.cache), "validation_images": ("validation_cache", self.validation_cache)}
+        for name, (of, cache) in moved.items():
+            if getattr(self, name) is not None and cache is None:
+                came = f"{name}={getattr(self, name)!r} without {of}"
+                raise InputError(explain(came, "the cache whose pictures were moved there"))
         if self.scenes < 1 or self.validation < 0 or not 32 <= self.size <= 2048 or self.clicks < 1:
             came = f"scenes={self.scenes}, validation={self.validation}, size={self.size}, clicks={self.clicks}"
             raise InputError(explain(came, "at least one scene and click, sizes of 32 to 2048"))
 
     def under(self, root: Path) -> AttentionData:
         """The same, with folders that are relative taken from there."""
-        cache, judging = (
-            None if folder is None else str(root / folder) for folder in (self.cache, self.validation_cache)
-        )
-        return replace(self, cache=cache, validation_cache=judging)
+        names = ("cache", "validation_cache", "images", "validation_images")
+        given = {name: Path(folder) for name in names if (folder := getattr(self, name)) is not None}
+        return replace(self, **{name: str(root / folder.expanduser()) for name, folder in given.items()})
 
 
 @dataclass(frozen=True)

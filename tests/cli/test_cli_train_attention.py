@@ -13,6 +13,7 @@ import pytest
 from arrcoc_sam.cli.train_attention_job import TrainAttentionJob
 from arrcoc_sam.training.attention_config import AttentionConfig, AttentionData, default_config
 from arrcoc_sam.training.attention_trainer import load_attention_model
+from arrcoc_sam.training.cache_dataset import HierarchyDataset
 from arrcoc_sam.training.distributed import SingleDevice
 from arrcoc_sam.training.samples_scenes import prepare_scenes
 
@@ -78,6 +79,23 @@ def test_another_process_opens_what_the_main_one_drew(tmp_path: Path, monkeypatc
     assert job._caches(config, second, lambda *_: None)[1] is None
 
 
+def test_pictures_that_were_moved_are_named_in_the_settings(tmp_path: Path) -> None:
+    for name in ("scenes", "validation"):
+        cache = prepare_scenes(tmp_path / name, range(3), size=32, clicks=1)
+        Path(cache.plan.root).rename(tmp_path / f"{name}-moved")
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "c.toml").write_text(
+        '[data]\nkind = "cache"\ncache = "../scenes/truth"\nvalidation_cache = "../validation/truth"\n'
+        'images = "../scenes-moved"\nvalidation_images = "../validation-moved"\n'
+    )
+    job = TrainAttentionJob(None, tmp_path, None, None, "cpu", 0, 0, 1, False, False, False)
+    config = AttentionConfig.read(tmp_path / "below" / "c.toml")
+    caches = job._caches(config, SingleDevice("cpu"), lambda *_: None)
+    for cache, name in zip(caches, ("scenes", "validation"), strict=True):
+        assert Path(cache.plan.root).samefile(tmp_path / f"{name}-moved")
+        assert HierarchyDataset(cache, target_hw=(8, 8), image_size=16, only_valid=False)[0].image is not None
+
+
 def test_the_default_file_says_what_the_code_defaults_to(command: Command) -> None:
     answer = command("train", "attention", "--print-config")
     assert answer.out == default_config()
@@ -99,6 +117,8 @@ def test_the_default_file_says_what_the_code_defaults_to(command: Command) -> No
         ("[data]\nvalidation = 3\n", "at least 4, or 0"),
         ('[data]\nkind = "cache"\n', "a folder for kind 'cache' only"),
         ('[data]\nkind = "cache"\ncache = "nowhere"\n', "no cache.json"),
+        ('[data]\nimages = "elsewhere"\n', "images='elsewhere' without cache"),
+        ('[data]\nvalidation_images = "elsewhere"\n', "without validation_cache"),
     ],
 )
 @pytest.mark.usefixtures("as_at_run_time")
