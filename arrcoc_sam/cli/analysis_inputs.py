@@ -15,13 +15,13 @@ from torch import Tensor
 from arrcoc_sam.attention.maps import as_points
 from arrcoc_sam.cli.coordinates import parse_integers, parse_point
 from arrcoc_sam.errors import ArrcocSamError, InputError, explain
-from arrcoc_sam.images import find_images, is_turned
+from arrcoc_sam.images import find_images
 from arrcoc_sam.prompts import point_grid
 
 if TYPE_CHECKING:
     from arrcoc_sam.attention import AttentionSource
 
-__all__ = ["AttentionOptions", "ClickPlan", "Inputs", "about", "orientation_note", "refuse_shared_maps"]
+__all__ = ["AttentionOptions", "ClickPlan", "Inputs", "about", "refuse_shared_maps"]
 
 
 @dataclass(frozen=True)
@@ -191,21 +191,3 @@ def refuse_shared_maps(source: AttentionSource, paths: Iterable[Path]) -> None:
                 came = f"{other} and {path} share the attention file {file}"
                 mend = f"put each image's into a folder as its own: {path.parent.name}/{file.name}"
                 raise InputError(explain(came, "a file for each", mend))
-
-
-def orientation_note(paths: Iterable[Path], what: str, *, in_place: bool = False) -> str | None:
-    """A sentence about images that are shown otherwise than they are stored; None where there are none.
-
-    Args:
-        paths: The images.
-        what: What has to lie on them as they are shown, in the plural.
-        in_place: Whether others are told by their size.
-    """
-    turned = [path for path in paths if is_turned(path, in_place=in_place)]
-    if not turned:
-        return None
-    return (
-        f"{len(turned)} of the images, {turned[0]} first, have an EXIF orientation"
-        f"{' that keeps their size' if in_place else ''}, which was applied: {what} have to be of the picture as it is "
-        "shown, not as it is stored"
-    )

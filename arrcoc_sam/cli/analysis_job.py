@@ -19,12 +19,12 @@ from arrcoc_sam.cli.analysis_inputs import (
     ClickPlan,
     Inputs,
     about,
-    orientation_note,
     refuse_shared_maps,
 )
 from arrcoc_sam.cli.console import err, noted, out, print_json, print_table, tracked
 from arrcoc_sam.cli.granularity_run import Analysed, analyze_image
 from arrcoc_sam.cli.level_sources import AnsweredLevels, HumanLevels, LevelFinder
+from arrcoc_sam.cli.orientation import orientation_note
 from arrcoc_sam.cli.skipped import BAD_FILES, skipped_json
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, ShapeError, explain

@@ -13,9 +13,10 @@ import pandas as pd
 import torch
 import typer
 
-from arrcoc_sam.cli.analysis_inputs import AttentionOptions, Inputs, about, orientation_note
+from arrcoc_sam.cli.analysis_inputs import AttentionOptions, Inputs, about
 from arrcoc_sam.cli.console import err, note, noted, out, print_json, print_table, tracked
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter, refuse_ray_options, wherever
+from arrcoc_sam.cli.orientation import orientation_note
 from arrcoc_sam.cli.skipped import BAD_FILES, record_faults, skipped_json
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets import CocoDataset, human_hierarchies

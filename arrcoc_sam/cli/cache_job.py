@@ -9,9 +9,9 @@ from pathlib import Path
 
 import typer
 
-from arrcoc_sam.cli.analysis_inputs import orientation_note
 from arrcoc_sam.cli.console import err, noted, out, print_json, print_table
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter, refuse_ray_options, wherever
+from arrcoc_sam.cli.orientation import note_orientation
 from arrcoc_sam.cli.skipped import BAD_FILES, record_faults, skipped_json
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets import CocoDataset
@@ -68,9 +68,8 @@ class CacheJob:
         records = () if dataset is None else record_faults(dataset)
         make = self._maker(paths, dataset)
         drawn = "clicks" if self.points is not None else "masks" if dataset is not None else None
-        note = None if drawn is None else orientation_note(paths, drawn, in_place=drawn == "masks")
-        if note is not None:
-            noted(note)
+        if drawn is not None:
+            note_orientation(paths, drawn, in_place=drawn == "masks")
         # on a cluster this process only has to know the weights' hash
         source = make(self.segmenter, "cpu" if self.engine == "ray" else self.device)
         with stage_progress() as progress:

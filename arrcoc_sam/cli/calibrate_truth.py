@@ -10,6 +10,7 @@ import numpy as np
 
 from arrcoc_sam.cli.skipped import record_faults
 from arrcoc_sam.datasets import CocoDataset
+from arrcoc_sam.datasets.faults import CocoId
 from arrcoc_sam.errors import ArrcocSamError, DataError, explain
 from arrcoc_sam.masks import pairwise_containment
 from arrcoc_sam.quality import AnnotatedImage
@@ -61,7 +62,17 @@ class TruthImages:
     @property
     def num_images(self) -> int:
         """Images with masks of objects."""
-        return len({annotation.image_id for annotation in self.dataset.annotations if not annotation.crowd})
+        return len(self._annotated)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files of the images with masks of objects."""
+        annotated = self._annotated
+        return [self.dataset.folder / image.file_name for image in self.dataset.images if image.id in annotated]
+
+    @property
+    def _annotated(self) -> set[CocoId]:
+        return {annotation.image_id for annotation in self.dataset.annotations if not annotation.crowd}
 
     def masks_by_image(self) -> list[int]:
         """The number of masks of each image that has some, as far as that is known before pictures are decoded.

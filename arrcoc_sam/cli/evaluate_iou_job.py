@@ -16,6 +16,7 @@ import typer
 from arrcoc_sam.cli.calibrate_truth import TruthImages
 from arrcoc_sam.cli.console import err, json_document, out, print_json, print_table, progress
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter
+from arrcoc_sam.cli.orientation import note_orientation
 from arrcoc_sam.cli.skipped import BAD_FILES, skipped_json
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.errors import DataError, InputError, explain
@@ -59,6 +60,7 @@ class EvaluateIouJob:
         if min(self.clicks, default=2) < 1:
             raise InputError(explain(f"--clicks {min(self.clicks)}", "at least 1"))
         truth = TruthImages.read(self.dataset, self.images)
+        note_orientation(truth.paths, "masks", in_place=True)
         with nullcontext() if self.out is None else staged_folder(self.out) as folder:
             segmenter = open_segmenter(self.segmenter, self.checkpoint, self.device)
             truth.fits = segmenter.transform_for

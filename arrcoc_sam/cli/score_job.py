@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import pyarrow.parquet as pq
 import typer
 
 from arrcoc_sam.cli.console import err, note, noted, out, print_json
 from arrcoc_sam.cli.options import check_segmenter, refuse_ray_options, tokens_asked, wherever
+from arrcoc_sam.cli.orientation import note_orientation
 from arrcoc_sam.cli.skipped import BAD_FILES, MOST_LISTED, masks_left_out, skipped_json
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets.faults import commonest
@@ -98,6 +102,9 @@ class ScoreJob:
         except KeyboardInterrupt:
             note("what is scored is kept: the same command goes on from there")
             raise
+        # on a cluster this process would ask for every picture, one after the other
+        if self.engine == "local" and summary.num_resumed < summary.num_masks:
+            note_orientation(_scored_images(summary.scores, dataset), "masks", in_place=True)
         if self.annotated is not None:
             dataset.rewrite(self.annotated, ScoredChanges(summary.scores))
         self._tell(summary)
@@ -169,6 +176,14 @@ class ScoreJob:
             return skipped_json(())
         listed = listed_errors(summary.scores, most=MOST_LISTED)
         return skipped_json(masks_left_out(listed, str(self.dataset)), number=summary.num_errors)
+
+
+def _scored_images(scores: Path, dataset: MaskSet) -> Iterator[Path]:
+    """The pictures whose masks have scores: these are of their pictures' sizes."""
+    with pq.ParquetFile(scores) as table:
+        names = (name for batch in table.iter_batches(columns=["image"]) for name in batch["image"].to_pylist())
+        for name, _ in groupby(names):  # the masks of an image stand one after the other
+            yield dataset.images / name
 
 
 def _commonest_error(errors: Path) -> str | None:

@@ -12,7 +12,8 @@ from jaxtyping import UInt8
 
 from arrcoc_sam.cli.analysis_inputs import about
 from arrcoc_sam.cli.console import json_document, noted
-from arrcoc_sam.cli.segment_setting import SegmentSetting, note_orientation
+from arrcoc_sam.cli.orientation import note_orientation
+from arrcoc_sam.cli.segment_setting import SegmentSetting
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.errors import InputError, explain
@@ -68,7 +69,7 @@ class SegmentEverythingJob:
         self.setting.check(only_json="--everything")
         with about(self.image):
             pixels = load_image(self.image)
-            note_orientation([self.image])
+            note_orientation([self.image], "clicks and masks")
         segmenter = self.setting.open()
         generator = AutomaticMaskGenerator(
             segmenter,

@@ -17,9 +17,10 @@ from arrcoc_sam.cli.analysis_inputs import about
 from arrcoc_sam.cli.console import json_document, out, print_table
 from arrcoc_sam.cli.coordinates import parse_box, parse_labelled_point
 from arrcoc_sam.cli.granularity_run import LevelScores, find_levels
+from arrcoc_sam.cli.orientation import note_orientation
 from arrcoc_sam.cli.segment_boxes import check_corners
 from arrcoc_sam.cli.segment_records import level_records, number_or_none
-from arrcoc_sam.cli.segment_setting import SegmentSetting, note_orientation
+from arrcoc_sam.cli.segment_setting import SegmentSetting
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.hierarchy.levels import LEVELS
@@ -60,7 +61,7 @@ class SegmentJob:
         self.setting.check()
         with about(self.image):
             pixels = load_image(self.image)
-            note_orientation([self.image])
+            note_orientation([self.image], "clicks and masks")
             prompts = _prompts(pixels, clicks, box)
         segmenter = self.setting.open()
         refined: InteractiveStep | None = None

@@ -15,9 +15,10 @@ from arrcoc_sam.candidates import MaskCandidates
 from arrcoc_sam.cli.analysis_inputs import about
 from arrcoc_sam.cli.console import json_document
 from arrcoc_sam.cli.granularity_run import LevelScores
+from arrcoc_sam.cli.orientation import note_orientation
 from arrcoc_sam.cli.segment_boxes import check_corners
 from arrcoc_sam.cli.segment_records import box_or_none, level_records, number_or_none
-from arrcoc_sam.cli.segment_setting import SegmentSetting, note_orientation
+from arrcoc_sam.cli.segment_setting import SegmentSetting
 from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, explain
 from arrcoc_sam.images import load_image
 from arrcoc_sam.masks import areas, encode_rle, mask_boxes
@@ -55,7 +56,7 @@ class SegmentPromptsJob:
             path = self.image if named is None else _beside(self.points_file, named)
             by_image.setdefault(path, []).append(number)
         prompts = _prompts(asked, by_image, self.points_file)
-        note_orientation(list(by_image))
+        note_orientation(by_image, "clicks and masks")
         segmenter = self.setting.open()
         answers = _answers(segmenter, prompts, by_image)
         record = {

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from arrcoc_sam.cli.analysis_inputs import orientation_note
-from arrcoc_sam.cli.console import noted, out, print_json
+from arrcoc_sam.cli.console import out, print_json
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.report import Provenance
@@ -16,7 +15,7 @@ from arrcoc_sam.report import Provenance
 if TYPE_CHECKING:
     from arrcoc_sam.segmenters.base import Segmenter
 
-__all__ = ["SegmentSetting", "note_orientation"]
+__all__ = ["SegmentSetting"]
 
 
 @dataclass(frozen=True)
@@ -82,10 +81,3 @@ class SegmentSetting:
             out().print(summary)
         for path in written:
             out().print(f"Wrote {path}", soft_wrap=True, markup=False)
-
-
-def note_orientation(images: Sequence[Path]) -> None:
-    """Say where pictures are stored otherwise than they are clicked on."""
-    note = orientation_note(images, "clicks and masks")
-    if note is not None:
-        noted(note)

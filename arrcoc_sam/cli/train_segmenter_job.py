@@ -13,7 +13,8 @@ import segment_anything
 import torch
 from segment_anything.modeling import Sam
 
-from arrcoc_sam.cli.console import err, finite, json_document, out, print_json, print_table
+from arrcoc_sam.cli.console import err, finite, json_document, out, print_json, print_notes, print_table
+from arrcoc_sam.cli.orientation import note_orientation
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.errors import CheckpointError, explain
 from arrcoc_sam.report import Provenance
@@ -65,6 +66,8 @@ class TrainSegmenterJob:
             source, facts = config.open_data(self.out / "scenes", report)
             if devices.rank == 0:
                 devices.wait()
+        if devices.rank == 0:
+            note_orientation(getattr(source, "paths", ()), "masks", in_place=True)
         model = build_model(config.model, config.root, config.training.seed)
         facts["model"] = config.model.segmenter
         facts["initial"] = weights_hash(model, frame_hw=(0, 0))
@@ -181,6 +184,7 @@ def _steps(total: int) -> Iterator[_Show]:
         TimeRemainingColumn(),
         TextColumn("{task.description}"),
     )
+    print_notes(succeeded=True)  # what was asked for is sound, and may take long
     console = err()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=total)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,6 +36,12 @@ class DegradedMasks(Sequence[ScoredImage]):
     masks_per_image: int = 8
     kinds: tuple[DegradationKind, ...] = DEGRADATIONS
     seed: int = 0
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """The files of the source's pictures; none where it draws them."""
+        paths: Sequence[Path] = getattr(self.source, "paths", ())
+        return paths
 
     def __len__(self) -> int:
         return len(self.source)
@@ -106,6 +113,11 @@ class MatchedMasks(Sequence[ScoredImage]):
             for image in self.external.images
             if image.file_name in known and _objects(self.external, image)
         ]
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """The files of the pictures, in order."""
+        return [self.external.folder / image.file_name for image, _ in self._pairs]
 
     def __len__(self) -> int:
         return len(self._pairs)

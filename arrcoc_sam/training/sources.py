@@ -118,6 +118,11 @@ class CocoSource:
         for image, _ in self._images:
             dataset.check_header(image)
 
+    @property
+    def paths(self) -> list[Path]:
+        """The files of the pictures, in order."""
+        return [self.dataset.folder / image.file_name for image, _ in self._images]
+
     def __len__(self) -> int:
         return len(self._images)
 
@@ -163,6 +168,11 @@ class TripleSource:
             raise DataError(explain(f"{dataset.path} has no nested masks", "at least one triple", mend))
         for image in self._images:
             dataset.check_header(image)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files of the pictures, in order."""
+        return [self.dataset.folder / image.file_name for image in self._images]
 
     def __len__(self) -> int:
         return len(self._images)
@@ -225,6 +235,11 @@ class MaskSetSource:
                     pixels = load_image(masks.images / name)  # a PNG may say after its pixels that it lies on its side
                     self._check_size(row, mask_hw, (pixels.shape[0], pixels.shape[1]))
 
+    @property
+    def paths(self) -> list[Path]:
+        """The files of the pictures, in order."""
+        return [self._set.images / name for name, _ in self._images]
+
     def __len__(self) -> int:
         return len(self._images)
 
@@ -275,6 +290,11 @@ class MixedSource:
         # Every image occurs at least once, those of small sources with large weights several times.
         longest = max(len(source) / weight for source, weight in zip(sources, weights, strict=True))
         self._counts = [round(longest * weight) for weight in weights]
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files of the pictures of those sources that have some, in order, each once."""
+        return list(dict.fromkeys(path for source in self.sources for path in getattr(source, "paths", ())))
 
     def __len__(self) -> int:
         return sum(self._counts)
