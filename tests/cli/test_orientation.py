@@ -73,6 +73,6 @@ def test_sources_of_training_know_their_files(truth: Path) -> None:
     for source in (CocoSource(dataset), TripleSource(dataset), MaskSetSource(open_masks(truth))):
         assert source.paths == files
         assert DegradedMasks(source).paths == files
-        assert MixedSource([source, scenes, source], [1, 1, 1]).paths == files
+        assert MixedSource([source, scenes, source], [1.0, 1.0, 1.0]).paths == files
     assert DegradedMasks(scenes).paths == ()
     assert MatchedMasks(dataset, dataset).paths == files
