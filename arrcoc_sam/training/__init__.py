@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from arrcoc_sam.training.attention_heads import SupervisedHeads
     from arrcoc_sam.training.attention_settings import AttentionTraining
     from arrcoc_sam.training.attention_trainer import load_attention_model, train_attention
-    from arrcoc_sam.training.batches import Augmentation
+    from arrcoc_sam.training.augmentation import Augmentation
     from arrcoc_sam.training.cache import CacheReport, build_cache
     from arrcoc_sam.training.cache_dataset import HierarchyCache, HierarchyDataset, HierarchyStream
     from arrcoc_sam.training.cache_grids import rle_to_grid
@@ -102,7 +102,7 @@ _NAMES = {
     "attention_heads": ("SupervisedHeads",),
     "attention_settings": ("AttentionTraining",),
     "attention_trainer": ("load_attention_model", "train_attention"),
-    "batches": ("Augmentation",),
+    "augmentation": ("Augmentation",),
     "cache": ("CacheReport", "build_cache"),
     "cache_dataset": ("HierarchyCache", "HierarchyDataset", "HierarchyStream"),
     "cache_grids": ("rle_to_grid",),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
@@ -19,13 +19,14 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
-from arrcoc_sam.errors import DataError, ImageReadError, InputError, explain
+from arrcoc_sam.errors import DataError, ImageReadError, explain
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.masks import mask_boxes
+from arrcoc_sam.training.augmentation import Augmentation, crop_window, recolored, turned
 from arrcoc_sam.training.given_masks import draw_given_masks
 from arrcoc_sam.training.sources import MaskedImage, MaskSource
 
-__all__ = ["Augmentation", "BatchPlan", "PromptBatch", "draw_batch"]
+__all__ = ["BatchPlan", "PromptBatch", "draw_batch"]
 
 # Smallest target, in cells of the decoder's low resolution.
 _LEAST_CELLS = 4
@@ -100,35 +101,6 @@ class PromptBatch:
 
 
 @dataclass(frozen=True)
-class Augmentation:
-    """How images are changed before they are shown. The default suits scenes, where up is nowhere.
-
-    Attributes:
-        crop_probability: Share of the images that are cropped.
-        smallest_crop: Side of the smallest crop, as a share of the image's.
-        rotate: By a random multiple of 90°.
-        flip: Left and right exchanged, half of the time.
-        recolor: Channels permuted; half of the time gain and offset a channel.
-    """
-
-    crop_probability: float = 0.5
-    smallest_crop: float = 0.6
-    rotate: bool = True
-    flip: bool = True
-    recolor: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the shares.
-
-        Raises:
-            InputError: One is out of its range.
-        """
-        if not (0 <= self.crop_probability <= 1 and 0 < self.smallest_crop <= 1):
-            came = f"crop_probability={self.crop_probability}, smallest_crop={self.smallest_crop}"
-            raise InputError(explain(came, "shares, the second above 0"))
-
-
-@dataclass(frozen=True)
 class BatchPlan:
     """What batches look like; everything that is not chance.
 
@@ -153,7 +125,7 @@ class BatchPlan:
     with_meant: bool = False
     given_share: float = 0.0
     given_targets: int | None = None
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = field(default_factory=Augmentation)
     padding: tuple[float, float, float] = (123.675, 116.28, 103.53)
 
 
@@ -161,7 +133,8 @@ def draw_batch(source: MaskSource, plan: BatchPlan, *, seed: int, step: int, pla
     """Draws some of the images of a step, and targets and first clicks in them.
 
     Targets are drawn uniformly among the masks of an image, and clicks uniformly in each, so that clicks follow the
-    measure: one click, uniform in a mask, for every mask alike.
+    measure: one click, uniform in a mask, for every mask alike. An image that can't be read, or whose masks can't (a
+    soft mask, a map of labels), is left out with a warning, and another one drawn in its place.
 
     Args:
         source: What to draw from, uniformly and with replacement.
@@ -169,9 +142,6 @@ def draw_batch(source: MaskSource, plan: BatchPlan, *, seed: int, step: int, pla
         seed: Of the run.
         step: Counted from 0.
         places: Which images of the step's global batch.
-
-    An image that can't be read, or whose masks can't (a soft mask, a map of labels), is left out with a warning, and
-    another one drawn in its place.
 
     Raises:
         ImageReadError: None of 50 images can be read.
@@ -240,7 +210,7 @@ def _prompted(
     masked: MaskedImage, plan: BatchPlan, rng: np.random.Generator, donors: Callable[[], list[Bool[ndarray, "h w"]]]
 ) -> PromptBatch | None:
     """The image augmented, with up to ``num_targets`` of its masks; None where none of those drawn can be used."""
-    window = _crop_window(masked.image.shape[:2], plan.augmentation, rng)
+    window = crop_window(masked.image.shape[:2], plan.augmentation, rng)
     turns = int(rng.integers(4)) if plan.augmentation.rotate else 0
     mirrored = plan.augmentation.flip and rng.random() < 0.5
     order = rng.permutation(masked.num_masks)
@@ -248,9 +218,9 @@ def _prompted(
     count = min(2 * plan.num_targets, len(order))
     if not plan.with_meant and plan.given_share == 0:
         order = order[:count]
-    masks = regions = _turned(masked.read_masks(order)[:, *window], turns, mirrored)
+    masks = regions = turned(masked.read_masks(order)[:, *window], turns, mirrored)
     if masked.read_click_regions is not None:
-        regions = _turned(masked.read_click_regions(order)[:, *window], turns, mirrored)
+        regions = turned(masked.read_click_regions(order)[:, *window], turns, mirrored)
     transform = ImageTransform.letterbox((masks.shape[1], masks.shape[2]), plan.image_size)
     cells = masks.sum(axis=(1, 2)) * (transform.scale_xy[0] * plan.mask_size / plan.image_size) ** 2
     usable = (cells >= _LEAST_CELLS) & (masks.mean(axis=(1, 2)) <= plan.largest_target)
@@ -267,7 +237,7 @@ def _prompted(
     meant, meant_chance = _meant(coverage > 0.5, shown, regions, points) if plan.with_meant else (None, None)
     boxes = mask_boxes(torch.from_numpy(masks[kept]))
     batch = PromptBatch(
-        images=_framed(_turned(masked.image[None, *window], turns, mirrored)[0], transform, plan, rng)[None],
+        images=_framed(turned(masked.image[None, *window], turns, mirrored)[0], transform, plan, rng)[None],
         valid=(transform.grid_valid((plan.mask_size, plan.mask_size)) >= 0.5)[None],
         image_index=torch.zeros(count, dtype=torch.int64),
         targets=coverage[torch.from_numpy(kept)],
@@ -324,23 +294,6 @@ def _meant(
     return cells[order[:, :longest]], chance[:, :longest].contiguous()
 
 
-def _crop_window(size_hw: tuple[int, ...], augmentation: Augmentation, rng: np.random.Generator) -> tuple[slice, slice]:
-    """Rows and columns of a random crop of the image's shape, or all of them."""
-    share = 1.0
-    if rng.random() < augmentation.crop_probability:
-        share = rng.uniform(augmentation.smallest_crop, 1.0)
-    sides = [max(1, int(share * side)) for side in size_hw]
-    corners = [int(rng.integers(side - kept + 1)) for side, kept in zip(size_hw, sides, strict=True)]
-    rows, columns = (slice(corner, corner + side) for corner, side in zip(corners, sides, strict=True))
-    return rows, columns
-
-
-def _turned(stack: ndarray, turns: int, mirrored: bool) -> ndarray:
-    """One of the eight symmetries of the square, of the second and third axis."""
-    turned = np.rot90(stack, turns, axes=(1, 2))
-    return np.ascontiguousarray(turned[:, :, ::-1] if mirrored else turned)
-
-
 def _framed(
     image: UInt8[ndarray, "H W 3"], transform: ImageTransform, plan: BatchPlan, rng: np.random.Generator
 ) -> Float[Tensor, "3 S S"]:
@@ -349,19 +302,11 @@ def _framed(
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
     pixels = np.asarray(resized, dtype=np.float32)
     if plan.augmentation.recolor:
-        pixels = _recolored(pixels, rng)
+        pixels = recolored(pixels, rng)
     frame = np.empty((plan.image_size, plan.image_size, 3), dtype=np.float32)
     frame[:] = plan.padding
     frame[:height, :width] = pixels
     return torch.from_numpy(frame).permute(2, 0, 1).contiguous()
-
-
-def _recolored(pixels: Float[ndarray, "H W 3"], rng: np.random.Generator) -> Float[ndarray, "H W 3"]:
-    permuted = pixels[:, :, rng.permutation(3)]
-    if rng.random() < 0.5:
-        gain, offset = rng.uniform(0.7, 1.3, 3), rng.uniform(-25.0, 25.0, 3)
-        permuted = np.clip(permuted * gain + offset, 0.0, 255.0)
-    return permuted.astype(np.float32)
 
 
 def _uniform_pixel(region: Bool[ndarray, "H W"], rng: np.random.Generator) -> Int64[ndarray, " 2"]:

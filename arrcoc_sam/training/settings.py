@@ -7,7 +7,7 @@ from typing import Final
 
 from arrcoc_sam.errors import InputError, UnknownNameError, explain
 from arrcoc_sam.scenes.splits import VALIDATION_SEEDS
-from arrcoc_sam.training.batches import Augmentation
+from arrcoc_sam.training.augmentation import Augmentation
 from arrcoc_sam.training.optimizer import OptimizerName
 from arrcoc_sam.training.recipe import SAM1_RECIPE, SAM2_RECIPE, ClickRecipe
 from arrcoc_sam.training.schedule import Schedule, ScheduleShape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from arrcoc_sam.training.batches import Augmentation
+from arrcoc_sam.training.augmentation import Augmentation
 from arrcoc_sam.training.interactive import ClickRecipe
 from arrcoc_sam.training.segmenter import SegmenterTraining, Stage
 from arrcoc_sam.training.settings import Validation

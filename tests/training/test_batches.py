@@ -14,7 +14,8 @@ from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.errors import DataError, ImageReadError, InputError
 from arrcoc_sam.masks import mask_iou
 from arrcoc_sam.scenes import Scene, generate_scene
-from arrcoc_sam.training.batches import Augmentation, BatchPlan, PromptBatch, _donors, draw_batch
+from arrcoc_sam.training.augmentation import Augmentation
+from arrcoc_sam.training.batches import BatchPlan, PromptBatch, _donors, draw_batch
 from arrcoc_sam.training.sources import MaskedImage, MaskSetSource, MixedSource, SceneSource
 
 PLAN = BatchPlan(image_size=64, mask_size=32, num_targets=3)

@@ -25,9 +25,10 @@ from arrcoc_sam.scenes import generate_scene
 from arrcoc_sam.segmenters.sam import SamSegmenter
 from arrcoc_sam.segmenters.tiny import build_tiny
 from arrcoc_sam.training.cache import CacheBuild, build_cache
-from arrcoc_sam.training.cache_dataset import HierarchyCache, HierarchyDataset, HierarchyStream, SampleReader
+from arrcoc_sam.training.cache_dataset import HierarchyCache, HierarchyDataset, HierarchyStream
 from arrcoc_sam.training.cache_prompts import Clicks, GridPrompts, PointPrompts, TruthPrompts
 from arrcoc_sam.training.cache_records import MANIFEST, shard_path
+from arrcoc_sam.training.cache_samples import SampleReader
 from arrcoc_sam.training.cache_sources import SegmenterLevels, TruthLevels, level_rows
 from arrcoc_sam.training.samples import AttentionSample, collate_samples, flip_sample
 from arrcoc_sam.training.samples_supervision import supervision

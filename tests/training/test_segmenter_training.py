@@ -24,7 +24,8 @@ from arrcoc_sam.errors import CheckpointError, InputError, OutputError, Training
 from arrcoc_sam.scenes import Scene, generate_scene
 from arrcoc_sam.segmenters.tiny import build_tiny
 from arrcoc_sam.training import segmenter_run
-from arrcoc_sam.training.batches import Augmentation, PromptBatch
+from arrcoc_sam.training.augmentation import Augmentation
+from arrcoc_sam.training.batches import PromptBatch
 from arrcoc_sam.training.interactive import ClickRecipe
 from arrcoc_sam.training.segmenter import SegmenterTraining, Stage, train_segmenter
 from arrcoc_sam.training.sources import MaskedImage
