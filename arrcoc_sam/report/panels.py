@@ -121,7 +121,7 @@ def level_bars(
 
     Args:
         ax: Where to draw.
-        values: (N, 3); NaN is written as "n/a".
+        values: (N, 3); NaN is written as "n/a", infinity by its sign, neither with a bar.
         names: One a map.
         title: Above the panel.
         unit: Below its axis.
@@ -135,9 +135,12 @@ def level_bars(
     for column, level in enumerate(LEVELS):
         style = LEVEL_STYLES[level]
         rows = np.arange(len(names)) + (column - 1) * height
-        ax.barh(rows, np.nan_to_num(values[:, column]), height * 0.88, color=style.fill, label=level)
-        for row in rows[np.isnan(values[:, column])]:
-            ax.annotate("n/a", (0, row), (3, 0), textcoords="offset points", va="center", fontsize=6.5, color=_GREY)
+        lengths = np.where(np.isfinite(values[:, column]), values[:, column], 0.0)
+        ax.barh(rows, lengths, height * 0.88, color=style.fill, label=level)
+        for row, value in zip(rows, values[:, column], strict=True):
+            if not np.isfinite(value):
+                words = "n/a" if np.isnan(value) else "−∞" if value < 0 else "∞"
+                ax.annotate(words, (0, row), (3, 0), textcoords="offset points", va="center", fontsize=6.5, color=_GREY)
         if ticks is not None and np.isfinite(ticks[column]):
             ax.vlines([ticks[column]] * len(rows), rows - height / 2, rows + height / 2, color=_CASING, linewidth=1.6)
     ax.axvline(0.0, color=_GREY, linewidth=0.8)

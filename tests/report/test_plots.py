@@ -146,6 +146,17 @@ def test_bars_have_the_values_lengths_and_order() -> None:
     assert ax.yaxis_inverted()  # so that the whole is on top
 
 
+def test_bars_of_infinite_values_are_words() -> None:
+    """A level that gets no attention at all has a log lift of −∞."""
+    figure = Figure(figsize=(4, 2), dpi=100)
+    ax = figure.add_subplot()
+    level_bars(ax, np.array([[0.5, -np.inf, np.inf], [np.nan, 1.0, 1.0]]), ["a", "b"], title="t")
+    drawn(figure)
+    assert sorted(text.get_text() for text in ax.texts) == sorted(["−∞", "∞", "n/a"])
+    assert sorted(patch.get_width() for patch in ax.patches) == [0, 0, 0, 0.5, 1, 1]
+    assert -0.2 < ax.get_xlim()[0] < ax.get_xlim()[1] < 1.2
+
+
 @pytest.mark.usefixtures("as_at_run_time")
 def test_panels_refuse_other_shapes() -> None:
     ax = Figure().add_subplot()
