@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ def value_matrix(
     return matrix
 
 
-def _mapped(path: Path, shape: tuple[int, ...]) -> Float[np.ndarray, "n n N 3"]:
+def _mapped(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
     """A new array on disk that has all its room from the start: a mapped page that finds none kills the process."""
     try:
         matrix = open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
