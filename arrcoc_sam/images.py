@@ -86,7 +86,10 @@ def load_image(image: ImageInput, *, max_pixels: int = 100_000_000) -> UInt8[np.
         return _from_pil(given, "the PIL image", max_pixels)
     if isinstance(given, (str, os.PathLike)):
         return _from_file(Path(given).expanduser(), max_pixels)
-    mend = "for a C×H×W tensor: image.permute(1, 2, 0).cpu().numpy()" if hasattr(image, "permute") else None
+    mend = None
+    if hasattr(image, "permute"):
+        channels_last = image.ndim == 3 and image.shape[2] in (1, 3, 4)
+        mend = "image.cpu().numpy()" if channels_last else "for a C×H×W tensor: image.permute(1, 2, 0).cpu().numpy()"
     raise InputError(explain(f"image is {describe(image)}", "a path, a PIL image or an H×W×3 uint8 array", mend))
 
 
@@ -219,6 +222,8 @@ def _from_array(array: np.ndarray, max_pixels: int) -> UInt8[np.ndarray, "H W 3"
             mend = "for values in [0, 1]: (image * 255).round().astype(np.uint8)"
         elif array.dtype == np.uint16:
             mend = "for the full 16-bit range: (image // 257).astype(np.uint8)"
+        elif np.issubdtype(array.dtype, np.integer):
+            mend = "for values from 0 to 255: image.astype(np.uint8)"
         raise InputError(explain(f"image is {describe(array)}", "uint8 values from 0 to 255", mend))
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or 0 in array.shape:
         mend = (

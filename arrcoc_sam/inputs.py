@@ -58,7 +58,9 @@ def as_masks(
     if given.dtype != torch.bool and not (soft and given.is_floating_point()):
         raise InputError(explain(f"{name} is {describe(given)}", expected, f"threshold it, for example {name} > 0"))
     if given.ndim < min_rank or 0 in given.shape[-2:]:
-        raise ShapeError(explain(f"{name} is {describe(given)}", f"at least {min_rank} axes, the last two (H, W) >= 1"))
+        mend = f"{name}[None]" if given.ndim == min_rank - 1 else None
+        expected = f"at least {min_rank} axes, the last two (H, W) >= 1"
+        raise ShapeError(explain(f"{name} is {describe(given)}", expected, mend))
     return _of_ones(given) if given.dtype == torch.bool else given
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
 from arrcoc_sam.attention.maps import AttentionMaps, AttentionSource, ImageLike, PointsLike, as_points
-from arrcoc_sam.errors import InputError, ShapeError, explain
+from arrcoc_sam.errors import InputError, ShapeError, describe, explain
 from arrcoc_sam.granularity.inference import max_t, standard_scores
 from arrcoc_sam.granularity.metrics import check_names, evaluate
 from arrcoc_sam.granularity.regions import Regions
@@ -34,13 +34,14 @@ class GranularityAnalyzer:
 
     Args:
         segmenter: What finds the levels at the prompts; None if every call brings its own hierarchy.
-        source: What makes attention maps of an image.
+        source: What makes attention maps of an image; a function of yours goes into
+            :class:`~arrcoc_sam.attention.CallableAttention`.
         metrics: Names of metrics to compute; ``shell_contrast`` and ``pearson`` always are.
         alpha: Level of the test that a calibrated answer has to pass, in (0, 1).
 
     Raises:
         UnknownNameError: A metric that does not exist.
-        InputError: An ``alpha`` out of range.
+        InputError: An ``alpha`` out of range; names, or arrays, in place of segmenter and source.
     """
 
     def __init__(
@@ -55,6 +56,13 @@ class GranularityAnalyzer:
         check_names(chosen)
         if not 0 < alpha < 1:
             raise InputError(explain(f"alpha is {alpha}", "a level in (0, 1), such as 0.05"))
+        asked: tuple[object, object] = (segmenter, source)
+        if isinstance(asked[0], str):
+            mend = f"load_segmenter({asked[0]!r})"
+            raise InputError(explain(f"segmenter is {asked[0]!r}", "a segmenter, or None", mend))
+        if not callable(asked[1]):
+            mend = "ViTAttention(name), RelevanceAttention(), or ArrayAttention(array or file)"
+            raise InputError(explain(f"source is {describe(asked[1])}", "an attention source", mend))
         self.segmenter = segmenter
         self.source = source
         self.metrics = tuple(dict.fromkeys(chosen))
@@ -101,7 +109,7 @@ class GranularityAnalyzer:
         if hierarchy is None:
             hierarchy = self._hierarchy(pixels, points)
         _check_hierarchy(hierarchy, image_hw, points)
-        maps = self.source(image, points).detach()
+        maps = _answered(self.source(image, points)).detach()
         _check_maps(maps, image_hw, len(hierarchy))
         for other in reference or ():
             _check_reference(other, maps)
@@ -197,6 +205,14 @@ def sink_mass(attention: Float[Tensor, "N h w"] | Float[Tensor, "N K h w"], regi
     top = (count * SINK_SHARE).round().long().clamp(min=1)
     held = ranked.gather(-1, (top - 1).expand(len(mass), -1)[..., None])[..., 0] / mass.sum(-1)
     return held.masked_fill(count == 0, torch.nan)
+
+
+def _answered(maps: object) -> AttentionMaps:
+    """What a source answered, or the error of one that answers something else."""
+    if not isinstance(maps, AttentionMaps):
+        came = f"the source answered {describe(maps)}"
+        raise InputError(explain(came, "AttentionMaps", "wrap a function of yours: CallableAttention(function)"))
+    return maps
 
 
 def _check_hierarchy(

@@ -98,7 +98,9 @@ def check_logits(logits: Tensor, name: str = "logits", *, axes: str = "(…, H, 
     if not logits.is_floating_point():
         raise InputError(explain(f"{name} is {describe(logits)}", "floating-point numbers", f"pass {name}.float()"))
     if logits.ndim < 2 or (rank is not None and logits.ndim != rank) or 0 in logits.shape[-2:]:
-        raise ShapeError(explain(f"{name} is {describe(logits)}", f"{axes} with H and W >= 1"))
+        channel = rank is not None and logits.ndim == rank + 1 and logits.shape[1] == 1
+        mend = f"without the channel axis: {name}.squeeze(1)" if channel else None
+        raise ShapeError(explain(f"{name} is {describe(logits)}", f"{axes} with H and W >= 1", mend))
 
 
 def check_masks(targets: Tensor, shape: tuple[int, ...], name: str = "targets", *, of: str = "logits") -> None:
@@ -109,7 +111,9 @@ def check_masks(targets: Tensor, shape: tuple[int, ...], name: str = "targets", 
         raise InputError(explain(f"{name} is {describe(targets)}", "bool, integers, or floats in [0, 1]"))
     if tuple(targets.shape) != shape:
         mend = None
-        if targets.ndim >= 2 and tuple(targets.shape[-2:]) != shape[-2:]:
+        if (*targets.shape[:1], 1, *targets.shape[1:]) == shape:
+            mend = f"{of}.squeeze(1), or {name}.unsqueeze(1)"
+        elif targets.ndim >= 2 and tuple(targets.shape[-2:]) != shape[-2:]:
             mend = "bring both to one size, for example with arrcoc_sam.masks.area_average"
         raise ShapeError(explain(f"{name} has shape {tuple(targets.shape)}", f"{shape}, as {of} has it", mend))
 

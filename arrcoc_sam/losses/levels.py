@@ -121,7 +121,9 @@ def check_levels(
         batch, num_levels = attention[0].shape[0], len(attention)
         first = attention[0]
     if not isinstance(masks, Tensor) or not (masks.dtype == torch.bool or masks.is_floating_point()):
-        raise InputError(explain(f"masks is {describe(masks)}", "bool, or floats in [0, 1], (B, L, H, W)", "masks > 0"))
+        expected = "a tensor (B, L, H, W), bool or floats in [0, 1]"
+        mend = "masks > 0" if isinstance(masks, Tensor) else "convert it: torch.as_tensor"
+        raise InputError(explain(f"masks is {describe(masks)}", expected, mend))
     if masks.ndim != 4 or tuple(masks.shape[:2]) != (batch, num_levels) or 0 in masks.shape[-2:]:
         expected = f"({batch}, {num_levels}, H, W) for {num_levels} levels of {batch} samples"
         raise ShapeError(explain(f"masks has shape {tuple(masks.shape)}", expected))

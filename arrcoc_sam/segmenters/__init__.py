@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,10 @@ def load_segmenter(
         return load_hf_segmenter(name, device=device, dtype=dtype)
     if name not in list_segmenters():
         expected = f"one of {', '.join(list_segmenters())}, or hf:<repository or folder>"
-        raise UnknownNameError(explain(f"no segmenter is called {name!r}", expected))
+        near = [f"hf:{name}"] if "/" in name else get_close_matches(name, list_segmenters(), 1, 0.5)
+        raise UnknownNameError(
+            explain(f"no segmenter is called {name!r}", expected, f"{near[0]!r}, if that is meant" if near else None)
+        )
     # segment-anything takes a while to import
     import segment_anything
 

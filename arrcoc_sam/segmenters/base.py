@@ -96,7 +96,7 @@ class Segmenter(ABC):
             InputError: A device that is not there, or another dtype.
         """
         if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
-            raise InputError(explain(f"dtype={dtype}", "None, torch.float32, torch.bfloat16 or torch.float16"))
+            raise InputError(explain(f"dtype={dtype!r}", "None, torch.float32, torch.bfloat16 or torch.float16"))
         self.name = name
         self.device = next(model.parameters()).device if device is None else choose_device(device)
         self.model = model.to(self.device)
@@ -232,7 +232,8 @@ class Segmenter(ABC):
 
         Raises:
             EmbeddingMismatchError: The embedding is another segmenter's.
-            InputError: A point or box outside its image, or an ``image_index`` without image.
+            InputError: An image, or bare points, in their place; a point or box outside its image, or an
+                ``image_index`` without image.
             ShapeError: Mask prompts of another size than ``mask_input_size``.
         """
         tokens = self._tokens(multimask)
@@ -279,6 +280,13 @@ class Segmenter(ABC):
         )
 
     def _check_prompts(self, embedding: ImageEmbedding, prompts: Prompts) -> None:
+        given: tuple[object, object] = (embedding, prompts)
+        if not isinstance(given[0], ImageEmbedding):
+            mend = "decode(segmenter.encode(image), prompts)"
+            raise InputError(explain(f"embedding is {describe(given[0])}", "what encode answers", mend))
+        if not isinstance(given[1], Prompts):
+            mend = "Prompts(points_xy=[[[x, y]]])"
+            raise InputError(explain(f"prompts is {describe(given[1])}", "arrcoc_sam.Prompts", mend))
         if embedding.checkpoint_hash != self.checkpoint_hash:
             raise EmbeddingMismatchError(
                 explain(

@@ -290,3 +290,15 @@ def test_sink_mass_is_the_share_of_the_largest_cells_outside_the_whole():
     torch.testing.assert_close(per_prompt, found)
     everything = Regions.from_masks(torch.ones_like(masks), (10, 20))
     assert sink_mass(attention, everything).isnan().all()
+
+
+@pytest.mark.usefixtures("as_at_run_time")
+def test_names_arrays_and_bare_functions_are_refused_with_the_mend():
+    with pytest.raises(InputError, match=r"segmenter is 'tiny'.*load_segmenter\('tiny'\)"):
+        GranularityAnalyzer("tiny", levels_source)
+    for source in ("relevance", np.ones((8, 8))):
+        with pytest.raises(InputError, match=r"source is .*expected an attention source.*ViTAttention"):
+            GranularityAnalyzer(None, source)
+    analyzer = GranularityAnalyzer(None, lambda image, points_xy: image.mean(2))
+    with pytest.raises(InputError, match=r"the source answered a float64 array .*CallableAttention"):
+        analyzer.analyze(IMAGE, None, hierarchy=NESTED)

@@ -189,6 +189,8 @@ class TestErrors:
         logits, targets = torch.zeros(2, 4, 4), torch.zeros(2, 4, 4)
         with pytest.raises(ShapeError, match=r"targets has shape \(4, 4\); expected \(2, 4, 4\)"):
             loss(logits, targets[0])
+        with pytest.raises(ShapeError, match=r"logits\.squeeze\(1\), or targets\.unsqueeze\(1\)"):
+            LF.focal_dice_loss(torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4))
         with pytest.raises(ShapeError, match="area_average"):
             loss(logits, torch.zeros(2, 8, 8))
         with pytest.raises(ShapeError, match="H and W >= 1"):

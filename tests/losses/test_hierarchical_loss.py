@@ -193,7 +193,7 @@ class TestHierarchicalErrors:
             loss([levels[0], levels[1][:2], levels[2]], masks, confidence)
         with pytest.raises(ShapeError, match=r"\(B, L, h, w\)"):
             loss(levels[0], masks, confidence)
-        with pytest.raises(ShapeError, match=r"attention_logits\[0\]"):
+        with pytest.raises(ShapeError, match=r"attention_logits\[0\]\.squeeze\(1\)"):
             loss([x[:, None] for x in levels], masks, confidence)
         with pytest.raises(InputError, match="a list of 0"):
             loss([], masks, confidence)
@@ -203,6 +203,8 @@ class TestHierarchicalErrors:
             loss(levels, masks, confidence, valid=torch.ones(3, 3))
         with pytest.raises(InputError, match="masks"):
             loss(levels, masks.to(torch.uint8), confidence)
+        with pytest.raises(InputError, match=r"expected a tensor .*torch\.as_tensor"):
+            loss(levels, masks.numpy(), confidence)
         with pytest.raises(InputError, match="confidence"):
             loss(levels, masks, confidence > 0.5)
 

@@ -311,8 +311,10 @@ def test_bad_input_is_refused_before_any_work(toy_segmenter: SamSegmenter, monke
         estimate(image, [mask.T])
     with pytest.raises(ShapeError, match="at least one mask"):
         estimate(image, [])
-    with pytest.raises(ShapeError, match=r"\(K, H, W\)"):
+    with pytest.raises(ShapeError, match=r"\(K, H, W\).*Mend: masks\[None\]"):
         estimate(image, mask)
+    with pytest.raises(ShapeError, match=r"without the channel axis: masks\[:, 0\]"):
+        estimate(image, mask[None, None])
     with pytest.raises(ShapeError, match=r"masks\[0\]"):
         estimate(image, [mask[None]])
     with pytest.raises(InputError, match="uint8"):
@@ -325,6 +327,8 @@ def test_bad_input_is_refused_before_any_work(toy_segmenter: SamSegmenter, monke
         estimate(embedding, mask[None], image_index=[2])
     with pytest.raises(ShapeError, match=r"\(1,\), one number a prompt"):
         estimate(embedding, mask[None], image_index=[0, 1])
+    with pytest.raises(InputError, match=r"segmenter is 'tiny'.*load_segmenter\('tiny'\)"):
+        MaskQualityEstimator("tiny")
     with pytest.raises(UnknownNameError, match="protocol='poly'"):
         MaskQualityEstimator(toy_segmenter, "poly")
     with pytest.raises(InputError, match="multimask='some'"):

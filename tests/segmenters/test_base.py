@@ -338,6 +338,10 @@ def test_other_errors(segmenter, embedding, tmp_path):
         segmenter.decode(embedding, Prompts([[[1.0, 1]]], image_index=[3]))
     with pytest.raises(ShapeError, match=r"mask_logits is .*expected \(K, 32, 32\).*Prompts.from_masks"):
         segmenter.decode(embedding, Prompts(mask_logits=torch.zeros(1, 64, 64)))
+    with pytest.raises(InputError, match=r"embedding is a uint8 array .*segmenter\.encode\(image\)"):
+        segmenter.decode(np.zeros((20, 20, 3), dtype=np.uint8), prompts)
+    with pytest.raises(InputError, match=r"prompts is a list of 1; expected arrcoc_sam\.Prompts"):
+        segmenter.decode(embedding, [[1.0, 1]])
     for multimask in ("both", 2, None, 1):
         with pytest.raises(InputError, match="True, False or 'all'"):
             segmenter.decode(embedding, prompts, multimask=multimask)

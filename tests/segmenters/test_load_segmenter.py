@@ -94,6 +94,10 @@ def test_names(monkeypatch):
         UnknownNameError, match=r"'sam'; expected one of tiny, .*, mobile_sam, or hf:<repository or folder>"
     ):
         load_segmenter("sam")
+    with pytest.raises(UnknownNameError, match="Mend: 'sam_vit_h', if that is meant"):
+        load_segmenter("vit_h")
+    with pytest.raises(UnknownNameError, match="Mend: 'hf:facebook/sam-vit-base', if that is meant"):
+        load_segmenter("facebook/sam-vit-base")
 
 
 def test_published_weights_are_fetched_by_name(monkeypatch, tmp_path):
