@@ -122,10 +122,9 @@ def _as_tensors(masks: MasksInput, threshold: Threshold | None) -> tuple[Tensor,
                 mend = 'threshold them, or give the estimator a threshold: "otsu", "mean", "mass" or a number'
                 raise InputError(explain(f"{name} is {describe(tensor)}", "bool masks", mend))
         if tensor.ndim != rank:
-            mend = None
-            if rank == 3:
-                mend = {2: f"{name}[None]", 4: f"without the channel axis: {name}[:, 0]"}.get(tensor.ndim)
-            raise ShapeError(explain(f"{name} is {describe(value)}", "(K, H, W), or a list of (H, W)", mend))
+            of_rank = {2: f"{name}[None]", 4: f"without the channel axis: {name}[:, 0]"} if rank == 3 else {}
+            expected = "(K, H, W), or a list of (H, W)"
+            raise ShapeError(explain(f"{name} is {describe(value)}", expected, of_rank.get(tensor.ndim)))
         return tensor
 
     if isinstance(masks, (Tensor, np.ndarray)):

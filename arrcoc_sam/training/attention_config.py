@@ -6,7 +6,7 @@ import tomllib
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.training.attention_settings import AttentionTraining
@@ -68,7 +68,8 @@ class AttentionData:
         """The same, with folders that are relative taken from there."""
         names = ("cache", "validation_cache", "images", "validation_images")
         given = {name: Path(folder) for name in names if (folder := getattr(self, name)) is not None}
-        return replace(self, **{name: str(root / folder.expanduser()) for name, folder in given.items()})
+        placed: dict[str, Any] = {name: str(root / folder.expanduser()) for name, folder in given.items()}
+        return replace(self, **placed)
 
 
 @dataclass(frozen=True)
