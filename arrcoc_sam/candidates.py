@@ -106,6 +106,15 @@ class MaskCandidates:
     def __len__(self) -> int:
         return len(self.logits)
 
+    def __repr__(self) -> str:
+        """Sizes instead of all the numbers."""
+        tokens = ", ".join(str(token) for token in self.token_index.tolist())
+        height, width = self.logits.shape[-2:]
+        return (
+            f"MaskCandidates({len(self)} prompts x {self.logits.shape[1]} masks, tokens {tokens}; "
+            f"{height} x {width} logits, {len(self.transforms)} images, on {self.logits.device})"
+        )
+
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> MaskCandidates:
         """The candidates of some prompts; an integer keeps the axis K, of length 1."""
         if isinstance(index, int):

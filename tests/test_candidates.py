@@ -241,3 +241,10 @@ def test_shapes_are_checked():
         cand.iter_masks(chunk_size=0)
     with pytest.raises(InputError, match="size="):
         cand.masks(size=(0, 4))
+
+
+def test_repr_has_sizes_not_numbers():
+    candidates = make([(30, 40), (20, 20)], [0, 1])
+    assert repr(candidates) == ("MaskCandidates(2 prompts x 3 masks, tokens 1, 2, 3; 16 x 16 logits, 2 images, on cpu)")
+    levels = candidates[0].hierarchy()
+    assert repr(levels) == f"MaskHierarchy(1 prompts, {int(levels.valid)} valid; 30 x 40 pixels, on cpu)"

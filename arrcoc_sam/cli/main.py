@@ -122,7 +122,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _usage(error: Any) -> str:
     """What was wrong with the words of the command line, and where help is."""
     command = "arrcoc-sam" if error.ctx is None else error.ctx.command_path
-    return f"{error.format_message().rstrip('.')}. See: {command} --help"
+    said = error.format_message().rstrip(".")
+    return f"{said}{'' if said.endswith('?') else '.'} See: {command} --help"
 
 
 def _fail(message: str, code: int, *, debug: bool) -> int:

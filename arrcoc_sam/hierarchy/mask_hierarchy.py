@@ -129,6 +129,14 @@ class MaskHierarchy:
     def __len__(self) -> int:
         return len(self.masks)
 
+    def __repr__(self) -> str:
+        """Sizes, and how many prompts have levels, instead of all the numbers."""
+        height, width = self.masks.shape[-2:]
+        return (
+            f"MaskHierarchy({len(self)} prompts, {int(self.valid.sum())} valid; "
+            f"{height} x {width} pixels, on {self.masks.device})"
+        )
+
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> MaskHierarchy:
         """The hierarchy of some prompts; an integer keeps the axis K, of length 1."""
         rows = _rows(index, len(self))

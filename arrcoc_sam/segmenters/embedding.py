@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from arrcoc_sam.errors import EmbeddingMismatchError, InputError, ShapeError, explain
+from arrcoc_sam.errors import EmbeddingMismatchError, InputError, ShapeError, explain, listed
 from arrcoc_sam.geometry import ImageTransform
 
 __all__ = ["ImageEmbedding"]
@@ -37,6 +37,12 @@ class ImageEmbedding:
 
     def __len__(self) -> int:
         return len(self.transforms)
+
+    def __repr__(self) -> str:
+        """Names and sizes instead of all the numbers."""
+        shapes = ", ".join(f"{name} {tuple(values.shape)}" for name, values in self.features.items())
+        sizes = listed([f"{height} x {width}" for height, width in self.sizes_hw])
+        return f"ImageEmbedding({len(self)} images: {sizes}; {shapes}; checkpoint {self.checkpoint_hash})"
 
     def __getitem__(self, index: int | slice) -> ImageEmbedding:
         """Some of the images; an integer gives an embedding of one image."""

@@ -35,6 +35,11 @@ class InteractiveStep:
     token: int
     ambiguous: bool
 
+    def __repr__(self) -> str:
+        """What was asked, and how sure the answer is, instead of all the numbers."""
+        asked = f"{len(self.points_xy)} points" + ("" if self.box_xyxy is None else " and a box")
+        return f"InteractiveStep({self.action} of {asked}; token {self.token}, predicted IoU {self.predicted_iou:.2f})"
+
     @property
     def candidates(self) -> MaskCandidates:
         """The answer proper: three masks to the first prompt, one after."""

@@ -212,5 +212,6 @@ def test_runs_that_can_t_be_written(refused: Any, tmp_path: Path, what: str, mon
 
 def test_words_that_are_no_command(refused: Any) -> None:
     assert "No such command 'analyse'" in refused("analyse")
+    assert "'analyze'? See: arrcoc-sam --help" in refused("anlyze")
     assert "Missing" in refused("analyze")
     assert "no checkpoint is called 'sam'" in refused("checkpoints", "fetch", "sam")

@@ -210,3 +210,14 @@ def test_many_prompts_on_many_images_are_answered_as_one_by_one(segmenter: SamSe
         torch.testing.assert_close(answer.logits, alone.logits)
         torch.testing.assert_close(answer.predicted_iou, alone.predicted_iou)
         assert answer.masks().shape[-2:] == ((60, 80), (90, 50))[int(prompts.image_index[number])]
+
+
+def test_what_ends_a_notebook_cell_is_short(session: aa.InteractiveSession) -> None:
+    session.click(20, 30)
+    step = session.click(50, 10, label=0)
+    said = f"InteractiveStep({step.action} of 2 points; token 0, predicted IoU {step.predicted_iou:.2f})"
+    assert repr(step) == said
+    embedding = repr(session.embedding)
+    assert embedding.startswith("ImageEmbedding(1 images: ")
+    assert "image (1, " in embedding
+    assert len(embedding) < 200
