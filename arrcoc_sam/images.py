@@ -89,7 +89,7 @@ def load_image(image: ImageInput, *, max_pixels: int = 100_000_000) -> UInt8[np.
     mend = None
     if hasattr(given, "permute"):
         shape = tuple(getattr(given, "shape", ()))
-        channels_last = len(shape) == 3 and shape[2] in (1, 3, 4)
+        channels_last = len(shape) == 3 and shape[2] in (1, 3, 4) and shape[0] not in (1, 3, 4)
         mend = "image.cpu().numpy()" if channels_last else "for a C×H×W tensor: image.permute(1, 2, 0).cpu().numpy()"
     raise InputError(explain(f"image is {describe(image)}", "a path, a PIL image or an H×W×3 uint8 array", mend))
 

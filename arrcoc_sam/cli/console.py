@@ -126,6 +126,7 @@ def progress(description: str, *, total: int | None) -> Iterator[Advance]:
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    print_notes(succeeded=True)  # what was asked for is sound, and may take long
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = err()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

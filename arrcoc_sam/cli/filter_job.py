@@ -20,7 +20,7 @@ from arrcoc_sam.datasets.mask_index import MaskIndex
 from arrcoc_sam.datasets.mask_sets import MaskSet
 from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, OutputError, explain
 from arrcoc_sam.images import load_image
-from arrcoc_sam.quality.filtering import COLUMNS, Judgement, KeepRules, best_and_worst, judge
+from arrcoc_sam.quality.filtering import COLUMNS, Judgement, KeepRules, best_and_worst, classes, judge
 from arrcoc_sam.quality.score_table import ScoredChanges, read_plan, read_scores
 from arrcoc_sam.quality.scoring import read_mask
 from arrcoc_sam.quality.unscored import all_are_listed, listed_errors, listed_masks, unscored_masks
@@ -144,7 +144,7 @@ class FilterJob:
             "unscored_kept": self.keep_unscored,
             "num_unscored_dropped": 0 if self.keep_unscored else len(unscored),
             "unscored_reason": commonest(unscored["error"]),
-            "unscored_classes": {str(name): int(n) for name, n in unscored["category"].value_counts().items()},
+            "unscored_classes": {name: int(count) for name, count in classes(unscored).value_counts().items()},
             "num_images_lost": len(self._lost_images(scores, judgement, unscored)),
             "reasons": judgement.reasons().to_dict("records"),
             "classes": json.loads(judgement.by_class(scores).to_json(orient="records")),

@@ -102,11 +102,11 @@ class ScoreJob:
         except KeyboardInterrupt:
             note("what is scored is kept: the same command goes on from there")
             raise
+        if self.annotated is not None:
+            dataset.rewrite(self.annotated, ScoredChanges(summary.scores))
         # on a cluster this process would ask for every picture, one after the other
         if self.engine == "local" and summary.num_resumed < summary.num_masks:
             note_orientation(_scored_images(summary.scores, dataset), "masks", in_place=True)
-        if self.annotated is not None:
-            dataset.rewrite(self.annotated, ScoredChanges(summary.scores))
         self._tell(summary)
 
     def _calibration(self) -> str | None:

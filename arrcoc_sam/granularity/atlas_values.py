@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,13 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
         with path.open("r+b") as file:
             _reserve(file.fileno(), path.stat().st_size)
     except OSError as error:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
         came = f"{path} can't be written ({error.strerror or error})"
-        raise OutputError(explain(came, "room for it", "free some of the disk; the same run goes on")) from error
+        expected, mend = "a folder to write to", None
+        if no_room(error):
+            expected, mend = "room for it", "free some of the disk; the same run goes on"
+        raise OutputError(explain(came, expected, mend)) from error
     return matrix
 
 

@@ -122,9 +122,13 @@ def _as_tensors(masks: MasksInput, threshold: Threshold | None) -> tuple[Tensor,
                 mend = 'threshold them, or give the estimator a threshold: "otsu", "mean", "mass" or a number'
                 raise InputError(explain(f"{name} is {describe(tensor)}", "bool masks", mend))
         if tensor.ndim != rank:
-            of_rank = {2: f"{name}[None]", 4: f"without the channel axis: {name}[:, 0]"} if rank == 3 else {}
-            expected = "(K, H, W), or a list of (H, W)"
-            raise ShapeError(explain(f"{name} is {describe(value)}", expected, of_rank.get(tensor.ndim)))
+            way: str | None = None
+            if rank == 3 and tensor.ndim == 2:
+                way = f"{name}[None]"
+            elif rank == 3 and tensor.ndim == 4:
+                alone = f"without the channel axis: {name}[:, 0]"
+                way = alone if tensor.shape[1] == 1 else f"one mask a row, each with the index of its image: {name}[0]"
+            raise ShapeError(explain(f"{name} is {describe(value)}", "(K, H, W), or a list of (H, W)", way))
         return tensor
 
     if isinstance(masks, (Tensor, np.ndarray)):

@@ -36,7 +36,7 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with the name of a stage, how much of it is done, and of how much."""
 
 _REOPENED = "reopened"
-_ERROR_COLUMNS = ("id", "image_id", "image", "category", "error")
+_ERROR_COLUMNS = ("id", "image_id", "image", "error", "category")
 
 
 class ScoringRun:

@@ -70,10 +70,7 @@ def load_segmenter(
         return load_hf_segmenter(name, device=device, dtype=dtype)
     if name not in list_segmenters():
         expected = f"one of {', '.join(list_segmenters())}, or hf:<repository or folder>"
-        near = [f"hf:{name}"] if "/" in name else get_close_matches(name, list_segmenters(), 1, 0.5)
-        raise UnknownNameError(
-            explain(f"no segmenter is called {name!r}", expected, f"{near[0]!r}, if that is meant" if near else None)
-        )
+        raise UnknownNameError(explain(f"no segmenter is called {name!r}", expected, _meant(name)))
     # segment-anything takes a while to import
     import segment_anything
 
@@ -100,3 +97,11 @@ def load_segmenter(
     segmenter = SamSegmenter(model.eval().requires_grad_(False), name=name, device=target, dtype=dtype)
     segmenter.judges = taught_prompt(header_of(checkpoint))
     return segmenter
+
+
+def _meant(name: str) -> str | None:
+    """What somebody may have meant by a name that is nobody's."""
+    if name.endswith((".pth", ".pt", ".safetensors")):
+        return f"for weights of your own: load_segmenter(architecture, checkpoint={name!r})"
+    near = [f"hf:{name}"] if "/" in name else get_close_matches(name, list_segmenters(), 1, 0.5)
+    return f"{near[0]!r}, if that is meant" if near else None

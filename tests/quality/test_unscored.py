@@ -34,7 +34,7 @@ def test_errors_may_be_listed_with_their_class(tmp_path: Path) -> None:
     listed = tmp_path / "s.errors.csv"
     listed.write_text("id,image_id,image,error\n2,1,a.png,empty\n")
     assert listed_errors(tmp_path / "s.parquet")["category"].isna().all()
-    listed.write_text("id,image_id,image,category,error\n2,1,a.png,cat,empty\n3,1,a.png,,empty\n")
+    listed.write_text("id,image_id,image,error,category\n2,1,a.png,empty,cat\n3,1,a.png,empty,\n")
     categories = listed_errors(tmp_path / "s.parquet")["category"]
     assert categories[0] == "cat"
     assert categories.isna().tolist() == [False, True]

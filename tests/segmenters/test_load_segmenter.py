@@ -98,6 +98,8 @@ def test_names(monkeypatch):
         load_segmenter("vit_h")
     with pytest.raises(UnknownNameError, match="Mend: 'hf:facebook/sam-vit-base', if that is meant"):
         load_segmenter("facebook/sam-vit-base")
+    with pytest.raises(UnknownNameError, match=r"checkpoint='weights/sam_vit_b\.pth'"):
+        load_segmenter("weights/sam_vit_b.pth")
 
 
 def test_published_weights_are_fetched_by_name(monkeypatch, tmp_path):
