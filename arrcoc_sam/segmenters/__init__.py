@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from arrcoc_sam.errors import InputError, UnknownNameError, explain
+from arrcoc_sam.errors import InputError, UnknownNameError, describe, explain
 
 if TYPE_CHECKING:
     from arrcoc_sam.segmenters.base import Segmenter
@@ -59,8 +59,13 @@ def load_segmenter(
         UnsupportedModelError: A Hugging Face model that is no promptable SAM.
         CheckpointError: The weights are missing, damaged, or of another architecture.
         MissingExtraError: An "hf:" name without transformers.
-        InputError: A device that is not there, another dtype, or a checkpoint beside an "hf:" name.
+        InputError: A path or a model in place of the name, a device that is not there, another dtype, or a checkpoint
+            beside an "hf:" name.
     """
+    given: object = name
+    if not isinstance(given, str):
+        mend = "load_segmenter(architecture, checkpoint=…) for weights of your own"
+        raise InputError(explain(f"name is {describe(given)}", "a name, one of list_segmenters()", mend))
     if name.startswith("hf:"):
         if checkpoint is not None:
             came = f"checkpoint={str(checkpoint)!r} beside {name!r}"

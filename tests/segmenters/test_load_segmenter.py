@@ -132,3 +132,9 @@ def test_empty_and_truncated_files(weights, tmp_path):
     (tmp_path / "half.pth").write_bytes((folder / "tiny.pth").read_bytes()[:100_000])
     with pytest.raises(CheckpointError, match="can't be read as weights"):
         load_segmenter("tiny", checkpoint=tmp_path / "half.pth")
+
+
+@pytest.mark.usefixtures("as_at_run_time")
+def test_a_path_is_no_name(tmp_path):
+    with pytest.raises(InputError, match=r"name is .*expected a name, .*checkpoint="):
+        load_segmenter(tmp_path / "sam_vit_b.pth")
