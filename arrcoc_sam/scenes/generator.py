@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from arrcoc_sam.errors import InputError, UnknownNameError, explain
 from arrcoc_sam.scenes.camera import photograph_rich
 from arrcoc_sam.scenes.canvas import MAX_NODES, Canvas, annotate
+from arrcoc_sam.scenes.mixtures import LIFELIKE, RICH
 from arrcoc_sam.scenes.plain import paint_plain, photograph_plain
 from arrcoc_sam.scenes.rich import paint_rich
 from arrcoc_sam.scenes.scene import Scene
@@ -33,7 +35,10 @@ class _Recipe:
 
 _RECIPES: dict[str, _Recipe] = {
     "plain": _Recipe(1, paint_plain, photograph_plain, min_area=0.005, max_share=0.75, promote=False),
-    "rich": _Recipe(2, paint_rich, photograph_rich, min_area=0.003, max_share=0.8, promote=True),
+    "rich": _Recipe(2, partial(paint_rich, mixture=RICH), photograph_rich, min_area=0.003, max_share=0.8, promote=True),
+    "lifelike": _Recipe(
+        3, partial(paint_rich, mixture=LIFELIKE), photograph_rich, min_area=0.003, max_share=0.8, promote=True
+    ),
 }
 
 STYLES: dict[str, int] = {style: recipe.version for style, recipe in _RECIPES.items()}
@@ -52,7 +57,8 @@ def generate_scene(seed: int, size: int = 256, *, style: str = "plain") -> Scene
         seed: Any non-negative integer.
         size: Side of the square image in pixels, at least 32.
         style: "plain", contours in contours with procedural surfaces; or "rich", people, animals, houses and much else,
-            with real textures, shadows, thin and repeated parts, and a camera's noise and JPEG.
+            with real textures, shadows, thin and repeated parts, and a camera's noise and JPEG; or "lifelike", rich
+            with more people and animals, larger ones, before photographs.
 
     Returns:
         The scene; at least one node of level 0 with a part is annotated.

@@ -1,53 +1,31 @@
-"""Rich scenes, generator version 2: objects built of many shapes, real textures, shadows, occlusion.
+"""Rich scenes, generator versions 2 and 3: objects built of many shapes, real textures, shadows, occlusion.
 
 A scene is a background (a photograph, a pattern, or a wall above a floor) and one to six wholes, one over another:
 people, animals, plants, houses, cars, furniture and what is nothing in particular, with repeated and thin parts. An
 object throws a shadow on what lies behind it and is shaded itself. What is drawn into masks is geometry in float64;
-photographs and JPEG touch the pixels alone.
+photographs and JPEG touch the pixels alone. What there is of all that is a
+:class:`~arrcoc_sam.scenes.mixtures.Mixture`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
-from arrcoc_sam.scenes import abstract, living, made
 from arrcoc_sam.scenes.blueprint import Blueprint
 from arrcoc_sam.scenes.canvas import MAX_NODES, Canvas, Patch, Window, cropped
+from arrcoc_sam.scenes.mixtures import FAMILIES, Mixture
 from arrcoc_sam.scenes.photographs import crop_photograph
 from arrcoc_sam.scenes.shapes import Frame, joined
 from arrcoc_sam.scenes.surfaces import Surface, sample_look, sample_surface
 from arrcoc_sam.scenes.textures import Color
 
-__all__ = ["FAMILIES", "clipped_patches", "paint_rich"]
+__all__ = ["clipped_patches", "paint_rich"]
 
 Rng = np.random.Generator
-
-FAMILIES: dict[str, tuple[Callable[[Rng], Blueprint], float]] = {
-    "nested": (abstract.nested, 5.0),
-    "person": (living.person, 2.0),
-    "face": (living.face, 0.8),
-    "animal": (living.animal, 1.5),
-    "bird": (living.bird, 0.8),
-    "insect": (living.insect, 0.5),
-    "flower": (living.flower, 0.7),
-    "tree": (living.tree, 0.7),
-    "building": (made.building, 1.3),
-    "vehicle": (made.vehicle, 1.0),
-    "furniture": (made.furniture, 1.2),
-    "vessel": (made.vessel, 1.0),
-    "wheel": (made.wheel, 0.6),
-    "shelf": (made.shelf, 0.5),
-    "panel": (made.panel, 0.6),
-    "fence": (made.fence, 0.4),
-}
-"""What objects there are, by name, and how often each is drawn beside the others."""
-
-_SHARES = np.array([share for _, share in FAMILIES.values()]) / sum(share for _, share in FAMILIES.values())
 
 
 @dataclass(frozen=True)
@@ -58,16 +36,16 @@ class _Light:
     shadow: float
 
 
-def paint_rich(rng: Rng, size: int) -> Canvas:
+def paint_rich(rng: Rng, size: int, mixture: Mixture) -> Canvas:
     """Background and objects, from the farthest to the nearest."""
-    image, background = _background(rng, size)
+    image, background = _background(rng, size, mixture)
     canvas = Canvas(image, np.zeros((size, size), np.uint8))
     angle = rng.uniform(0.0, 2 * np.pi)
     light = _Light((float(np.cos(angle)), float(np.sin(angle))), float(rng.uniform(0.0, 0.65)))
-    for _ in range(int(rng.choice([1, 2, 3, 4], p=[0.3, 0.3, 0.25, 0.15]))):
-        family = FAMILIES[str(rng.choice(list(FAMILIES), p=_SHARES))][0]
+    for _ in range(int(rng.choice([1, 2, 3, 4], p=mixture.counts))):
+        family = FAMILIES[str(rng.choice(list(FAMILIES), p=mixture.shares))][0]
         plan = family(rng)
-        frame = _placed(rng, size, plan)
+        frame = _placed(rng, size, plan, mixture.radius)
         looks: dict[str, Color] = {}
         copies = int(rng.integers(2, 5)) if rng.random() < 0.12 else 1
         for number in range(copies):  # a row of like objects
@@ -75,9 +53,9 @@ def paint_rich(rng: Rng, size: int) -> Canvas:
     return canvas
 
 
-def _placed(rng: Rng, size: int, plan: Blueprint) -> Frame:
+def _placed(rng: Rng, size: int, plan: Blueprint, radii: tuple[float, float]) -> Frame:
     """A random frame: size, place, rotation, slant, mirrored or not."""
-    radius = size * float(np.exp(rng.uniform(np.log(0.2), np.log(0.55))))
+    radius = size * float(np.exp(rng.uniform(*np.log(radii))))
     stretch = float(np.exp(rng.uniform(-0.25, 0.25)))
     turn = rng.normal(0.0, 0.12) if plan.upright and rng.random() < 0.85 else rng.uniform(0.0, 2 * np.pi)
     slant = rng.uniform(-0.25, 0.25)
@@ -98,14 +76,14 @@ def _shifted(rng: Rng, frame: Frame, number: int, copies: int) -> Frame:
     return Frame(frame.matrix * shrink, frame.origin + offset, frame.size)
 
 
-def _background(rng: Rng, size: int) -> tuple[NDArray[np.float32], Color]:
+def _background(rng: Rng, size: int, mixture: Mixture) -> tuple[NDArray[np.float32], Color]:
     """Pixels behind all objects, and their colour."""
     color = sample_look(rng, [], distance=0.0)
     kind = rng.random()
-    if kind < 0.3:
+    if kind < mixture.photographs:
         crop = crop_photograph(rng, (size, size))
         return crop, crop.mean(axis=(0, 1), dtype=np.float64)
-    if kind < 0.6:
+    if kind < mixture.photographs + mixture.surfaces:
         return sample_surface(rng, (size, size), color, photograph=0.5), color
     image = sample_surface(rng, (size, size), color)
     other = sample_look(rng, [color], distance=0.15)

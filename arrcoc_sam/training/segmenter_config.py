@@ -55,7 +55,8 @@ class DataSettings:
         scenes: How many, for "scenes".
         first_seed: Of the first scene.
         size: Side of the scenes in pixels.
-        rich_share: The share of rich scenes among those that are drawn from; 0: all are plain, 1: all are rich.
+        rich_share: The share of rich scenes among those that are drawn from.
+        lifelike_share: The share of lifelike ones; the rest is plain.
     """
 
     kind: Literal["scenes", "coco", "triples", "masks"] = "scenes"
@@ -66,6 +67,7 @@ class DataSettings:
     first_seed: int = 0
     size: int = 256
     rich_share: float = 0.0
+    lifelike_share: float = 0.0
 
     def __post_init__(self) -> None:
         """Check what goes together.
@@ -83,10 +85,19 @@ class DataSettings:
             raise InputError(explain(came, f"at least one, with seeds of training, 0 to {TRAIN_SEEDS[-1]:,}"))
         if not 32 <= self.size <= 2048:
             raise InputError(explain(f"size={self.size}", "32 to 2048 pixels"))
-        if not 0 <= self.rich_share <= 1:
-            raise InputError(explain(f"rich_share={self.rich_share}", "in [0, 1]"))
-        if 0 < self.rich_share < 1 and self.scenes < 2:
-            raise InputError(explain(f"scenes={self.scenes} with rich_share={self.rich_share}", "at least two scenes"))
+        came = f"rich_share={self.rich_share}, lifelike_share={self.lifelike_share}"
+        total = self.rich_share + self.lifelike_share
+        if min(self.rich_share, self.lifelike_share) < 0 or not total <= 1 + 1e-9:
+            raise InputError(explain(came, "shares in [0, 1] that add up to at most 1"))
+        if self.scenes < len(self.shares):
+            raise InputError(explain(f"scenes={self.scenes} with {came}", f"at least {len(self.shares)} scenes"))
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of each style of scenes that there is any of."""
+        shares = {"rich": self.rich_share, "lifelike": self.lifelike_share}
+        plain = 1.0 - sum(shares.values())
+        return {style: share for style, share in {"plain": plain, **shares}.items() if share > 1e-9}
 
     def open(self, root: Path, scenes: Path, report: Report | None = None) -> tuple[MaskSource, dict[str, Any]]:
         """The source, and what it was made of, for checkpoints to compare.
@@ -111,29 +122,36 @@ class DataSettings:
         return source, {"kind": self.kind, "sha256": files_digest(path, [path])}
 
     def _draw(self, scenes: Path, report: Report | None) -> tuple[MaskSource, dict[str, Any]]:
-        """Scenes of one style or of both, one after the other in seeds."""
-        num_rich = round(self.rich_share * self.scenes)
-        if 0 < self.rich_share < 1:
-            num_rich = min(max(num_rich, 1), self.scenes - 1)
+        """Scenes of one style or of several, one after the other in seeds."""
+        shares = self.shares
         facts: dict[str, Any] = {"kind": self.kind, "seeds": [self.first_seed, self.scenes], "size": self.size}
         sources: list[MaskSource] = []
         first = self.first_seed
-        for style, count in (("plain", self.scenes - num_rich), ("rich", num_rich)):
-            if count:
-                bank = draw_bank(
-                    scenes / (f"{first}-{count}-{self.size}" + ("" if style == "plain" else f"-{style}")),
-                    first_seed=first,
-                    num_scenes=count,
-                    size=self.size,
-                    style=style,
-                    progress=None if report is None else lambda done, total: report("scenes", done, total),
-                )
-                sources.append(SceneSource(bank))
-                first += count
+        for style, count in _counts(shares, self.scenes).items():
+            bank = draw_bank(
+                scenes / (f"{first}-{count}-{self.size}" + ("" if style == "plain" else f"-{style}")),
+                first_seed=first,
+                num_scenes=count,
+                size=self.size,
+                style=style,
+                progress=None if report is None else lambda done, total: report("scenes", done, total),
+            )
+            sources.append(SceneSource(bank))
+            first += count
         if len(sources) == 1:
-            return sources[0], facts | {"generator": STYLES["rich" if num_rich else "plain"]}
-        mixed = MixedSource(sources, [1.0 - self.rich_share, self.rich_share])
-        return mixed, facts | {"generator": [STYLES["plain"], STYLES["rich"]], "rich_share": self.rich_share}
+            return sources[0], facts | {"generator": STYLES[next(iter(shares))]}
+        facts |= {"generator": [STYLES[style] for style in shares]}
+        facts |= {f"{style}_share": share for style, share in shares.items() if style != "plain"}
+        return MixedSource(sources, list(shares.values())), facts
+
+
+def _counts(shares: dict[str, float], total: int) -> dict[str, int]:
+    """How many scenes of each style, at least one each; the first takes what rounding leaves of ``total``."""
+    first, *others = shares
+    counts = {style: max(1, round(shares[style] * total)) for style in others}
+    while sum(counts.values()) >= total:  # so few that rounding up leaves the first none
+        counts[max(counts, key=counts.__getitem__)] -= 1
+    return {first: total - sum(counts.values())} | counts
 
 
 @dataclass(frozen=True)

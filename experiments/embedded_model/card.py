@@ -13,8 +13,6 @@ LEVELS = ("whole", "part", "subpart")
 def write_card(results: dict[str, Any], path: Path) -> None:
     """The card as Markdown; every number comes from ``results``."""
     earlier = json.loads(Path(__file__).with_name("earlier_phases.json").read_text())
-    plain, rich = results["scenes"]["plain"], results["scenes"]["rich"]
-    scenes = f"plain ({plain[0]:,} to {plain[1] - 1:,}), {results['scenes']['rich_share']:.0%} rich ({rich[0]:,} to {rich[1] - 1:,})"
     scoring = " and ".join(
         f"{stop - first:,} {style} scenes ({first:,} to {stop - 1:,})"
         for style, (first, stop) in results["scoring"].items()
@@ -57,7 +55,10 @@ def write_card(results: dict[str, Any], path: Path) -> None:
         "| phase | scenes (seeds) | steps | a step | trained | learning rate | weight of the dense loss | weight of the IoU loss | moving average | seed |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         *(phase_row(number, phase, scenes_of(phase)) for number, phase in enumerate(earlier)),
-        *(phase_row(int(number), phase, scenes) for number, phase in results["phases"].items()),
+        *(
+            phase_row(int(number), phase, mixed(phase, results["scenes"]))
+            for number, phase in results["phases"].items()
+        ),
         "",
         "Last, the network that corrects the predicted IoU of the three masks of a click was fitted to what these weights answer",
         f"on {scoring} (`scoring.py`).",
@@ -81,6 +82,14 @@ def scenes_of(phase: dict[str, Any]) -> str:
     """The scenes of one of the first phases."""
     first = phase["first_seed"]
     return f"plain ({first:,} to {first + phase['num_scenes'] - 1:,})"
+
+
+def mixed(phase: dict[str, Any], seeds: dict[str, tuple[int, int]]) -> str:
+    """The scenes of a later phase: share of the images and seeds, by style."""
+    return ", ".join(
+        f"{share:.0%} {style} ({seeds[style][0]:,} to {seeds[style][1] - 1:,})"
+        for style, share in phase["shares"].items()
+    )
 
 
 def phase_row(number: int, phase: dict[str, Any], scenes: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from phases import BEFORE, CLICKS, PHASES, PLAIN, RICH, RICH_SHARE
+from phases import BEFORE, CLICKS, PHASES, TRAINING_SCENES
 from real_pack import data_folder, real_pack
 from rich.progress import Progress
 from scoring import SCENES, start_worker
@@ -48,7 +48,7 @@ def evaluate() -> dict[str, Any]:
         "bytes": Path(tiny_weights_path()).stat().st_size,
         "checkpoint_hash": segmenter.checkpoint_hash,
         "image_size": segmenter.image_size,
-        "scenes": {"plain": [PLAIN.start, PLAIN.stop], "rich": [RICH.start, RICH.stop], "rich_share": RICH_SHARE},
+        "scenes": {style: [seeds.start, seeds.stop] for style, seeds in TRAINING_SCENES.items()},
         "scoring": {style: [seeds.start, seeds.stop] for style, seeds in SCENES.items()},
         "before": BEFORE,
         "phases": {str(number): asdict(phase) for number, phase in PHASES.items()},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from arrcoc_sam.training.augmentation import Augmentation
 from arrcoc_sam.training.interactive import ClickRecipe
@@ -15,10 +16,17 @@ CLICKS = (1, 3, 8)
 
 @dataclass(frozen=True)
 class Phase:
-    """A training run that goes on from the weights of the one before."""
+    """A training run that goes on from the weights of the one before.
+
+    Attributes:
+        training: Its settings.
+        stop_after: Steps after which it was broken off.
+        shares: Of the images, by the style of the scenes.
+    """
 
     training: SegmenterTraining
     stop_after: int | None = None
+    shares: Mapping[str, float] = field(default_factory=lambda: {"plain": 0.7, "rich": 0.3})
 
     @property
     def steps(self) -> int:
@@ -29,8 +37,8 @@ class Phase:
 BEFORE = "1a0e12c"
 """The commit whose weights the phases begin with; its run.py made them from nothing, in the phases 0 to 3."""
 
-PLAIN, RICH, RICH_SHARE = range(16_000), range(1_000_000, 1_008_000), 0.3
-"""Seeds of the scenes of training, and the share of images that are rich."""
+TRAINING_SCENES = {"plain": range(16_000), "rich": range(1_000_000, 1_008_000), "lifelike": range(1_100_000, 1_112_000)}
+"""Seeds of the scenes of training, by style."""
 
 MEANT = ClickRecipe(iou_weight=5.0, expected_iou=True, supervise_meant=True)
 """Everything that a click may mean is learned, and the head learns the expected IoU."""
@@ -283,5 +291,38 @@ PHASES = {
             freeze_batch_norm=True,
             seed=81,
         ),
+    ),
+    # as phase 20, with lifelike scenes, and none turned; two processes
+    22: Phase(
+        SegmenterTraining(
+            stages=(Stage(224, 5200, num_targets=12),),
+            recipe=replace(MEANT, num_rounds=1, given_mask_probability=0.2, grouping_weight=1.5, decoded_targets=1),
+            augmentation=Augmentation(smallest_crop=0.45, rotate=False),
+            optimizer="muon",
+            learning_rate=8e-4,
+            warmup_steps=50,
+            decay_share=1.0,
+            floor=0.2,
+            ema_decay=0.998,
+            freeze_batch_norm=True,
+            seed=90,
+        ),
+        shares={"plain": 0.4, "rich": 0.25, "lifelike": 0.35},
+    ),
+    # as phase 21, with lifelike scenes, and none turned; two processes
+    23: Phase(
+        SegmenterTraining(
+            stages=(Stage(288, 1000, num_targets=8),),
+            recipe=replace(MEANT, given_mask_probability=0.2, grouping_weight=1.0, decoded_targets=3),
+            augmentation=Augmentation(smallest_crop=0.45, rotate=False),
+            optimizer="muon",
+            learning_rate=3e-4,
+            warmup_steps=50,
+            decay_share=1.0,
+            ema_decay=0.995,
+            freeze_batch_norm=True,
+            seed=91,
+        ),
+        shares={"plain": 0.5, "rich": 0.2, "lifelike": 0.3},
     ),
 }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from phases import BEFORE, PHASES, PLAIN, RICH, RICH_SHARE
+from phases import BEFORE, PHASES, TRAINING_SCENES
 from rich.progress import Progress
 from safetensors.torch import save_file
 from segment_anything.modeling import Sam
@@ -26,7 +26,6 @@ def train(out: Path, phases: Sequence[int], *, device: str, num_workers: int) ->
     """Runs phases in order, each from the weights of the one before."""
     out.mkdir(parents=True, exist_ok=True)
     with Progress() as progress:
-        scenes = draw_scenes(out, progress)
         for number in phases:
             phase, initial = PHASES[number], out / f"phase{number - 1}.safetensors"
             if number == min(PHASES) and not initial.is_file():
@@ -34,7 +33,7 @@ def train(out: Path, phases: Sequence[int], *, device: str, num_workers: int) ->
             task = progress.add_task(f"phase {number}: steps", total=phase.steps)
             model = train_segmenter(
                 phase.training,
-                scenes,
+                draw_scenes(out, phase.shares, progress),
                 out / f"phase{number}",
                 initial=initial,
                 stop_after=phase.stop_after,
@@ -48,10 +47,11 @@ def train(out: Path, phases: Sequence[int], *, device: str, num_workers: int) ->
             (HERE / f"training_phase{number}.csv").write_bytes((out / f"phase{number}" / "log.csv").read_bytes())
 
 
-def draw_scenes(out: Path, progress: Progress) -> MixedSource:
-    """The scenes of training, drawn beforehand."""
+def draw_scenes(out: Path, shares: Mapping[str, float], progress: Progress) -> MixedSource:
+    """The scenes of a phase, drawn beforehand."""
     sources = []
-    for style, seeds in (("plain", PLAIN), ("rich", RICH)):
+    for style in shares:
+        seeds = TRAINING_SCENES[style]
         task = progress.add_task(f"{style} scenes", total=1.0)
         bank = draw_bank(
             out / style,
@@ -62,7 +62,7 @@ def draw_scenes(out: Path, progress: Progress) -> MixedSource:
         )
         progress.update(task, completed=1.0)
         sources.append(SceneSource(bank))
-    return MixedSource(sources, [1 - RICH_SHARE, RICH_SHARE])
+    return MixedSource(sources, list(shares.values()))
 
 
 def grown() -> Sam:

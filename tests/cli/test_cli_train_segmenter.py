@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from arrcoc_sam.errors import InputError
 from arrcoc_sam.masks import encode_rle
 from arrcoc_sam.scenes import Scene, generate_scene
 from arrcoc_sam.segmenters import load_segmenter
@@ -149,6 +150,29 @@ def test_a_source_of_mixed_scenes_draws_by_its_share(share: float, tmp_path: Pat
     assert sum(shown) / len(shown) == pytest.approx(share)
 
 
+def test_a_source_of_three_styles_has_some_of_each(tmp_path: Path) -> None:
+    settings = DataSettings(scenes=5, size=32, rich_share=0.2, lifelike_share=0.7)
+    source, facts = settings.open(tmp_path, tmp_path / "scenes")
+    assert facts["generator"] == [1, 2, 3]
+    assert (facts["rich_share"], facts["lifelike_share"]) == (0.2, 0.7)
+    drawn = {
+        style: {generate_scene(seed, 32, style=style).image.tobytes() for seed in seeds}
+        for style, seeds in {"plain": [0], "rich": [1], "lifelike": [2, 3, 4]}.items()
+    }
+    shown = [source[i].image.tobytes() for i in range(len(source))]
+    assert set(shown) == set().union(*drawn.values())
+    shares = {style: sum(image in images for image in shown) / len(shown) for style, images in drawn.items()}
+    assert shares == pytest.approx({"plain": 0.1, "rich": 0.2, "lifelike": 0.7}, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("shares", "scenes"), [((0.6, 0.5), 10), ((-0.1, 0.5), 10), ((0.2, float("nan")), 10), ((0.2, 0.3), 2)]
+)
+def test_shares_of_scenes_that_cannot_be(shares: tuple[float, float], scenes: int) -> None:
+    with pytest.raises(InputError, match="lifelike_share"):
+        DataSettings(scenes=scenes, rich_share=shares[0], lifelike_share=shares[1])
+
+
 def test_changed_data_is_another_run(command: Command, pictures: Path) -> None:
     (pictures / "run.toml").write_text('[[data]]\nkind = "coco"\npath = "coco.json"\nimages = "images"\n' + SMALL)
     words = ("train", "segmenter", "--config", "run.toml", "--out", "run", "--device", "cpu")
@@ -206,7 +230,7 @@ def test_bad_data(command: Command, pictures: Path, change: dict[str, Any], mess
         (f'[[data]]\nkind = "coco"\npath = "none.json"\n{SMALL}', "none.json does not exist"),
         (f"[[data]]\nscenes = 0\n{SMALL}", "at least one"),
         (f"[[data]]\nrich_share = 2\n{SMALL}", "rich_share=2.0"),
-        (f"[[data]]\nscenes = 1\nrich_share = 0.5\n{SMALL}", "at least two scenes"),
+        (f"[[data]]\nscenes = 1\nrich_share = 0.5\n{SMALL}", "at least 2 scenes"),
         (f"{SMALL}[training.validation]\nfigure = 'iou'\n", "one of oracle_iou"),
         (f"{SMALL}[training.validation]\nfirst_seed = 7\n", "first_seed=7"),
         (f'[model]\nsegmenter = "sam3"\n{SMALL}', "'sam_vit_b'"),

@@ -16,19 +16,23 @@ from arrcoc_sam.errors import DataError, UnknownNameError
 from arrcoc_sam.scenes import STYLES, TEST_V1, TEST_V2, VALIDATION_SEEDS, generate_scene, photographs
 from arrcoc_sam.scenes.blueprint import Blueprint
 from arrcoc_sam.scenes.canvas import Canvas, Patch, annotate
+from arrcoc_sam.scenes.mixtures import FAMILIES, LIFELIKE
 from arrcoc_sam.scenes.photographs import PHOTOGRAPHS, crop_photograph
-from arrcoc_sam.scenes.rich import FAMILIES, clipped_patches
+from arrcoc_sam.scenes.rich import clipped_patches
 from arrcoc_sam.scenes.shapes import Band, Contour, Frame, Polygon, Shape, Stroke, Without, rectangle
 from arrcoc_sam.scenes.splits import digest
 
+LIFELIKE_DIGEST = "472ff4d88fee44f6e8672dc9ab77ea46b7125b253fe8871ec27faf74fe2c529e"
+"""Of the first five scenes at 96 pixels."""
 
-@given(seed=st.integers(0, 10_000))
-@settings(deadline=None, max_examples=25)
-def test_hierarchy_is_exact(seed: int) -> None:
-    scene = generate_scene(seed, size=96, style="rich")
+
+@given(seed=st.integers(0, 10_000), style=st.sampled_from(["rich", "lifelike"]))
+@settings(deadline=None, max_examples=40)
+def test_hierarchy_is_exact(seed: int, style: str) -> None:
+    scene = generate_scene(seed, size=96, style=style)
     assert scene.image.shape == (96, 96, 3)
     assert scene.image.dtype == np.uint8
-    assert scene.version == STYLES["rich"]
+    assert scene.version == STYLES[style]
     areas = scene.masks.sum(axis=(1, 2))
     assert (areas >= 0.003 * 96 * 96).all()
     assert (scene.levels == 1).any()
@@ -63,6 +67,17 @@ def test_masks_follow_the_picture() -> None:
         border = ndimage.morphological_gradient(scene.labels, size=3) > 0
         ratios.append(gradient[border].mean() / gradient[~border].mean())
     assert np.median(ratios) > 2.0
+
+
+def test_lifelike_scenes_are_frozen() -> None:
+    assert digest(generate_scene(seed, 96, style="lifelike") for seed in range(5)) == LIFELIKE_DIGEST
+
+
+def test_lifelike_scenes_have_no_abstract_objects_and_many_people() -> None:
+    shares = dict(zip(FAMILIES, LIFELIKE.shares, strict=True))
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert shares["nested"] == 0.0
+    assert max(shares, key=shares.__getitem__) == "person"
 
 
 def test_test_split_is_frozen_and_apart() -> None:
