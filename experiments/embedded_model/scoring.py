@@ -7,6 +7,7 @@ training it costs an image.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from functools import cache, partial
@@ -21,6 +22,7 @@ from torch import Tensor
 
 import arrcoc_sam as aa
 from arrcoc_sam.masks import mask_boxes, pairwise_iou
+from arrcoc_sam.quality.click_protocol import ANY_NODE_TOLERANCE
 from arrcoc_sam.scenes import TEST_V1, generate_scene
 from arrcoc_sam.segmenters.mask_scoring import MaskScoring, mask_geometry
 from arrcoc_sam.segmenters.tiny import set_image_size
@@ -29,7 +31,11 @@ from arrcoc_sam.training.recipe import ClickRecipe
 FRAME = 320
 """Side of the frame that the model ships with: objects are seen larger than in most of training."""
 
-SCENES = {"plain": range(30_000, 37_200), "rich": range(1_008_000, 1_009_800)}
+SCENES = {
+    "plain": range(30_000, 37_200),
+    "rich": range(1_008_000, 1_009_800),
+    "lifelike": range(1_112_000, 1_112_900),
+}
 """Seeds of scenes that the masks were not trained on."""
 
 RECIPE = ClickRecipe()
@@ -37,9 +43,10 @@ RECIPE = ClickRecipe()
 
 EPOCHS, CLICKS_A_STEP, RATE, WEIGHT_DECAY = 40, 128, 2e-3, 1e-2
 
-REGRET_WEIGHT, REGRET_TEMPERATURE = 0.1, 0.05
-"""Weight, beside the squared error, of the IoU that is lost by choosing a mask by what is said of it; and how much
-higher, in IoU, what is said of one mask has to be than of another for it to be chosen by odds of e to 1."""
+REGRET_WEIGHT, MISS_WEIGHT, CHOICE_TEMPERATURE = 0.1, 0.05, 0.05
+"""Weights, beside the squared error, of the IoU that is lost by choosing a mask by what is said of it, and of the
+chance that another mask fits what is under the click better; and how much higher, in IoU, what is said of one mask has
+to be than of another for it to be chosen by odds of e to 1."""
 
 
 class Seen(NamedTuple):
@@ -48,6 +55,8 @@ class Seen(NamedTuple):
     geometry: ndarray
     predicted_iou: ndarray
     expected_iou: ndarray
+    nearest_iou: ndarray
+    """IoU with the node under the click that each mask fits best."""
 
 
 def start_worker() -> None:
@@ -57,18 +66,30 @@ def start_worker() -> None:
 
 def fit_scoring(weights: Path, pool: Executor, progress: Callable[[int, int], None]) -> MaskScoring:
     """A new network for the three masks of a first prompt, fitted to what these weights answer."""
-    seeds = [(style, seed) for style, range_ in SCENES.items() for seed in range_]
-    parts = []
-    for part in pool.map(partial(see, weights), seeds, chunksize=20):
-        parts.append(part)
-        progress(len(parts), len(seeds))
-    return fitted(Seen(*(np.concatenate(column) for column in zip(*parts, strict=True))))
+    return fitted(all_seen(weights, pool, progress))
 
 
-def fitted(seen: Seen, seed: int = 0) -> MaskScoring:
+def all_seen(weights: Path, pool: Executor, progress: Callable[[int, int], None]) -> Seen:
+    """What these weights answer to every scene; kept beside them for the next time."""
+    plan = f"{FRAME} {SCENES} {RECIPE}".encode() + weights.read_bytes()
+    kept = weights.with_name(f"{weights.stem}-seen-{hashlib.sha256(plan).hexdigest()[:12]}.npz")
+    if not kept.is_file():
+        seeds = [(style, seed) for style, range_ in SCENES.items() for seed in range_]
+        parts = []
+        for part in pool.map(partial(see, weights), seeds, chunksize=20):
+            parts.append(part)
+            progress(len(parts), len(seeds))
+        temporary = kept.with_suffix(".tmp.npz")
+        np.savez(temporary, **{name: np.concatenate([getattr(part, name) for part in parts]) for name in Seen._fields})
+        temporary.replace(kept)
+    with np.load(kept) as arrays:
+        return Seen(*(arrays[name] for name in Seen._fields))
+
+
+def fitted(seen: Seen, seed: int = 0, miss_weight: float = MISS_WEIGHT) -> MaskScoring:
     """A network whose squared error is small, and what is lost by choosing the mask that it says is best."""
     torch.manual_seed(seed)
-    geometry, predicted_iou, expected_iou = (torch.from_numpy(values) for values in seen)
+    geometry, predicted_iou, expected_iou, nearest_iou = (torch.from_numpy(values) for values in seen)
     network = MaskScoring(seen.expected_iou.shape[1])
     total = EPOCHS * (len(seen.expected_iou) // CLICKS_A_STEP)
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=WEIGHT_DECAY)
@@ -77,6 +98,7 @@ def fitted(seen: Seen, seed: int = 0) -> MaskScoring:
         said = network(geometry[rows], predicted_iou[rows])
         wanted = expected_iou[rows]
         loss = (said - wanted).square().mean() + REGRET_WEIGHT * regret(said, wanted)
+        loss = loss + miss_weight * miss(said, nearest_iou[rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -86,8 +108,14 @@ def fitted(seen: Seen, seed: int = 0) -> MaskScoring:
 
 def regret(said: Tensor, expected_iou: Tensor) -> Tensor:
     """The mean IoU by which the best of the masks is better than one chosen by what is said of them."""
-    chosen = (said / REGRET_TEMPERATURE).softmax(dim=1)
+    chosen = (said / CHOICE_TEMPERATURE).softmax(dim=1)
     return (expected_iou.amax(dim=1) - torch.linalg.vecdot(chosen, expected_iou)).mean()
+
+
+def miss(said: Tensor, nearest_iou: Tensor) -> Tensor:
+    """The chance that a mask chosen by what is said counts as wrong in the protocol's selection accuracy."""
+    wrong = nearest_iou < nearest_iou.amax(dim=1, keepdim=True) - ANY_NODE_TOLERANCE
+    return torch.linalg.vecdot((said / CHOICE_TEMPERATURE).softmax(dim=1), wrong.to(said.dtype)).mean()
 
 
 def batches(count: int) -> Iterator[Tensor]:
@@ -114,7 +142,8 @@ def see(weights: Path, scene: tuple[str, int]) -> Seen:
     candidates = segmenter.decode(segmenter.encode(drawn.image), prompts, multimask=True)
     each = pairwise_iou(candidates.masks(), nodes.expand(len(nodes), -1, -1, -1)).nan_to_num(0.0)
     expected = (each * chance[:, None]).sum(dim=2)
-    seen = mask_geometry(candidates.logits), candidates.predicted_iou.float(), expected.float()
+    nearest = each.masked_fill(chance[:, None] == 0, 0.0).amax(dim=2)
+    seen = mask_geometry(candidates.logits), candidates.predicted_iou.float(), expected.float(), nearest.float()
     return Seen(*(values.numpy() for values in seen))  # tensors would travel by open files
 
 
