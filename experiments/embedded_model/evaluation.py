@@ -20,7 +20,7 @@ import torch
 from phases import BEFORE, CLICKS, PHASES, TRAINING_SCENES
 from real_pack import data_folder, real_pack
 from rich.progress import Progress
-from scoring import SCENES, start_worker
+from scoring_samples import SCENES, start_worker
 
 import arrcoc_sam as aa
 from arrcoc_sam.quality import AnnotatedImage, click_image, summarize_clicks

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from phases import PHASES
 from rich.progress import Progress
-from scoring import FRAME, fit_scoring, start_worker
+from scoring import fitted
+from scoring_samples import FRAME, all_seen, start_worker
 from training import save_model
 
 from arrcoc_sam.segmenters.tiny import build_tiny, set_image_size, tiny_weights_path
@@ -26,8 +27,9 @@ def ship(out: Path) -> None:
     set_image_size(model, FRAME)
     with Progress() as progress, ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), start_worker) as pool:
         task = progress.add_task("scenes for the predicted IoU", total=1.0)
-        network = fit_scoring(trained, pool, lambda done, total: progress.update(task, completed=done / total))
-    model.mask_decoder.mask_scoring["several"].load_state_dict(network.state_dict())
+        seen = all_seen(trained, pool, lambda done, total: progress.update(task, completed=done / total))
+    for name, prompts in seen.items():
+        model.mask_decoder.mask_scoring[name].load_state_dict(fitted(prompts).state_dict())
     save_model(model, Path(tiny_weights_path()), shorten=half)
 
 
