@@ -13,7 +13,7 @@ LEVELS = ("whole", "part", "subpart")
 def write_card(results: dict[str, Any], path: Path) -> None:
     """The card as Markdown; every number comes from ``results``."""
     earlier = json.loads(Path(__file__).with_name("earlier_phases.json").read_text())
-    scoring = " and ".join(
+    scoring = ", ".join(
         f"{stop - first:,} {style} scenes ({first:,} to {stop - 1:,})"
         for style, (first, stop) in results["scoring"].items()
     )
