@@ -227,6 +227,7 @@ def test_annotated_is_a_file_of_its_own(command: Command, weights: Path, tmp_pat
         (["set/masks.json", "--part-masks", "0"], "--part-masks"),
         (["set/twice.json"], "mask id 1 occurs twice"),
         (["set/cut.json"], "is no JSON"),
+        (["set/bare.json"], "has no masks"),
     ],
 )
 def test_score_refuses(command: Command, weights: Path, tmp_path: Path, words: list[str], expected: str) -> None:
@@ -235,11 +236,13 @@ def test_score_refuses(command: Command, weights: Path, tmp_path: Path, words: l
     document["annotations"][1]["id"] = 1
     (tmp_path / "set" / "twice.json").write_text(json.dumps(document))
     (tmp_path / "set" / "cut.json").write_text(path.read_text()[:-200])
+    (tmp_path / "set" / "bare.json").write_text(json.dumps(document | {"annotations": []}))
     before = {file for file in tmp_path.rglob("*") if file.is_file()}
     options = ["--checkpoint", weights] + ([] if "--out" in words else ["--out", "scores.parquet"])
     answer = command("score", *words, *options)
     assert answer.code == 2
     assert expected in answer.error
+    assert "note:" not in answer.err
     assert {file for file in tmp_path.rglob("*") if file.is_file()} == before
 
 
