@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -119,7 +120,9 @@ def get_checkpoint(name: str) -> Checkpoint:
         'sam_vit_b_01ec64.pth'
     """
     if name not in CHECKPOINTS:
-        raise UnknownNameError(explain(f"no checkpoint is called {name!r}", f"one of {', '.join(CHECKPOINTS)}"))
+        near = get_close_matches(name, CHECKPOINTS, 1, 0.5)
+        mend = f"{near[0]!r}, if that is meant" if near else None
+        raise UnknownNameError(explain(f"no checkpoint is called {name!r}", f"one of {', '.join(CHECKPOINTS)}", mend))
     return CHECKPOINTS[name]
 
 

@@ -214,4 +214,5 @@ def test_words_that_are_no_command(refused: Any) -> None:
     assert "No such command 'analyse'" in refused("analyse")
     assert "'analyze'? See: arrcoc-sam --help" in refused("anlyze")
     assert "Missing" in refused("analyze")
-    assert "no checkpoint is called 'sam'" in refused("checkpoints", "fetch", "sam")
+    assert "no checkpoint is called 'other'" in refused("checkpoints", "fetch", "other")
+    assert refused("checkpoints", "fetch", "vit_b").endswith("Mend: 'sam_vit_b', if that is meant.")
