@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,4 +37,13 @@ def load_attention(name: str, **options: Any) -> AttentionSource:
     if Path(name).suffix.lower() in ARRAY_SUFFIXES or Path(name).is_dir():
         return ArrayAttention(name, **options)
     known = f"'relevance', 'timm:<model>', 'hf:<repository>', a folder or a file in {', '.join(ARRAY_SUFFIXES)}"
-    raise UnknownNameError(explain(f"there is no attention source {name!r}", known))
+    raise UnknownNameError(explain(f"there is no attention source {name!r}", known, _meant(name)))
+
+
+def _meant(name: str) -> str | None:
+    """What somebody may have meant by a name that is no source: that of a model, without its library."""
+    import timm  # no error but this one needs it
+
+    if timm.is_model(name.partition(".")[0]):
+        return f"'timm:{name}', if that is meant"
+    return f"'hf:{name}', if that is meant" if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) else None

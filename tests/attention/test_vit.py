@@ -369,6 +369,24 @@ def test_sources_by_name(tmp_path: Any) -> None:
         load_attention("saliency")
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("vit_base_patch16_224", "timm:vit_base_patch16_224"),
+        ("vit_base_patch16_224.augreg_in21k", "timm:vit_base_patch16_224.augreg_in21k"),
+        ("facebook/dinov2-small", "hf:facebook/dinov2-small"),
+        ("saliency", None),
+        ("./maps", None),
+        ("a/deep/folder", None),
+    ],
+)
+def test_the_name_of_a_model_without_its_library(name: str, meant: str | None) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        load_attention(name)
+    assert str(caught.value).endswith("." if meant is None else f". Mend: '{meant}', if that is meant.")
+    assert ("Mend" in str(caught.value)) == (meant is not None)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_cuda_kernels_are_read_as_well(dtype: torch.dtype) -> None:
