@@ -23,7 +23,7 @@ from arrcoc_sam.images import load_image
 from arrcoc_sam.quality.filtering import COLUMNS, Judgement, KeepRules, best_and_worst, classes, judge
 from arrcoc_sam.quality.score_table import ScoredChanges, read_plan, read_scores
 from arrcoc_sam.quality.scoring import read_mask
-from arrcoc_sam.quality.unscored import all_are_listed, listed_errors, listed_masks, unscored_masks
+from arrcoc_sam.quality.unscored import NOT_RECORDED, all_are_listed, listed_errors, listed_masks, unscored_masks
 from arrcoc_sam.report.filter_page import FilterFigures, MaskPicture, filter_report
 from arrcoc_sam.report.provenance import Provenance
 from arrcoc_sam.report.writing import made_folder, replacing, write_text
@@ -76,9 +76,13 @@ class FilterJob:
     def _unscored(
         self, plan: dict[str, Any], dataset: MaskSet | None, target: Path | None, num_scored: int
     ) -> pd.DataFrame:
-        """The masks without a score: those of the table of errors, where it has all, or those that are found."""
+        """The masks without a score: those of the table of errors, where it has all, or those that are found.
+
+        Where that table has no classes, they are looked up in the data set, if that has to be read anyway.
+        """
         listed = listed_errors(self.scored)
-        if all_are_listed(self.scored, num_scored + len(listed)):
+        complete = all_are_listed(self.scored, num_scored + len(listed))
+        if complete and (dataset is None or not (listed["category"] == NOT_RECORDED).any()):
             return listed
         if dataset is not None and target is not None:
             return unscored_masks(self.scored, dataset, made_folder(target.parent))

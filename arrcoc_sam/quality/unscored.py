@@ -18,7 +18,10 @@ from arrcoc_sam.datasets.mask_index import MaskIndex
 from arrcoc_sam.datasets.mask_sets import MaskSet
 from arrcoc_sam.errors import OutputError, explain
 
-__all__ = ["all_are_listed", "listed_errors", "listed_masks", "unscored_masks"]
+__all__ = ["NOT_RECORDED", "all_are_listed", "listed_errors", "listed_masks", "unscored_masks"]
+
+NOT_RECORDED = "(not recorded)"
+"""The class of masks in a table of errors that has no classes: earlier releases wrote none."""
 
 _COLUMNS = ["id", "image_id", "image", "category", "error"]
 _ROWS = 4096
@@ -32,7 +35,8 @@ def listed_errors(scored: Path, *, most: int | None = None) -> pd.DataFrame:
         most: No more of them than the first so many are read.
 
     Returns:
-        ``id``, ``image_id``, ``image``, ``category`` where the table has it, and ``error``.
+        ``id``, ``image_id``, ``image``, ``category``, which is :data:`NOT_RECORDED` where the table has no classes, and
+        ``error``.
     """
     path = scored.with_name(f"{scored.stem}.errors.csv")
     if not path.exists():
@@ -43,7 +47,7 @@ def listed_errors(scored: Path, *, most: int | None = None) -> pd.DataFrame:
         known = found[name].where(found[name] != "")
         found[name] = known.astype("Int64") if pa.types.is_integer(schema.field(name).type) else known
     if "category" not in found:
-        return found.assign(category=None)[_COLUMNS]
+        return found.assign(category=NOT_RECORDED)[_COLUMNS]
     return found.assign(category=found["category"].where(found["category"] != ""))[_COLUMNS]
 
 

@@ -145,6 +145,20 @@ def test_bad_files_in_a_data_set_exit_3(
     assert pd.read_csv("all.dropped.csv").empty
 
 
+def test_a_table_of_errors_from_before_it_had_classes(command: Command, weights: Path, tmp_path: Path) -> None:
+    path = write_masks(tmp_path / "set")
+    (tmp_path / "set" / "1.png").unlink()
+    assert command("score", path, "--checkpoint", weights, "--out", "scores.parquet").code == 3
+    pd.read_csv("scores.errors.csv").drop(columns="category").to_csv("scores.errors.csv", index=False)
+    words = ("filter", "scores.parquet", "--min-quality", 0, "--pictures", 0, "--json")
+    assert json.loads(command(*words, "--dry-run").out)["unscored_classes"] == {"(not recorded)": 3}
+    record = json.loads(command(*words, "--out", "kept.json").out)  # the data set is read anyway
+    assert record["unscored_classes"] == {"square <b>": 2, "box": 1}
+    gone = pd.read_csv("kept.dropped.csv")
+    assert gone["category"].tolist() == ["square <b>", "box", "square <b>"]
+    assert gone["error"].str.contains("does not exist").all()
+
+
 @pytest.mark.parametrize("left", [[], ["manifest.json"], ["errors.csv"]])
 def test_masks_without_a_score_are_known_without_the_tables_beside(
     command: Command, weights: Path, tmp_path: Path, left: list[str]

@@ -13,7 +13,7 @@ import pytest
 from arrcoc_sam.datasets.coco_masks import CocoMasks
 from arrcoc_sam.datasets.mask_index import MaskEntry, MaskIndex
 from arrcoc_sam.quality import unscored
-from arrcoc_sam.quality.unscored import listed_errors, unscored_masks
+from arrcoc_sam.quality.unscored import NOT_RECORDED, listed_errors, unscored_masks
 
 
 class Many(CocoMasks):
@@ -33,7 +33,7 @@ def test_errors_may_be_listed_with_their_class(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": [1], "image_id": [1]}), tmp_path / "s.parquet")
     listed = tmp_path / "s.errors.csv"
     listed.write_text("id,image_id,image,error\n2,1,a.png,empty\n")
-    assert listed_errors(tmp_path / "s.parquet")["category"].isna().all()
+    assert listed_errors(tmp_path / "s.parquet")["category"].tolist() == [NOT_RECORDED]
     listed.write_text("id,image_id,image,error,category\n2,1,a.png,empty,cat\n3,1,a.png,empty,\n")
     categories = listed_errors(tmp_path / "s.parquet")["category"]
     assert categories[0] == "cat"
