@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -19,12 +20,14 @@ from arrcoc_sam.errors import ImageReadError, ImageTooLargeError, InputError, Sh
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "ImageHeader",
     "ImageInput",
     "find_by_path_end",
     "find_images",
     "header_size",
     "is_turned",
     "load_image",
+    "read_header",
 ]
 
 Found = TypeVar("Found")
@@ -50,6 +53,7 @@ _TRANSPOSED: dict[int, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = (5, 6, 7, 8)
 _limit_lock = threading.Lock()
 
 
@@ -94,6 +98,42 @@ def load_image(image: ImageInput, *, max_pixels: int = 100_000_000) -> UInt8[np.
     raise InputError(explain(f"image is {describe(image)}", "a path, a PIL image or an H×W×3 uint8 array", mend))
 
 
+@dataclass(frozen=True)
+class ImageHeader:
+    """What an image file says of itself before it is decoded.
+
+    Attributes:
+        stored_hw: Height and width as it is stored.
+        orientation: Of its EXIF data, 1 to 8; 1 where they have none, and of a PNG that gives it after its pixels.
+    """
+
+    stored_hw: tuple[int, int]
+    orientation: int = 1
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width with the orientation applied, as :func:`load_image` does."""
+        height, width = self.stored_hw
+        return (width, height) if self.orientation in _SIDEWAYS else (height, width)
+
+    def is_turned(self, *, in_place: bool = False) -> bool:
+        """See the function of this name."""
+        return self.orientation in _TRANSPOSED and not (in_place and self.size_hw != self.stored_hw)
+
+
+def read_header(path: str | os.PathLike[str]) -> ImageHeader | None:
+    """The header of an image file; None where it can't be read.
+
+    Args:
+        path: The file.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"), _no_pixel_limit(), Image.open(path) as file:
+            return ImageHeader((file.height, file.width), _orientation(file))
+    except Exception:  # decoders raise a dozen kinds; whoever loads the picture says which
+        return None
+
+
 def header_size(path: str | os.PathLike[str], *, upright: bool = True) -> tuple[int, int] | None:
     """Height and width of an image file without decoding it; None where the header can't be read.
 
@@ -102,12 +142,8 @@ def header_size(path: str | os.PathLike[str], *, upright: bool = True) -> tuple[
         upright: With the orientation of its EXIF data applied, as :func:`load_image` does. A PNG that gives it after
             its pixels is taken for upright.
     """
-    try:
-        with warnings.catch_warnings(action="ignore"), _no_pixel_limit(), Image.open(path) as file:
-            turned = upright and _orientation(file) in (5, 6, 7, 8)
-            return (file.width, file.height) if turned else (file.height, file.width)
-    except Exception:  # decoders raise a dozen kinds; whoever loads the picture says which
-        return None
+    header = read_header(path)
+    return None if header is None else header.size_hw if upright else header.stored_hw
 
 
 def is_turned(path: str | os.PathLike[str], *, in_place: bool = False) -> bool:
@@ -119,19 +155,15 @@ def is_turned(path: str | os.PathLike[str], *, in_place: bool = False) -> bool:
         path: The file.
         in_place: Only where its size stays: whoever drew masks on the pixels as stored has no other sign of it.
     """
-    try:
-        with warnings.catch_warnings(action="ignore"), _no_pixel_limit(), Image.open(path) as file:
-            orientation = _orientation(file)
-            sideways = orientation in (5, 6, 7, 8) and file.width != file.height
-            return orientation in _TRANSPOSED and not (in_place and sideways)
-    except Exception:  # as above
-        return False
+    header = read_header(path)
+    return header is not None and header.is_turned(in_place=in_place)
 
 
-def _orientation(image: Image.Image) -> Any:
+def _orientation(image: Image.Image) -> int:
     try:
         # the method of PngImageFile would decode the picture
-        return Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
+        found: Any = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
+        return int(found) if found in _TRANSPOSED else 1
     except Exception:  # damaged metadata is no reason to refuse the picture
         return 1
 

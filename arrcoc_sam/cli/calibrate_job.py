@@ -16,7 +16,7 @@ import typer
 from arrcoc_sam.cli.calibrate_truth import TruthImages
 from arrcoc_sam.cli.console import err, out, print_json, print_table, progress
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter, tokens_asked
-from arrcoc_sam.cli.orientation import note_orientation
+from arrcoc_sam.cli.orientation import note_turned
 from arrcoc_sam.cli.skipped import BAD_FILES, skipped_json
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.errors import DataError, InputError, explain
@@ -75,7 +75,7 @@ class CalibrateJob:
         counts = sorted(truth.masks_by_image(), reverse=True)
         if counts:  # of none it is said below why
             self._check_sets(counts)
-        note_orientation(truth.paths, "masks", in_place=True)
+        note_turned(truth.turned, "masks")
         with staged_folder(self.out.parent) as folder:
             segmenter = open_segmenter(self.segmenter, self.checkpoint, self.device)
             truth.fits = segmenter.transform_for

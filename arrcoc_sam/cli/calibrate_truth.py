@@ -28,11 +28,14 @@ class TruthImages:
         dataset: The file, read leniently.
         faults: File and reason of each record or picture that was left out; grows while images are read.
         fits: Raises an ArrcocSamError for a size (height, width) that the segmenter can't take.
+        turned: The pictures that their EXIF orientation turns at the same size, once headers have been read
+            (:meth:`masks_by_image`).
     """
 
     dataset: CocoDataset
     faults: list[tuple[str, str]] = field(default_factory=list)
     fits: Callable[[tuple[int, int]], object] | None = None
+    turned: list[Path] = field(default_factory=list)
 
     @classmethod
     def read(cls, path: Path, images: Path | None) -> TruthImages:
@@ -80,15 +83,18 @@ class TruthImages:
         Images whose picture is missing, or has another size by its header, are left out, as they will be.
         """
         counts: list[int] = []
+        self.turned.clear()
         for image in self.dataset.images:
             objects = sum(not annotation.crowd for annotation in self.dataset.annotations_of(image))
             if not objects or not (self.dataset.folder / image.file_name).is_file():
                 continue
             try:
-                self.dataset.check_header(image)
+                header = self.dataset.check_header(image)
             except ArrcocSamError:
                 continue
             counts.append(objects)
+            if header is not None and header.is_turned(in_place=True):
+                self.turned.append(self.dataset.folder / image.file_name)
         return counts
 
     def __len__(self) -> int:

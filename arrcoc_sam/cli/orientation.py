@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from arrcoc_sam.cli.console import noted
 from arrcoc_sam.images import is_turned
 
-__all__ = ["note_orientation", "orientation_note"]
+__all__ = ["note_orientation", "note_turned", "orientation_note"]
 
 
 def orientation_note(paths: Iterable[Path], what: str, *, in_place: bool = False) -> str | None:
@@ -19,14 +19,7 @@ def orientation_note(paths: Iterable[Path], what: str, *, in_place: bool = False
         what: What has to lie on them as they are shown, in the plural.
         in_place: Whether others are told by their size.
     """
-    turned = [path for path in paths if is_turned(path, in_place=in_place)]
-    if not turned:
-        return None
-    return (
-        f"{len(turned)} of the images, {turned[0]} first, have an EXIF orientation"
-        f"{' that keeps their size' if in_place else ''}, which was applied: {what} have to be of the picture as it is "
-        "shown, not as it is stored"
-    )
+    return _words([path for path in paths if is_turned(path, in_place=in_place)], what, in_place=in_place)
 
 
 def note_orientation(paths: Iterable[Path], what: str, *, in_place: bool = False) -> None:
@@ -34,3 +27,20 @@ def note_orientation(paths: Iterable[Path], what: str, *, in_place: bool = False
     note = orientation_note(paths, what, in_place=in_place)
     if note is not None:
         noted(note)
+
+
+def note_turned(turned: Sequence[Path], what: str) -> None:
+    """Note the same of images that are known to be turned at the same size: no header is read again."""
+    note = _words(turned, what, in_place=True)
+    if note is not None:
+        noted(note)
+
+
+def _words(turned: Sequence[Path], what: str, *, in_place: bool) -> str | None:
+    if not turned:
+        return None
+    return (
+        f"{len(turned)} of the images, {turned[0]} first, have an EXIF orientation"
+        f"{' that keeps their size' if in_place else ''}, which was applied: {what} have to be of the picture as it is "
+        "shown, not as it is stored"
+    )

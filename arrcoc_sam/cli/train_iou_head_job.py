@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from arrcoc_sam.cli.console import finite, json_document, out, print_json, print_table
-from arrcoc_sam.cli.orientation import note_orientation
+from arrcoc_sam.cli.orientation import note_turned
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.cli.train_segmenter_job import build_model
 from arrcoc_sam.report import Provenance
@@ -54,7 +54,7 @@ class TrainIoUHeadJob:
         progress = self.out / "progress"
         with stage_progress() as report:
             masks, facts = config.open_masks(self.out / "scenes", report)
-        note_orientation(getattr(masks, "paths", ()), "masks", in_place=True)
+        note_turned(getattr(masks, "turned", ()), "masks")
         with stage_progress() as report:
             train, held_out = split_images(masks, config.split.held_out, seed=config.split.seed)
             origin = {"split": asdict(config.split), "root": str(config.root.absolute()), **facts}

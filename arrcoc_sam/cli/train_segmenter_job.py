@@ -14,7 +14,7 @@ import torch
 from segment_anything.modeling import Sam
 
 from arrcoc_sam.cli.console import err, finite, json_document, out, print_json, print_notes, print_table
-from arrcoc_sam.cli.orientation import note_orientation
+from arrcoc_sam.cli.orientation import note_turned
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.errors import CheckpointError, explain
 from arrcoc_sam.report import Provenance
@@ -67,7 +67,7 @@ class TrainSegmenterJob:
             if devices.rank == 0:
                 devices.wait()
         if devices.rank == 0:
-            note_orientation(getattr(source, "paths", ()), "masks", in_place=True)
+            note_turned(getattr(source, "turned", ()), "masks")
         model = build_model(config.model, config.root, config.training.seed)
         facts["model"] = config.model.segmenter
         facts["initial"] = weights_hash(model, frame_hw=(0, 0))

@@ -28,7 +28,7 @@ from arrcoc_sam.datasets.faults import CocoId, Fault, FaultLog
 from arrcoc_sam.errors import DataError, explain
 from arrcoc_sam.hierarchy import MaskHierarchy
 from arrcoc_sam.hierarchy.levels import LEVELS, clip_levels
-from arrcoc_sam.images import find_by_path_end, header_size, load_image
+from arrcoc_sam.images import ImageHeader, find_by_path_end, load_image, read_header
 from arrcoc_sam.masks.components import largest_interior_point
 
 __all__ = ["CocoDataset", "human_hierarchies"]
@@ -152,17 +152,21 @@ class CocoDataset:
         _check_size(self.path, image, (pixels.shape[0], pixels.shape[1]))
         return pixels
 
-    def check_header(self, image: CocoImage) -> None:
+    def check_header(self, image: CocoImage) -> ImageHeader | None:
         """Compare the picture's size with the file's, without decoding the picture; one that can't be read passes.
+
+        Returns:
+            The picture's header; None where it can't be read.
 
         Raises:
             DataError: It has another size than the file says.
         """
-        found = header_size(self.folder / image.file_name)
-        if found is not None and found == image.size_hw[::-1] != image.size_hw:
+        header = read_header(self.folder / image.file_name)
+        if header is not None and header.size_hw == image.size_hw[::-1] != image.size_hw:
             self.load_image(image)  # a PNG may say after its pixels that it lies on its side
-        elif found is not None:
-            _check_size(self.path, image, found)
+        elif header is not None:
+            _check_size(self.path, image, header.size_hw)
+        return header
 
     def annotations_of(self, image: CocoImage) -> tuple[CocoAnnotation, ...]:
         """The annotations of an image, crowds included, in the order of the file."""

@@ -13,6 +13,7 @@ import torch
 
 from arrcoc_sam.datasets import CocoAnnotation, CocoDataset, CocoImage
 from arrcoc_sam.errors import DataError, ImageReadError, InputError, explain
+from arrcoc_sam.images import is_turned
 from arrcoc_sam.masks import pairwise_iou
 from arrcoc_sam.quality.degradations import DEGRADATIONS, DegradationKind, degrade, mask_context
 from arrcoc_sam.training.iou_transfer_masks import ScoredImage
@@ -38,10 +39,10 @@ class DegradedMasks(Sequence[ScoredImage]):
     seed: int = 0
 
     @property
-    def paths(self) -> Sequence[Path]:
-        """The files of the source's pictures; none where it draws them."""
-        paths: Sequence[Path] = getattr(self.source, "paths", ())
-        return paths
+    def turned(self) -> Sequence[Path]:
+        """The files of the source's pictures that their EXIF orientation turns at the same size."""
+        turned: Sequence[Path] = getattr(self.source, "turned", ())
+        return turned
 
     def __len__(self) -> int:
         return len(self.source)
@@ -115,9 +116,10 @@ class MatchedMasks(Sequence[ScoredImage]):
         ]
 
     @property
-    def paths(self) -> Sequence[Path]:
-        """The files of the pictures, in order."""
-        return [self.external.folder / image.file_name for image, _ in self._pairs]
+    def turned(self) -> Sequence[Path]:
+        """The files of the pictures that their EXIF orientation turns at the same size; their headers are read now."""
+        paths = [self.external.folder / image.file_name for image, _ in self._pairs]
+        return [path for path in paths if is_turned(path, in_place=True)]
 
     def __len__(self) -> int:
         return len(self._pairs)

@@ -17,12 +17,12 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 from numpy import ndarray
 
-from arrcoc_sam.datasets import CocoDataset
+from arrcoc_sam.datasets import CocoDataset, CocoImage
 from arrcoc_sam.datasets.folder import read_mask_file
 from arrcoc_sam.datasets.mask_index import MaskIndex
 from arrcoc_sam.datasets.mask_sets import MaskSet
 from arrcoc_sam.errors import DataError, InputError, explain
-from arrcoc_sam.images import header_size, load_image
+from arrcoc_sam.images import header_size, load_image, read_header
 from arrcoc_sam.masks.rle import decode_rle
 from arrcoc_sam.scenes.scene import Scene
 
@@ -105,6 +105,9 @@ class CocoSource:
     Args:
         dataset: Read with ``images=``, strictly, so that what is wrong is found before training begins.
 
+    Attributes:
+        turned: The files of those pictures that their EXIF orientation turns at the same size.
+
     Raises:
         DataError: No mask, or a picture of another size than the file says.
     """
@@ -115,13 +118,7 @@ class CocoSource:
         self._images = [(image, annotations) for image, annotations in found if annotations]
         if not self._images:
             raise DataError(explain(f"{dataset.path} has no mask that is not a crowd", "at least one"))
-        for image, _ in self._images:
-            dataset.check_header(image)
-
-    @property
-    def paths(self) -> list[Path]:
-        """The files of the pictures, in order."""
-        return [self.dataset.folder / image.file_name for image, _ in self._images]
+        self.turned = _checked(dataset, [image for image, _ in self._images])
 
     def __len__(self) -> int:
         return len(self._images)
@@ -151,6 +148,9 @@ class TripleSource:
     Args:
         dataset: With declared hierarchies, or masks that lie in one another.
 
+    Attributes:
+        turned: The files of those pictures that their EXIF orientation turns at the same size.
+
     Raises:
         DataError: No triple, or a picture of another size than the file says.
     """
@@ -166,13 +166,7 @@ class TripleSource:
         if not self._images:
             mend = "use kind = 'coco' for masks that do not nest"
             raise DataError(explain(f"{dataset.path} has no nested masks", "at least one triple", mend))
-        for image in self._images:
-            dataset.check_header(image)
-
-    @property
-    def paths(self) -> list[Path]:
-        """The files of the pictures, in order."""
-        return [self.dataset.folder / image.file_name for image in self._images]
+        self.turned = _checked(dataset, self._images)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -208,6 +202,9 @@ class MaskSetSource:
     Args:
         masks: The data set; a mask that it lists as unusable is refused here.
 
+    Attributes:
+        turned: The files of those pictures that their EXIF orientation turns at the same size.
+
     Raises:
         DataError: No mask, an unusable one, or one of another size than its image.
     """
@@ -226,19 +223,19 @@ class MaskSetSource:
         if not rows:
             raise DataError(explain(f"{masks.path} has no masks", "at least one"))
         self._images = list(rows.items())
+        self.turned: list[Path] = []
         for name, some in self._images:
-            size_hw = header_size(masks.images / name)
-            for row in some if size_hw is not None else ():
+            header = read_header(masks.images / name)
+            if header is None:
+                continue
+            for row in some:
                 known = row["counts"] is not None
                 mask_hw = (row["height"], row["width"]) if known else header_size(self._file(row), upright=False)
-                if mask_hw is not None and size_hw is not None and mask_hw != size_hw:
+                if mask_hw is not None and mask_hw != header.size_hw:
                     pixels = load_image(masks.images / name)  # a PNG may say after its pixels that it lies on its side
                     self._check_size(row, mask_hw, (pixels.shape[0], pixels.shape[1]))
-
-    @property
-    def paths(self) -> list[Path]:
-        """The files of the pictures, in order."""
-        return [self._set.images / name for name, _ in self._images]
+            if header.is_turned(in_place=True):
+                self.turned.append(masks.images / name)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -292,9 +289,9 @@ class MixedSource:
         self._counts = [round(longest * weight) for weight in weights]
 
     @property
-    def paths(self) -> list[Path]:
-        """The files of the pictures of those sources that have some, in order, each once."""
-        return list(dict.fromkeys(path for source in self.sources for path in getattr(source, "paths", ())))
+    def turned(self) -> list[Path]:
+        """The files of pictures that their EXIF orientation turns at the same size, each once."""
+        return list(dict.fromkeys(path for source in self.sources for path in getattr(source, "turned", ())))
 
     def __len__(self) -> int:
         return sum(self._counts)
@@ -306,3 +303,13 @@ class MixedSource:
                 return source[index % len(source)]
             index -= count
         raise IndexError(index)
+
+
+def _checked(dataset: CocoDataset, images: Sequence[CocoImage]) -> list[Path]:
+    """Compare the sizes of pictures with the file's, and answer those that are turned at the same size."""
+    turned = []
+    for image in images:
+        header = dataset.check_header(image)
+        if header is not None and header.is_turned(in_place=True):
+            turned.append(dataset.folder / image.file_name)
+    return turned

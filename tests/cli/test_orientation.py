@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import ExifTags, Image
 
+from arrcoc_sam import images
 from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.scenes import generate_scene
@@ -36,6 +38,20 @@ def turned(truth: Path) -> Path:
     return truth
 
 
+@pytest.fixture
+def headers_read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often the header of each picture was read, by its name."""
+    counts: Counter[str] = Counter()
+    orientation = images._orientation
+
+    def counted(picture: Image.Image) -> int:
+        counts[Path(picture.filename).name] += 1  # type: ignore[attr-defined]
+        return orientation(picture)
+
+    monkeypatch.setattr(images, "_orientation", counted)
+    return counts
+
+
 def test_score(command: Command, turned: Path, weights: Path) -> None:
     words = ("score", turned, "--checkpoint", weights, "--out", "s.parquet")
     answer = command(*words)
@@ -45,34 +61,37 @@ def test_score(command: Command, turned: Path, weights: Path) -> None:
     assert "EXIF" not in command(*words).err  # nothing is scored
 
 
-def test_calibrate_and_evaluate(command: Command, turned: Path, weights: Path) -> None:
+def test_calibrate_and_evaluate(command: Command, turned: Path, weights: Path, headers_read: Counter[str]) -> None:
     for words in (
         ("evaluate-iou", turned, "--clicks", 1, "--bootstrap", 5),
         ("calibrate", turned, "--out", "c.json", "--per-mask", 2, "--min-masks", 6, "--no-ablation"),
     ):
+        headers_read.clear()
         answer = command(*words, "--checkpoint", weights)
         assert answer.code == 0, answer.err
         assert answer.err.count("EXIF") == 1
         assert NOTE.format(turned.parent) in " ".join(answer.err.split())
+        assert headers_read == {f"{number}.png": 1 for number in range(8)}
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
-def test_training(command: Command, turned: Path, tmp_path: Path, kind: str) -> None:
+def test_training(command: Command, turned: Path, tmp_path: Path, kind: str, headers_read: Counter[str]) -> None:
     (tmp_path / "run.toml").write_text(SETTINGS[kind])
     answer = command("train", kind, "--config", "run.toml", "--out", "run", "--device", "cpu")
     assert answer.code == 0, answer.err
     assert answer.err.count("EXIF") == 1
     assert NOTE.format("data") in " ".join(answer.err.split())
+    assert headers_read == {f"{number}.png": 1 for number in range(8)}
     assert turned.is_file()
 
 
-def test_sources_of_training_know_their_files(truth: Path) -> None:
-    dataset = CocoDataset.read(truth, images=truth.parent)
-    files = [truth.parent / f"{number}.png" for number in range(8)]
+def test_sources_of_training_know_what_is_turned(turned: Path) -> None:
+    dataset = CocoDataset.read(turned, images=turned.parent)
+    files = [turned.parent / "0.png", turned.parent / "5.png"]
     scenes = SceneSource([generate_scene(0, size=64)])
-    for source in (CocoSource(dataset), TripleSource(dataset), MaskSetSource(open_masks(truth))):
-        assert source.paths == files
-        assert DegradedMasks(source).paths == files
-        assert MixedSource([source, scenes, source], [1.0, 1.0, 1.0]).paths == files
-    assert DegradedMasks(scenes).paths == ()
-    assert MatchedMasks(dataset, dataset).paths == files
+    for source in (CocoSource(dataset), TripleSource(dataset), MaskSetSource(open_masks(turned))):
+        assert source.turned == files
+        assert DegradedMasks(source).turned == files
+        assert MixedSource([source, scenes, source], [1.0, 1.0, 1.0]).turned == files
+    assert DegradedMasks(scenes).turned == ()
+    assert MatchedMasks(dataset, dataset).turned == files
