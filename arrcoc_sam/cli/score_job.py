@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -13,15 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow.parquet as pq
 import typer
 
-from arrcoc_sam.cli.console import err, note, noted, out, print_json
+from arrcoc_sam.cli.console import err, note, noted, out, print_json, progress
 from arrcoc_sam.cli.options import check_segmenter, refuse_ray_options, tokens_asked, wherever
-from arrcoc_sam.cli.orientation import note_orientation
+from arrcoc_sam.cli.orientation import note_turned
 from arrcoc_sam.cli.skipped import BAD_FILES, MOST_LISTED, masks_left_out, skipped_json
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets.faults import commonest
 from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.datasets.mask_sets import MaskSet
 from arrcoc_sam.errors import InputError, OutputError, explain
+from arrcoc_sam.images import is_turned
 from arrcoc_sam.quality.calibration import EMBEDDED
 from arrcoc_sam.quality.score_table import ScoredChanges
 from arrcoc_sam.quality.scoring_local import ScoringSummary, local_engine, run_scoring
@@ -92,12 +92,18 @@ class ScoreJob:
             device=self.device if self.engine == "ray" else str(estimator.segmenter.device),
         )
         plan = scoring_plan(dataset, estimator, part_masks=self.part_masks)
-        engine = self._ray(spec) if self.engine == "ray" else local_engine(estimator)
+        turned: list[Path] = []
+
+        def look(name: str) -> None:
+            if is_turned(dataset.images / name, in_place=True):
+                turned.append(dataset.images / name)
+
+        engine = self._ray(spec) if self.engine == "ray" else local_engine(estimator, on_image=look)
         manifest = {**provenance.as_json(), "engine": self.engine}
         try:
-            with stage_progress() as progress:
+            with stage_progress() as report:
                 summary = run_scoring(
-                    dataset, self.out, plan, engine, manifest=manifest, estimator=estimator, progress=progress
+                    dataset, self.out, plan, engine, manifest=manifest, estimator=estimator, progress=report
                 )
         except KeyboardInterrupt:
             note("what is scored is kept: the same command goes on from there")
@@ -106,7 +112,7 @@ class ScoreJob:
             dataset.rewrite(self.annotated, ScoredChanges(summary.scores))
         # on a cluster this process would ask for every picture, one after the other
         if self.engine == "local" and summary.num_resumed < summary.num_masks:
-            note_orientation(_scored_images(summary.scores, dataset), "masks", in_place=True)
+            note_turned(_turned_so_far(summary.scores, dataset) if summary.num_resumed else turned, "masks")
         self._tell(summary)
 
     def _calibration(self) -> str | None:
@@ -178,12 +184,16 @@ class ScoreJob:
         return skipped_json(masks_left_out(listed, str(self.dataset)), number=summary.num_errors)
 
 
-def _scored_images(scores: Path, dataset: MaskSet) -> Iterator[Path]:
-    """The pictures whose masks have scores: these are of their pictures' sizes."""
-    with pq.ParquetFile(scores) as table:
+def _turned_so_far(scores: Path, dataset: MaskSet) -> list[Path]:
+    """The pictures with scores, of earlier calls as well, that their EXIF orientation turns at the same size."""
+    turned = []
+    with pq.ParquetFile(scores) as table, progress("Orientation", total=None) as advance:
         names = (name for batch in table.iter_batches(columns=["image"]) for name in batch["image"].to_pylist())
         for name, _ in groupby(names):  # the masks of an image stand one after the other
-            yield dataset.images / name
+            if is_turned(dataset.images / name, in_place=True):
+                turned.append(dataset.images / name)
+            advance()
+    return turned
 
 
 def _commonest_error(errors: Path) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -60,11 +60,13 @@ class MaskScorer:
         estimator: Scores the masks; make it with ``keep_masks=False``.
         images: The folder that names of images are relative to.
         masks: The folder that names of mask files are relative to, where there are any.
+        on_image: Called with the name of each image that is read to be scored.
     """
 
     estimator: MaskQualityEstimator
     images: Path
     masks: Path | None = None
+    on_image: Callable[[str], None] | None = None
 
     def score(self, records: pa.Table) -> pa.Table:
         """Score a table of masks.
@@ -87,6 +89,8 @@ class MaskScorer:
                 for row in members:
                     scores[row]["error"] = str(error)
                 continue
+            if self.on_image is not None:
+                self.on_image(rows[members[0]]["image"])
             held = sum(other.size for other, _ in window) + pixels.size
             if window and (len(window) == _IMAGES or held > 3 * _IMAGE_PIXELS):
                 self._score_window(window, rows, scores)

@@ -101,11 +101,16 @@ def score_masks(
     return run_scoring(masks, out, plan, engine, manifest=manifest, estimator=estimator, progress=progress)
 
 
-def local_engine(estimator: MaskQualityEstimator) -> Engine:
-    """The engine that scores one part after the other in this process."""
+def local_engine(estimator: MaskQualityEstimator, *, on_image: Callable[[str], None] | None = None) -> Engine:
+    """The engine that scores one part after the other in this process.
+
+    Args:
+        estimator: Scores the masks.
+        on_image: Called with the name of each image that is read.
+    """
 
     def engine(run: ScoringRun, progress: Progress | None) -> None:
-        scorer = MaskScorer(estimator, *run.folders)
+        scorer = MaskScorer(estimator, *run.folders, on_image=on_image)
         missing = run.missing()
         total = run.num_masks(run.parts())
         done = total - run.num_masks(missing)

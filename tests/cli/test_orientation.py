@@ -11,6 +11,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from arrcoc_sam import images
+from arrcoc_sam.cli import score_job
 from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.scenes import generate_scene
@@ -52,13 +53,25 @@ def headers_read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
-def test_score(command: Command, turned: Path, weights: Path) -> None:
+def test_score(command: Command, turned: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("score", turned, "--checkpoint", weights, "--out", "s.parquet")
+    monkeypatch.setattr(score_job, "_turned_so_far", pytest.fail)  # each is looked at when it is read
     answer = command(*words)
     assert answer.code == 0, answer.err
     assert answer.err.count("EXIF") == 1
     assert NOTE.format(turned.parent) in " ".join(answer.err.split())
     assert "EXIF" not in command(*words).err  # nothing is scored
+
+
+def test_score_goes_on(command: Command, turned: Path, weights: Path) -> None:
+    picture = (turned.parent / "3.png").read_bytes()
+    (turned.parent / "3.png").unlink()
+    words = ("score", turned, "--checkpoint", weights, "--out", "s.parquet", "--part-masks", 6)
+    assert NOTE.format(turned.parent) in " ".join(command(*words).err.split())
+    (turned.parent / "3.png").write_bytes(picture)
+    answer = command(*words)  # scores the part of the third picture alone
+    assert answer.code == 0, answer.err
+    assert NOTE.format(turned.parent) in " ".join(answer.err.split())
 
 
 def test_calibrate_and_evaluate(command: Command, turned: Path, weights: Path, headers_read: Counter[str]) -> None:
