@@ -47,11 +47,11 @@ if TYPE_CHECKING:
     from arrcoc_sam.segmenters import list_segmenters, load_segmenter
     from arrcoc_sam.segmenters.base import Segmenter
     from arrcoc_sam.segmenters.embedding import ImageEmbedding
-    from arrcoc_sam.segmenters.everything import AutomaticMaskGenerator
+    from arrcoc_sam.segmenters.everything.generator import AutomaticMaskGenerator
     from arrcoc_sam.segmenters.interactive import InteractiveSession
-    from arrcoc_sam.segmenters.video import load_video_segmenter
-    from arrcoc_sam.segmenters.video_prompts import VideoPrompt
-    from arrcoc_sam.segmenters.video_tracks import VideoTracks
+    from arrcoc_sam.segmenters.video.prompts import VideoPrompt
+    from arrcoc_sam.segmenters.video.segmenter import load_video_segmenter
+    from arrcoc_sam.segmenters.video.tracks import VideoTracks
     from arrcoc_sam.selection import Selection
 
 __all__ = [
@@ -115,7 +115,7 @@ _HOMES = {
     "ArrayAttention": "attention",
     "ArrcocSamError": "errors",
     "AttentionMaps": "attention",
-    "AutomaticMaskGenerator": "segmenters.everything",
+    "AutomaticMaskGenerator": "segmenters.everything.generator",
     "CallableAttention": "attention",
     "FocalDiceLoss": "losses",
     "GranularityAnalyzer": "granularity",
@@ -134,14 +134,14 @@ _HOMES = {
     "RelevanceAttention": "attention",
     "Segmenter": "segmenters.base",
     "Selection": "selection",
-    "VideoPrompt": "segmenters.video_prompts",
-    "VideoTracks": "segmenters.video_tracks",
+    "VideoPrompt": "segmenters.video.prompts",
+    "VideoTracks": "segmenters.video.tracks",
     "ViTAttention": "attention",
     "ensemble": "candidates",
     "list_segmenters": "segmenters",
     "load_image": "images",
     "load_segmenter": "segmenters",
-    "load_video_segmenter": "segmenters.video",
+    "load_video_segmenter": "segmenters.video.segmenter",
     "select": "candidates",
 }
 

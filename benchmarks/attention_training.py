@@ -39,11 +39,11 @@ from arrcoc_sam.masks import area_average
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.segmenters import load_segmenter
 from arrcoc_sam.segmenters.base import Segmenter
-from arrcoc_sam.training.attention_feed import HeldSamples, StepSamples
-from arrcoc_sam.training.attention_settings import AttentionTraining
-from arrcoc_sam.training.attention_trainer import _accumulate, build_attention, peak_memory
-from arrcoc_sam.training.cache_dataset import HierarchyCache, HierarchyDataset, HierarchyStream
-from arrcoc_sam.training.cache_grids import rle_to_grid
+from arrcoc_sam.training.attention.feed import HeldSamples, StepSamples
+from arrcoc_sam.training.attention.settings import AttentionTraining
+from arrcoc_sam.training.attention.trainer import _accumulate, build_attention, peak_memory
+from arrcoc_sam.training.cache.dataset import HierarchyCache, HierarchyDataset, HierarchyStream
+from arrcoc_sam.training.cache.grids import rle_to_grid
 from arrcoc_sam.training.distributed import SingleDevice
 from arrcoc_sam.training.samples import collate_samples
 from arrcoc_sam.training.samples_scenes import prepare_scenes

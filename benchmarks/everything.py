@@ -32,7 +32,7 @@ from segment_anything import SamAutomaticMaskGenerator, build_sam_vit_b
 from arrcoc_sam.masks import decode_rle, pairwise_iou
 from arrcoc_sam.scenes import generate_scene
 from arrcoc_sam.segmenters import load_segmenter
-from arrcoc_sam.segmenters.everything import AutomaticMaskGenerator
+from arrcoc_sam.segmenters.everything.generator import AutomaticMaskGenerator
 from arrcoc_sam.segmenters.sam import SamSegmenter
 
 RESULTS = Path(__file__).parent / "results" / "everything.json"

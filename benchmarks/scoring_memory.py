@@ -31,7 +31,7 @@ import json, resource, sys, time
 import torch
 torch.set_num_threads(1)
 from arrcoc_sam import MaskQualityEstimator, load_segmenter
-from arrcoc_sam.quality.scoring_local import score_masks
+from arrcoc_sam.quality.scoring.local import score_masks
 began = time.process_time()
 estimator = MaskQualityEstimator(load_segmenter("tiny", device="cpu"), keep_masks=False)
 summary = score_masks(sys.argv[1], sys.argv[2], estimator)

@@ -24,9 +24,9 @@ import torch
 from scoring_data import write_dataset
 
 from arrcoc_sam.datasets.mask_forms import open_masks
-from arrcoc_sam.quality.scoring_local import Engine, local_engine, run_scoring
-from arrcoc_sam.quality.scoring_plan import scoring_plan
-from arrcoc_sam.quality.scoring_spec import EstimatorSpec
+from arrcoc_sam.quality.scoring.local import Engine, local_engine, run_scoring
+from arrcoc_sam.quality.scoring.plan import scoring_plan
+from arrcoc_sam.quality.scoring.spec import EstimatorSpec
 from arrcoc_sam.report.provenance import installed_versions
 
 RESULTS = Path(__file__).parent / "results" / "scoring_throughput.json"

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from arrcoc_sam.segmenters.hf import HuggingFaceSegmenter
-from arrcoc_sam.segmenters.hf_families import FAMILIES, SamFamily
+from arrcoc_sam.segmenters.hf.families import FAMILIES, SamFamily
+from arrcoc_sam.segmenters.hf.segmenter import HuggingFaceSegmenter
 
 WIDTH = 32
 VIDEO_WIDTH = 128  # twice the memories' own width, which is fixed in transformers

@@ -40,18 +40,18 @@ from arrcoc_sam.distributed import (
     ScoringActor,
 )
 from arrcoc_sam.distributed.pool import _cluster, _ours
-from arrcoc_sam.granularity.atlas import run_atlas
-from arrcoc_sam.granularity.atlas_build import AtlasBuild
-from arrcoc_sam.granularity.atlas_read import AtlasReader
-from arrcoc_sam.quality.scoring_local import score_masks
-from arrcoc_sam.quality.scoring_run import Progress, ScoringRun
-from arrcoc_sam.quality.scoring_spec import EstimatorSpec
+from arrcoc_sam.granularity.atlas.build import AtlasBuild
+from arrcoc_sam.granularity.atlas.read import AtlasReader
+from arrcoc_sam.granularity.atlas.run import run_atlas
+from arrcoc_sam.quality.scoring.local import score_masks
+from arrcoc_sam.quality.scoring.run import Progress, ScoringRun
+from arrcoc_sam.quality.scoring.spec import EstimatorSpec
 from arrcoc_sam.scenes import generate_scene
 from arrcoc_sam.segmenters import load_segmenter
-from arrcoc_sam.training.cache import CacheBuild, build_cache
-from arrcoc_sam.training.cache_prompts import GridPrompts
-from arrcoc_sam.training.cache_records import shard_path
-from arrcoc_sam.training.cache_sources import SegmenterLevels
+from arrcoc_sam.training.cache.build import CacheBuild, build_cache
+from arrcoc_sam.training.cache.prompts import GridPrompts
+from arrcoc_sam.training.cache.records import shard_path
+from arrcoc_sam.training.cache.sources import SegmenterLevels
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
 COMMAND = "import sys; from arrcoc_sam.cli.main import run; sys.exit(run(sys.argv[1:]))"

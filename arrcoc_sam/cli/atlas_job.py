@@ -21,19 +21,19 @@ from arrcoc_sam.cli.skipped import BAD_FILES, record_faults, skipped_json
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets import CocoDataset, human_hierarchies
 from arrcoc_sam.errors import CheckpointError, InputError, UnknownNameError, explain, first_line
-from arrcoc_sam.granularity.atlas import AtlasResult, run_atlas
-from arrcoc_sam.granularity.atlas_build import copies
-from arrcoc_sam.granularity.atlas_read import AtlasReader
-from arrcoc_sam.granularity.atlas_result import MODEL
+from arrcoc_sam.granularity.atlas.build import copies
+from arrcoc_sam.granularity.atlas.read import AtlasReader
+from arrcoc_sam.granularity.atlas.result import MODEL
+from arrcoc_sam.granularity.atlas.run import AtlasResult, run_atlas
 from arrcoc_sam.granularity.claims import MIN_IMAGES
 from arrcoc_sam.granularity.metrics import check_names
 from arrcoc_sam.hierarchy import MaskHierarchy
 from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.images import load_image
 from arrcoc_sam.report import Provenance
-from arrcoc_sam.report.atlas_page import atlas_report
-from arrcoc_sam.report.atlas_plots import atlas_figures
-from arrcoc_sam.report.atlas_tables import KINDS, best_heads, claim_counts, groups, makes_claims, of_group
+from arrcoc_sam.report.atlas.page import atlas_report
+from arrcoc_sam.report.atlas.plots import atlas_figures
+from arrcoc_sam.report.atlas.tables import KINDS, best_heads, claim_counts, groups, makes_claims, of_group
 from arrcoc_sam.report.provenance import DEMONSTRATION_MODEL
 from arrcoc_sam.report.results import ABSTAIN
 from arrcoc_sam.report.writing import made_folder, replacing
@@ -41,7 +41,7 @@ from arrcoc_sam.report.writing import made_folder, replacing
 if TYPE_CHECKING:
     from arrcoc_sam.attention import AttentionSource
     from arrcoc_sam.attention.maps import ImageLike
-    from arrcoc_sam.granularity.atlas_build import AtlasEngine
+    from arrcoc_sam.granularity.atlas.build import AtlasEngine
     from arrcoc_sam.segmenters.base import Segmenter
 
 __all__ = ["AtlasJob"]

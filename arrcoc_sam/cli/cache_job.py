@@ -18,9 +18,9 @@ from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.images import find_images
 from arrcoc_sam.report.provenance import DEMONSTRATION_MODEL
-from arrcoc_sam.training.cache import CacheEngine, CacheReport, build_cache
-from arrcoc_sam.training.cache_prompts import GridPrompts, PointPrompts, PromptPlan, TruthPrompts
-from arrcoc_sam.training.cache_sources import LevelSource, SegmenterLevels, TruthLevels
+from arrcoc_sam.training.cache.build import CacheEngine, CacheReport, build_cache
+from arrcoc_sam.training.cache.prompts import GridPrompts, PointPrompts, PromptPlan, TruthPrompts
+from arrcoc_sam.training.cache.sources import LevelSource, SegmenterLevels, TruthLevels
 
 __all__ = ["CacheJob"]
 

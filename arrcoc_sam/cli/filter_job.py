@@ -22,7 +22,7 @@ from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, OutputError
 from arrcoc_sam.images import load_image
 from arrcoc_sam.quality.filtering import COLUMNS, Judgement, KeepRules, best_and_worst, classes, judge
 from arrcoc_sam.quality.score_table import ScoredChanges, read_plan, read_scores
-from arrcoc_sam.quality.scoring import read_mask
+from arrcoc_sam.quality.scoring.scorer import read_mask
 from arrcoc_sam.quality.unscored import NOT_RECORDED, all_are_listed, listed_errors, listed_masks, unscored_masks
 from arrcoc_sam.report.filter_page import FilterFigures, MaskPicture, filter_report
 from arrcoc_sam.report.provenance import Provenance

@@ -24,14 +24,14 @@ from arrcoc_sam.errors import InputError, OutputError, explain
 from arrcoc_sam.images import is_turned
 from arrcoc_sam.quality.calibration import EMBEDDED
 from arrcoc_sam.quality.score_table import ScoredChanges
-from arrcoc_sam.quality.scoring_local import ScoringSummary, local_engine, run_scoring
-from arrcoc_sam.quality.scoring_plan import scoring_plan
-from arrcoc_sam.quality.scoring_spec import EstimatorSpec
+from arrcoc_sam.quality.scoring.local import ScoringSummary, local_engine, run_scoring
+from arrcoc_sam.quality.scoring.plan import scoring_plan
+from arrcoc_sam.quality.scoring.spec import EstimatorSpec
 from arrcoc_sam.quality.unscored import listed_errors
 from arrcoc_sam.report.provenance import DEMONSTRATION_MODEL, Provenance
 
 if TYPE_CHECKING:
-    from arrcoc_sam.quality.scoring_local import Engine
+    from arrcoc_sam.quality.scoring.local import Engine
 
 __all__ = ["ScoreJob"]
 

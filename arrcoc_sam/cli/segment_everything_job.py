@@ -20,8 +20,8 @@ from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.images import load_image
 from arrcoc_sam.report.forest_plots import plot_forest
 from arrcoc_sam.report.writing import write_text
-from arrcoc_sam.segmenters.everything import AutomaticMaskGenerator
-from arrcoc_sam.segmenters.everything_masks import AutomaticMasks
+from arrcoc_sam.segmenters.everything.generator import AutomaticMaskGenerator
+from arrcoc_sam.segmenters.everything.masks import AutomaticMasks
 
 __all__ = ["SegmentEverythingJob", "refuse_without_everything"]
 

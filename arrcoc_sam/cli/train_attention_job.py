@@ -17,12 +17,12 @@ from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.report.provenance import DEMONSTRATION_MODEL
 from arrcoc_sam.scenes.splits import TRAIN_SEEDS, VALIDATION_SEEDS
 from arrcoc_sam.segmenters.base import Segmenter
-from arrcoc_sam.training.attention_config import AttentionConfig, AttentionData, default_config
-from arrcoc_sam.training.attention_evaluation import LevelReport, measurable_samples
-from arrcoc_sam.training.attention_settings import AttentionTraining
-from arrcoc_sam.training.attention_trainer import REPORT, WEIGHTS, build_attention, train_attention
-from arrcoc_sam.training.cache_dataset import HierarchyCache, HierarchyDataset
-from arrcoc_sam.training.cache_sources import TruthLevels
+from arrcoc_sam.training.attention.config import AttentionConfig, AttentionData, default_config
+from arrcoc_sam.training.attention.evaluation import LevelReport, measurable_samples
+from arrcoc_sam.training.attention.settings import AttentionTraining
+from arrcoc_sam.training.attention.trainer import REPORT, WEIGHTS, build_attention, train_attention
+from arrcoc_sam.training.cache.dataset import HierarchyCache, HierarchyDataset
+from arrcoc_sam.training.cache.sources import TruthLevels
 from arrcoc_sam.training.distributed import Devices, open_devices
 from arrcoc_sam.training.samples_scenes import SceneLevels, prepare_scenes
 from arrcoc_sam.training.samples_supervision import area_quantile_bounds, supervision

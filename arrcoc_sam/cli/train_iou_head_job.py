@@ -17,10 +17,10 @@ from arrcoc_sam.report.writing import write_text
 from arrcoc_sam.segmenters.sam import SamSegmenter
 from arrcoc_sam.segmenters.weights import weights_hash
 from arrcoc_sam.training.checkpoint import save_weights
-from arrcoc_sam.training.iou_head_config import IoUHeadConfig, default_iou_head_config
-from arrcoc_sam.training.iou_transfer import transfer_iou_head
-from arrcoc_sam.training.iou_transfer_report import TransferReport
-from arrcoc_sam.training.scored_masks import split_images
+from arrcoc_sam.training.iou_transfer.config import IoUHeadConfig, default_iou_head_config
+from arrcoc_sam.training.iou_transfer.report import TransferReport
+from arrcoc_sam.training.iou_transfer.scored_masks import split_images
+from arrcoc_sam.training.iou_transfer.transfer import transfer_iou_head
 
 __all__ = ["TrainIoUHeadJob"]
 

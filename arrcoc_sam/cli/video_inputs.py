@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from arrcoc_sam.cli.coordinates import parse_box, parse_labelled_point
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.images import load_image
-from arrcoc_sam.segmenters.video_prompts import VideoPrompt
+from arrcoc_sam.segmenters.video.prompts import VideoPrompt
 
 __all__ = ["prompts_of_file", "prompts_of_options"]
 

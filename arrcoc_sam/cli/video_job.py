@@ -16,11 +16,11 @@ from arrcoc_sam.cli.video_overlay import check_overlay, write_overlay
 from arrcoc_sam.cli.video_plot import plot_scores
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.report import Provenance
-from arrcoc_sam.segmenters.video import load_video_segmenter
-from arrcoc_sam.segmenters.video_frames import open_clip
-from arrcoc_sam.segmenters.video_prompts import VideoPrompt, check_video_prompts
-from arrcoc_sam.segmenters.video_resume import TrackingCheckpoints
-from arrcoc_sam.segmenters.video_tracks import VideoTracks
+from arrcoc_sam.segmenters.video.frames import open_clip
+from arrcoc_sam.segmenters.video.prompts import VideoPrompt, check_video_prompts
+from arrcoc_sam.segmenters.video.resume import TrackingCheckpoints
+from arrcoc_sam.segmenters.video.segmenter import load_video_segmenter
+from arrcoc_sam.segmenters.video.tracks import VideoTracks
 
 __all__ = ["UNFINISHED", "VideoJob"]
 

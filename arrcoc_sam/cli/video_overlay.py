@@ -12,8 +12,8 @@ from jaxtyping import Bool, UInt8
 
 from arrcoc_sam.errors import MissingExtraError
 from arrcoc_sam.masks.rle import decode_rle
-from arrcoc_sam.segmenters.video_frames import Clip
-from arrcoc_sam.segmenters.video_tracks import VideoTracks
+from arrcoc_sam.segmenters.video.frames import Clip
+from arrcoc_sam.segmenters.video.tracks import VideoTracks
 
 __all__ = ["OBJECT_COLOURS", "check_overlay", "draw_masks", "write_overlay"]
 

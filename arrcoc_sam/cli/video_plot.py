@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from arrcoc_sam.cli.video_overlay import OBJECT_COLOURS
-from arrcoc_sam.segmenters.video_tracks import ObjectFrame, VideoTracks
+from arrcoc_sam.segmenters.video.tracks import ObjectFrame, VideoTracks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

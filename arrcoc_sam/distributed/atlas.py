@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from arrcoc_sam.distributed.pool import OnRay
-from arrcoc_sam.granularity.atlas_build import AtlasBuild
-from arrcoc_sam.granularity.atlas_read import AtlasReader
+from arrcoc_sam.granularity.atlas.build import AtlasBuild
+from arrcoc_sam.granularity.atlas.read import AtlasReader
 from arrcoc_sam.granularity.trials import Progress
 
 __all__ = ["AtlasActor", "RayAtlasEngine"]

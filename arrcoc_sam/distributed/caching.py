@@ -10,8 +10,8 @@ import torch
 
 from arrcoc_sam.distributed.pool import OnRay
 from arrcoc_sam.errors import CheckpointError, explain
-from arrcoc_sam.training.cache import CacheBuild
-from arrcoc_sam.training.cache_sources import LevelSource
+from arrcoc_sam.training.cache.build import CacheBuild
+from arrcoc_sam.training.cache.sources import LevelSource
 
 __all__ = ["CacheActor", "RayCacheEngine"]
 

@@ -13,9 +13,9 @@ import torch
 from arrcoc_sam.distributed.pool import OnRay
 from arrcoc_sam.errors import CheckpointError, DataError, InputError, explain
 from arrcoc_sam.quality.calibration import load_calibration
-from arrcoc_sam.quality.scoring import MaskScorer
-from arrcoc_sam.quality.scoring_run import Progress, ScoringRun, read_part, write_part
-from arrcoc_sam.quality.scoring_spec import EstimatorSpec
+from arrcoc_sam.quality.scoring.run import Progress, ScoringRun, read_part, write_part
+from arrcoc_sam.quality.scoring.scorer import MaskScorer
+from arrcoc_sam.quality.scoring.spec import EstimatorSpec
 
 __all__ = ["RayEngine", "ScoringActor"]
 

@@ -82,7 +82,7 @@ class GranularityAnalyzer:
         is not measurable on the maps' grid or that contrast is not above 0. With it, the same attention of other images
         is laid over this image's levels: ``best_match`` is the level that stands out most from what they score (the
         largest z), and "abstain" where the maximum over the three levels is no rarer than ``alpha``. Either describes
-        one image; a claim about a map needs many (:mod:`arrcoc_sam.granularity.atlas`).
+        one image; a claim about a map needs many (:mod:`arrcoc_sam.granularity.atlas.run`).
 
         Args:
             image: A path, PIL image or (H, W, 3) uint8 array.

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from arrcoc_sam.datasets.faults import CocoId
 from arrcoc_sam.errors import DataError, explain
-from arrcoc_sam.quality.scoring_plan import PLAN_KEY
+from arrcoc_sam.quality.scoring.plan import PLAN_KEY
 
 __all__ = ["WRITTEN_FIELDS", "ScoredChanges", "read_plan", "read_scores"]
 

@@ -70,7 +70,7 @@ def load_segmenter(
         if checkpoint is not None:
             came = f"checkpoint={str(checkpoint)!r} beside {name!r}"
             raise InputError(explain(came, "no checkpoint: the repository or folder holds the weights"))
-        from arrcoc_sam.segmenters.hf_loading import load_hf_segmenter
+        from arrcoc_sam.segmenters.hf.loading import load_hf_segmenter
 
         return load_hf_segmenter(name, device=device, dtype=dtype)
     if name not in list_segmenters():

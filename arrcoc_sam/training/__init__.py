@@ -13,21 +13,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from arrcoc_sam.training.attention import MultiScaleAttention, attention_of_logits
-    from arrcoc_sam.training.attention_evaluation import LevelReport, evaluate_levels, measurable_samples
-    from arrcoc_sam.training.attention_feed import HeldSamples
-    from arrcoc_sam.training.attention_heads import SupervisedHeads
-    from arrcoc_sam.training.attention_settings import AttentionTraining
-    from arrcoc_sam.training.attention_trainer import load_attention_model, train_attention
+    from arrcoc_sam.training.attention.evaluation import LevelReport, evaluate_levels, measurable_samples
+    from arrcoc_sam.training.attention.feed import HeldSamples
+    from arrcoc_sam.training.attention.heads import SupervisedHeads
+    from arrcoc_sam.training.attention.model import MultiScaleAttention, attention_of_logits
+    from arrcoc_sam.training.attention.settings import AttentionTraining
+    from arrcoc_sam.training.attention.trainer import load_attention_model, train_attention
     from arrcoc_sam.training.augmentation import Augmentation
-    from arrcoc_sam.training.cache import CacheReport, build_cache
-    from arrcoc_sam.training.cache_dataset import HierarchyCache, HierarchyDataset, HierarchyStream
-    from arrcoc_sam.training.cache_grids import rle_to_grid
-    from arrcoc_sam.training.cache_prompts import GridPrompts, PointPrompts, TruthPrompts
-    from arrcoc_sam.training.cache_sources import SegmenterLevels, TruthLevels
+    from arrcoc_sam.training.cache.build import CacheReport, build_cache
+    from arrcoc_sam.training.cache.dataset import HierarchyCache, HierarchyDataset, HierarchyStream
+    from arrcoc_sam.training.cache.grids import rle_to_grid
+    from arrcoc_sam.training.cache.prompts import GridPrompts, PointPrompts, TruthPrompts
+    from arrcoc_sam.training.cache.sources import SegmenterLevels, TruthLevels
     from arrcoc_sam.training.granularity_control import blend_levels
     from arrcoc_sam.training.interactive import interactive_loss
-    from arrcoc_sam.training.iou_transfer import ScoredImage, TransferSettings, transfer_iou_head
+    from arrcoc_sam.training.iou_transfer.transfer import ScoredImage, TransferSettings, transfer_iou_head
     from arrcoc_sam.training.recipe import SAM1_RECIPE, SAM2_RECIPE, ClickRecipe
     from arrcoc_sam.training.samples import AttentionBatch, AttentionSample, collate_samples, flip_sample
     from arrcoc_sam.training.samples_scenes import prepare_scenes
@@ -96,21 +96,21 @@ __all__ = [
 ]
 
 _NAMES = {
-    "attention": ("MultiScaleAttention", "attention_of_logits"),
-    "attention_evaluation": ("LevelReport", "evaluate_levels", "measurable_samples"),
-    "attention_feed": ("HeldSamples",),
-    "attention_heads": ("SupervisedHeads",),
-    "attention_settings": ("AttentionTraining",),
-    "attention_trainer": ("load_attention_model", "train_attention"),
+    "attention.model": ("MultiScaleAttention", "attention_of_logits"),
+    "attention.evaluation": ("LevelReport", "evaluate_levels", "measurable_samples"),
+    "attention.feed": ("HeldSamples",),
+    "attention.heads": ("SupervisedHeads",),
+    "attention.settings": ("AttentionTraining",),
+    "attention.trainer": ("load_attention_model", "train_attention"),
     "augmentation": ("Augmentation",),
-    "cache": ("CacheReport", "build_cache"),
-    "cache_dataset": ("HierarchyCache", "HierarchyDataset", "HierarchyStream"),
-    "cache_grids": ("rle_to_grid",),
-    "cache_prompts": ("GridPrompts", "PointPrompts", "TruthPrompts"),
-    "cache_sources": ("SegmenterLevels", "TruthLevels"),
+    "cache.build": ("CacheReport", "build_cache"),
+    "cache.dataset": ("HierarchyCache", "HierarchyDataset", "HierarchyStream"),
+    "cache.grids": ("rle_to_grid",),
+    "cache.prompts": ("GridPrompts", "PointPrompts", "TruthPrompts"),
+    "cache.sources": ("SegmenterLevels", "TruthLevels"),
     "granularity_control": ("blend_levels",),
     "interactive": ("interactive_loss",),
-    "iou_transfer": ("ScoredImage", "TransferSettings", "transfer_iou_head"),
+    "iou_transfer.transfer": ("ScoredImage", "TransferSettings", "transfer_iou_head"),
     "recipe": ("SAM1_RECIPE", "SAM2_RECIPE", "ClickRecipe"),
     "samples": ("AttentionBatch", "AttentionSample", "collate_samples", "flip_sample"),
     "samples_scenes": ("prepare_scenes",),

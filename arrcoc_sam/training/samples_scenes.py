@@ -20,10 +20,10 @@ from arrcoc_sam.report.writing import made_folder, replacing, write_text
 from arrcoc_sam.scenes import Scene, generate_scene
 from arrcoc_sam.scenes.generator import GENERATOR_VERSION
 from arrcoc_sam.segmenters.base import Segmenter
-from arrcoc_sam.training.cache import build_cache
-from arrcoc_sam.training.cache_dataset import HierarchyCache
-from arrcoc_sam.training.cache_prompts import Clicks, PointPrompts
-from arrcoc_sam.training.cache_sources import SegmenterLevels, level_rows
+from arrcoc_sam.training.cache.build import build_cache
+from arrcoc_sam.training.cache.dataset import HierarchyCache
+from arrcoc_sam.training.cache.prompts import Clicks, PointPrompts
+from arrcoc_sam.training.cache.sources import SegmenterLevels, level_rows
 
 __all__ = ["SceneLevels", "prepare_scenes", "scene_clicks"]
 

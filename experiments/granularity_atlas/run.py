@@ -21,12 +21,12 @@ from sources import SIDE, FeatureSimilarity, TrueLevels
 import arrcoc_sam as aa
 from arrcoc_sam.attention import CallableAttention, ViTAttention
 from arrcoc_sam.cli.stage_progress import stage_progress
-from arrcoc_sam.granularity.atlas import AtlasResult, run_atlas
+from arrcoc_sam.granularity.atlas.run import AtlasResult, run_atlas
 from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.report import Provenance
-from arrcoc_sam.report.atlas_page import atlas_report
-from arrcoc_sam.report.atlas_plots import atlas_figures
-from arrcoc_sam.report.atlas_tables import claim_counts, groups, of_group
+from arrcoc_sam.report.atlas.page import atlas_report
+from arrcoc_sam.report.atlas.plots import atlas_figures
+from arrcoc_sam.report.atlas.tables import claim_counts, groups, of_group
 from arrcoc_sam.scenes import GENERATOR_VERSION, VALIDATION_SEEDS, generate_scene
 from arrcoc_sam.segmenters.tiny import build_tiny, set_image_size
 

@@ -27,13 +27,13 @@ from arrcoc_sam.masks import area_average
 from arrcoc_sam.report.provenance import installed_versions
 from arrcoc_sam.report.writing import replacing, write_text
 from arrcoc_sam.segmenters import load_segmenter
-from arrcoc_sam.training.attention_evaluation import evaluate_levels, measurable_samples
-from arrcoc_sam.training.attention_feed import HeldSamples
-from arrcoc_sam.training.attention_settings import AttentionTraining
-from arrcoc_sam.training.attention_trainer import build_attention, train_attention
-from arrcoc_sam.training.cache import build_cache
-from arrcoc_sam.training.cache_dataset import HierarchyCache, HierarchyDataset
-from arrcoc_sam.training.cache_sources import TruthLevels
+from arrcoc_sam.training.attention.evaluation import evaluate_levels, measurable_samples
+from arrcoc_sam.training.attention.feed import HeldSamples
+from arrcoc_sam.training.attention.settings import AttentionTraining
+from arrcoc_sam.training.attention.trainer import build_attention, train_attention
+from arrcoc_sam.training.cache.build import build_cache
+from arrcoc_sam.training.cache.dataset import HierarchyCache, HierarchyDataset
+from arrcoc_sam.training.cache.sources import TruthLevels
 from arrcoc_sam.training.distributed import SingleDevice
 from arrcoc_sam.training.samples import AttentionSample
 from arrcoc_sam.training.samples_scenes import prepare_scenes

@@ -22,8 +22,8 @@ from arrcoc_sam.quality import MaskQualityEstimator, evaluate_iou_head
 from arrcoc_sam.report.provenance import installed_versions
 from arrcoc_sam.report.writing import write_text
 from arrcoc_sam.scenes import GENERATOR_VERSION, VALIDATION_SEEDS, generate_scene
-from arrcoc_sam.training.iou_transfer import ScoredImage, TransferSettings, transfer_iou_head
-from arrcoc_sam.training.scored_masks import DegradedMasks
+from arrcoc_sam.training.iou_transfer.scored_masks import DegradedMasks
+from arrcoc_sam.training.iou_transfer.transfer import ScoredImage, TransferSettings, transfer_iou_head
 from arrcoc_sam.training.sources import SceneSource
 
 HERE = Path(__file__).parent

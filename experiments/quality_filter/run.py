@@ -29,7 +29,7 @@ from arrcoc_sam.masks import encode_rle
 from arrcoc_sam.quality import FittedCalibration, embedded_calibration_path, load_calibration
 from arrcoc_sam.quality.degradations import degrade, mask_context
 from arrcoc_sam.quality.filtering import KeepRules, judge
-from arrcoc_sam.quality.scoring_local import score_masks
+from arrcoc_sam.quality.scoring.local import score_masks
 from arrcoc_sam.report.provenance import installed_versions
 from arrcoc_sam.scenes import GENERATOR_VERSION, generate_scene
 

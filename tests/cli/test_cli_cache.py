@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import ExifTags, Image
 
-from arrcoc_sam.training.cache_dataset import HierarchyCache
+from arrcoc_sam.training.cache.dataset import HierarchyCache
 
 Command = Callable[..., Any]
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from arrcoc_sam.cli.train_attention_job import TrainAttentionJob
-from arrcoc_sam.training.attention_config import AttentionConfig, AttentionData, default_config
-from arrcoc_sam.training.attention_trainer import load_attention_model
-from arrcoc_sam.training.cache_dataset import HierarchyDataset
+from arrcoc_sam.training.attention.config import AttentionConfig, AttentionData, default_config
+from arrcoc_sam.training.attention.trainer import load_attention_model
+from arrcoc_sam.training.cache.dataset import HierarchyDataset
 from arrcoc_sam.training.distributed import SingleDevice
 from arrcoc_sam.training.samples_scenes import prepare_scenes
 

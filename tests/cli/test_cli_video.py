@@ -15,9 +15,9 @@ from hf_small_models import build
 from PIL import Image
 
 from arrcoc_sam.masks.rle import decode_rle
-from arrcoc_sam.segmenters.video_frames import FolderClip, VideoFileClip
-from arrcoc_sam.segmenters.video_resume import TrackingCheckpoints
-from arrcoc_sam.segmenters.video_tracks import VideoTracks
+from arrcoc_sam.segmenters.video.frames import FolderClip, VideoFileClip
+from arrcoc_sam.segmenters.video.resume import TrackingCheckpoints
+from arrcoc_sam.segmenters.video.tracks import VideoTracks
 
 Command = Callable[..., Any]
 

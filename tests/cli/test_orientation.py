@@ -15,7 +15,7 @@ from arrcoc_sam.cli import score_job
 from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.scenes import generate_scene
-from arrcoc_sam.training.scored_masks import DegradedMasks, MatchedMasks
+from arrcoc_sam.training.iou_transfer.scored_masks import DegradedMasks, MatchedMasks
 from arrcoc_sam.training.sources import CocoSource, MaskSetSource, MixedSource, SceneSource, TripleSource
 
 Command = Callable[..., Any]

@@ -14,7 +14,7 @@ from PIL import Image
 
 import arrcoc_sam as aa
 from arrcoc_sam.masks import decode_rle
-from arrcoc_sam.segmenters.everything import AutomaticMaskGenerator
+from arrcoc_sam.segmenters.everything.generator import AutomaticMaskGenerator
 from arrcoc_sam.segmenters.sam import SamSegmenter
 
 Command = Callable[..., Any]

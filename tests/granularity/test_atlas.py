@@ -14,11 +14,11 @@ from arrcoc_sam.attention.maps import AttentionMaps
 from arrcoc_sam.errors import CheckpointError, DataError, InputError, OutputError, UnknownNameError
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.granularity import metrics as M
-from arrcoc_sam.granularity.atlas import AtlasResult, Thresholds, run_atlas
-from arrcoc_sam.granularity.atlas_build import array_digest, copies
-from arrcoc_sam.granularity.atlas_read import AtlasReader, central_square, lattice
-from arrcoc_sam.granularity.atlas_store import AtlasStore
-from arrcoc_sam.granularity.atlas_values import value_matrix
+from arrcoc_sam.granularity.atlas.build import array_digest, copies
+from arrcoc_sam.granularity.atlas.read import AtlasReader, central_square, lattice
+from arrcoc_sam.granularity.atlas.run import AtlasResult, Thresholds, run_atlas
+from arrcoc_sam.granularity.atlas.store import AtlasStore
+from arrcoc_sam.granularity.atlas.values import value_matrix
 from arrcoc_sam.granularity.planted import centre_prior, planted, smooth_noise
 from arrcoc_sam.hierarchy import MaskHierarchy
 
@@ -223,7 +223,7 @@ def test_a_disk_without_room_is_refused_before_all_is_read(tmp_path, monkeypatch
     def usage(folder):
         return SimpleNamespace(free=1000)
 
-    monkeypatch.setattr("arrcoc_sam.granularity.atlas.shutil.disk_usage", usage)
+    monkeypatch.setattr("arrcoc_sam.granularity.atlas.run.shutil.disk_usage", usage)
     with pytest.raises(OutputError, match=r"has room for 0\.0 GB; expected .*: 35 records, and 8 maps on 36 images"):
         run(tmp_path)
     assert len(list((tmp_path / "images").iterdir())) == 1
@@ -235,7 +235,7 @@ def test_a_full_disk_leaves_no_half_record_and_the_run_goes_on(tmp_path, monkeyp
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     with monkeypatch.context() as disk:
-        disk.setattr("arrcoc_sam.granularity.atlas_store.save_file", full)
+        disk.setattr("arrcoc_sam.granularity.atlas.store.save_file", full)
         with pytest.raises(OutputError, match=r"000000\.safetensors can't be written .*No space left.*free some"):
             run(tmp_path, IMAGES[:5])
     assert not list((tmp_path / "images").iterdir())
@@ -348,8 +348,8 @@ def test_a_home_folder_is_found(tmp_path, monkeypatch):
 def test_the_matrix_is_every_image_against_every_other(tmp_path, monkeypatch):
     run(tmp_path, IMAGES[:7])
     plan = json.loads((tmp_path / "plan.json").read_text())
-    monkeypatch.setattr("arrcoc_sam.granularity.atlas_values._ATTENTION_BLOCK", 3)
-    monkeypatch.setattr("arrcoc_sam.granularity.atlas_values._LEVELS_BLOCK", 2)
+    monkeypatch.setattr("arrcoc_sam.granularity.atlas.values._ATTENTION_BLOCK", 3)
+    monkeypatch.setattr("arrcoc_sam.granularity.atlas.values._LEVELS_BLOCK", 2)
     store, path = AtlasStore(tmp_path, plan), tmp_path / "v.npy"
     found = value_matrix(store, range(7), "model", "log_lift", path, thresholds=Thresholds())
     for j, i in [(0, 0), (2, 5), (6, 1)]:

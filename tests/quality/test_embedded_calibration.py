@@ -12,7 +12,7 @@ from arrcoc_sam.quality import (
     embedded_calibration_path,
     load_calibration,
 )
-from arrcoc_sam.quality.scoring_spec import EstimatorSpec
+from arrcoc_sam.quality.scoring.spec import EstimatorSpec
 from arrcoc_sam.scenes import VALIDATION_SEEDS, generate_scene
 from arrcoc_sam.segmenters import load_segmenter
 

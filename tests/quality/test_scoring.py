@@ -24,8 +24,8 @@ from arrcoc_sam.errors import DataError, InputError, OutputError
 from arrcoc_sam.masks import encode_rle
 from arrcoc_sam.quality import MaskQualityEstimator
 from arrcoc_sam.quality.score_table import WRITTEN_FIELDS, ScoredChanges
-from arrcoc_sam.quality.scoring_local import ScoringSummary, local_engine, score_masks
-from arrcoc_sam.quality.scoring_plan import PLAN_KEY
+from arrcoc_sam.quality.scoring.local import ScoringSummary, local_engine, score_masks
+from arrcoc_sam.quality.scoring.plan import PLAN_KEY
 from arrcoc_sam.segmenters.sam import SamSegmenter
 
 FLOATS = (
@@ -109,7 +109,7 @@ def test_images_are_encoded_once(score: Any, toy_segmenter: SamSegmenter, tmp_pa
         return encode(images)
 
     monkeypatch.setattr(toy_segmenter, "encode", counted)
-    monkeypatch.setattr("arrcoc_sam.quality.scoring._MASK_PIXELS", 10_000)
+    monkeypatch.setattr("arrcoc_sam.quality.scoring.scorer._MASK_PIXELS", 10_000)
     score(write_coco(tmp_path), part_masks=1)
     assert len(encoded) == len(SIZES)
 
@@ -117,8 +117,8 @@ def test_images_are_encoded_once(score: Any, toy_segmenter: SamSegmenter, tmp_pa
 def test_the_size_of_parts_windows_and_batches_does_not_matter(score: Any, tmp_path: Path, monkeypatch: Any) -> None:
     path = write_coco(tmp_path)
     first = pq.read_table(score(path, "a.parquet", part_masks=1).scores)
-    monkeypatch.setattr("arrcoc_sam.quality.scoring._MASK_PIXELS", 7000)
-    monkeypatch.setattr("arrcoc_sam.quality.scoring._IMAGES", 2)
+    monkeypatch.setattr("arrcoc_sam.quality.scoring.scorer._MASK_PIXELS", 7000)
+    monkeypatch.setattr("arrcoc_sam.quality.scoring.scorer._IMAGES", 2)
     second = pq.read_table(score(path, "b.parquet", part_masks=100).scores)
     assert first["id"].equals(second["id"])
     for name in FLOATS:
@@ -447,7 +447,7 @@ def test_nothing_is_listed_again_where_no_picture_can_be_read(
     assert first.num_errors == 2
     (tmp_path / "set" / "1.png").rename(tmp_path / "away")
     second = score(path, "other.parquet")
-    monkeypatch.setattr("arrcoc_sam.quality.scoring_run.MaskIndex", lambda *_, **__: pytest.fail("it was listed"))
+    monkeypatch.setattr("arrcoc_sam.quality.scoring.run.MaskIndex", lambda *_, **__: pytest.fail("it was listed"))
     stages: list[str] = []
     for summary, name in ((first, "scores.parquet"), (second, "other.parquet")):
         before = {file: file.stat().st_mtime_ns for file in summary.scores.parent.iterdir()}

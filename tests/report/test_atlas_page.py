@@ -15,13 +15,13 @@ import pytest
 from PIL import Image
 
 from arrcoc_sam.granularity import claims
-from arrcoc_sam.granularity.atlas_result import AtlasResult
+from arrcoc_sam.granularity.atlas.result import AtlasResult
 from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.report import Provenance
-from arrcoc_sam.report.atlas_page import atlas_html, atlas_report
-from arrcoc_sam.report.atlas_plots import atlas_figures
-from arrcoc_sam.report.atlas_svg import Scale, interval_bar
-from arrcoc_sam.report.atlas_tables import (
+from arrcoc_sam.report.atlas.page import atlas_html, atlas_report
+from arrcoc_sam.report.atlas.plots import atlas_figures
+from arrcoc_sam.report.atlas.svg import Scale, interval_bar
+from arrcoc_sam.report.atlas.tables import (
     MIN_IMAGES,
     AtlasLike,
     best_heads,

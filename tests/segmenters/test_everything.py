@@ -17,8 +17,8 @@ from arrcoc_sam.masks import decode_rle, pairwise_iou
 from arrcoc_sam.prompts import Prompts, grid_points_xy
 from arrcoc_sam.scenes import generate_scene
 from arrcoc_sam.segmenters import load_segmenter
-from arrcoc_sam.segmenters.everything import AutomaticMaskGenerator
-from arrcoc_sam.segmenters.everything_masks import AutomaticMasks
+from arrcoc_sam.segmenters.everything.generator import AutomaticMaskGenerator
+from arrcoc_sam.segmenters.everything.masks import AutomaticMasks
 from arrcoc_sam.segmenters.sam import SamSegmenter
 
 Picture = Callable[[int, int, int], np.ndarray]

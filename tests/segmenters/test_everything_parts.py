@@ -15,10 +15,10 @@ from arrcoc_sam.candidates import interpolate_twice
 from arrcoc_sam.errors import InputError
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.masks import mask_boxes, stability_score
-from arrcoc_sam.segmenters.everything_crops import crop_layers, is_cut_off
-from arrcoc_sam.segmenters.everything_overlap import RoughBoxes, box_iou
-from arrcoc_sam.segmenters.everything_regions import without_small_regions
-from arrcoc_sam.segmenters.everything_windows import LogitWindow, WindowUpscaler, cut_windows
+from arrcoc_sam.segmenters.everything.crops import crop_layers, is_cut_off
+from arrcoc_sam.segmenters.everything.overlap import RoughBoxes, box_iou
+from arrcoc_sam.segmenters.everything.regions import without_small_regions
+from arrcoc_sam.segmenters.everything.windows import LogitWindow, WindowUpscaler, cut_windows
 
 
 @settings(deadline=None, max_examples=60)

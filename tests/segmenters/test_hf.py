@@ -19,7 +19,7 @@ from arrcoc_sam.hierarchy import MaskHierarchy
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.quality import MaskQualityEstimator
 from arrcoc_sam.segmenters import load_segmenter
-from arrcoc_sam.segmenters.hf import HuggingFaceSegmenter
+from arrcoc_sam.segmenters.hf.segmenter import HuggingFaceSegmenter
 from arrcoc_sam.segmenters.sam import SamSegmenter
 
 TOLERANCE = 1e-4

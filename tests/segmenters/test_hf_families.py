@@ -22,12 +22,12 @@ from arrcoc_sam.losses import functional as losses
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.quality import MaskQualityEstimator
 from arrcoc_sam.segmenters.base import Segmenter
-from arrcoc_sam.segmenters.hf_families import FAMILIES
+from arrcoc_sam.segmenters.hf.families import FAMILIES
 from arrcoc_sam.segmenters.mobile_sam import build_mobile_sam
 from arrcoc_sam.segmenters.sam import SamSegmenter
-from arrcoc_sam.segmenters.video import VideoSegmenter
-from arrcoc_sam.segmenters.video_frames import ArrayClip
-from arrcoc_sam.segmenters.video_prompts import VideoPrompt
+from arrcoc_sam.segmenters.video.frames import ArrayClip
+from arrcoc_sam.segmenters.video.prompts import VideoPrompt
+from arrcoc_sam.segmenters.video.segmenter import VideoSegmenter
 
 DOCS = Path(__file__).parents[2] / "docs" / "hf_families.md"
 OTHERS = ("segment-anything", "MobileSAM")

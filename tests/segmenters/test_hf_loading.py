@@ -15,8 +15,8 @@ from arrcoc_sam.cli.main import run
 from arrcoc_sam.errors import CheckpointError, InputError, MissingExtraError, UnsupportedModelError
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.segmenters import load_segmenter
-from arrcoc_sam.segmenters.hf import HuggingFaceSegmenter
-from arrcoc_sam.segmenters.hf_loading import load_hf_model
+from arrcoc_sam.segmenters.hf.loading import load_hf_model
+from arrcoc_sam.segmenters.hf.segmenter import HuggingFaceSegmenter
 
 
 @pytest.fixture(scope="module")

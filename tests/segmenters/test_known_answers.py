@@ -27,7 +27,7 @@ from torch import Tensor
 from arrcoc_sam.candidates import MaskCandidates
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.segmenters import load_segmenter
-from arrcoc_sam.segmenters.hf import HuggingFaceSegmenter
+from arrcoc_sam.segmenters.hf.segmenter import HuggingFaceSegmenter
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(1800)]
 

@@ -20,11 +20,11 @@ from hf_small_models import VIDEO_NAMES, build, family
 from arrcoc_sam.errors import DataError, ImageReadError, InputError, OutputError, ShapeError, UnsupportedModelError
 from arrcoc_sam.masks.rle import decode_rle
 from arrcoc_sam.prompts import Prompts
-from arrcoc_sam.segmenters.video import VideoSegmenter, load_video_segmenter
-from arrcoc_sam.segmenters.video_frames import ArrayClip, Clip
-from arrcoc_sam.segmenters.video_prompts import VideoPrompt
-from arrcoc_sam.segmenters.video_resume import TrackingCheckpoints
-from arrcoc_sam.segmenters.video_tracks import ABSTAIN, ObjectFrame, VideoTracks, level_by_area
+from arrcoc_sam.segmenters.video.frames import ArrayClip, Clip
+from arrcoc_sam.segmenters.video.prompts import VideoPrompt
+from arrcoc_sam.segmenters.video.resume import TrackingCheckpoints
+from arrcoc_sam.segmenters.video.segmenter import VideoSegmenter, load_video_segmenter
+from arrcoc_sam.segmenters.video.tracks import ABSTAIN, ObjectFrame, VideoTracks, level_by_area
 
 SIZE_HW = (60, 90)
 BEDROOM = Path(__file__).parents[3] / "shared" / "data" / "bedroom"
@@ -232,16 +232,16 @@ def test_levels_are_named_by_the_first_frame():
 @pytest.mark.parametrize("name", VIDEO_NAMES)
 def test_memory_does_not_grow(name, monkeypatch):
     """After 60 frames the session holds what it held after 40, and no frame."""
-    from arrcoc_sam.segmenters import video_tracking
+    from arrcoc_sam.segmenters.video import tracking
 
     held: list[tuple[int, int]] = []
-    original = video_tracking.forget
+    original = tracking.forget
 
     def measured(session: Any, frame: int, anchors: Any, **keywords: Any) -> None:
         original(session, frame, anchors, **keywords)
         held.append((frame, _bytes(session)))
 
-    monkeypatch.setattr(video_tracking, "forget", measured)
+    monkeypatch.setattr(tracking, "forget", measured)
     clip = clip_of(60)
     tracker(name).track(clip, [VideoPrompt(0, points_xy=[[15, 30]]), VideoPrompt(0, 2, box_xyxy=[5.0, 20, 25, 40])])
     sizes = dict(held)
@@ -484,7 +484,7 @@ def test_real_frames(name):
         def _read(self, index: int) -> np.ndarray:
             return self._whole[10 * index]
 
-    from arrcoc_sam.segmenters.video_frames import open_clip
+    from arrcoc_sam.segmenters.video.frames import open_clip
 
     clip = Few(open_clip(BEDROOM))
     tracks = tracker(name).track(clip, [VideoPrompt(2, points_xy=[[210, 350]])])

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from arrcoc_sam.errors import DataError, ImageReadError, MissingExtraError
-from arrcoc_sam.segmenters.video_frames import ArrayClip, FolderClip, VideoFileClip, open_clip
+from arrcoc_sam.segmenters.video.frames import ArrayClip, FolderClip, VideoFileClip, open_clip
 
 SIZE_HW = (48, 64)
 

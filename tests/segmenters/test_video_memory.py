@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hf_small_models import VIDEO_NAMES, build, family
 
-from arrcoc_sam.segmenters import video_tracking
-from arrcoc_sam.segmenters.video import VideoSegmenter
-from arrcoc_sam.segmenters.video_frames import Clip, open_clip
-from arrcoc_sam.segmenters.video_prompts import VideoPrompt
+from arrcoc_sam.segmenters.video import tracking
+from arrcoc_sam.segmenters.video.frames import Clip, open_clip
+from arrcoc_sam.segmenters.video.prompts import VideoPrompt
+from arrcoc_sam.segmenters.video.segmenter import VideoSegmenter
 
 STATUS = Path("/proc/self/status")  # Linux only
 BEDROOM = Path(__file__).parents[3] / "shared" / "data" / "bedroom"
@@ -53,7 +53,7 @@ def test_500_frames_take_what_40_take(name, monkeypatch):
     """Both ways from frame 100: bytes of every tensor that the session holds, after each frame."""
     held: dict[int, int] = {}
     resident: dict[int, int] = {}
-    original = video_tracking.forget
+    original = tracking.forget
 
     def measured(session: Any, frame: int, anchors: Any, **keywords: Any) -> None:
         original(session, frame, anchors, **keywords)
@@ -69,7 +69,7 @@ def test_500_frames_take_what_40_take(name, monkeypatch):
         if STATUS.exists():
             resident[frame] = int(STATUS.read_text().partition("VmRSS:")[2].split()[0]) << 10
 
-    monkeypatch.setattr(video_tracking, "forget", measured)
+    monkeypatch.setattr(tracking, "forget", measured)
     tracker = VideoSegmenter(build(name, video=True), family(name), name=name)
     clip = ToAndFro(open_clip(BEDROOM)) if BEDROOM.is_dir() else Long()
     tracks = tracker.track(clip, [VideoPrompt(100, points_xy=[[30, 20]])])

@@ -12,10 +12,10 @@ from PIL import Image
 
 from arrcoc_sam.hierarchy import MaskHierarchy
 from arrcoc_sam.scenes import Scene, generate_scene
-from arrcoc_sam.training.cache import build_cache
-from arrcoc_sam.training.cache_dataset import HierarchyCache
-from arrcoc_sam.training.cache_prompts import Clicks
-from arrcoc_sam.training.cache_sources import level_rows
+from arrcoc_sam.training.cache.build import build_cache
+from arrcoc_sam.training.cache.dataset import HierarchyCache
+from arrcoc_sam.training.cache.prompts import Clicks
+from arrcoc_sam.training.cache.sources import level_rows
 
 
 class SceneLevels:

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from arrcoc_sam.errors import InputError, ShapeError, UnknownNameError
-from arrcoc_sam.training.attention_heads import SupervisedHeads
+from arrcoc_sam.training.attention.heads import SupervisedHeads
 
 HEADS = {"whole": [(-1, 0)], "part": [(-1, 1)], "subpart": [(0, 0), (0, 1)]}
 POINTS = torch.tensor([[3.0, 3.0], [40.0, 20.0]])

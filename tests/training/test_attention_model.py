@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from arrcoc_sam.errors import InputError, ShapeError, UnknownNameError, UnsupportedModelError
 from arrcoc_sam.segmenters import load_segmenter
-from arrcoc_sam.training.attention import MultiScaleAttention, attention_of_logits
-from arrcoc_sam.training.attention_features import FeatureMaps
-from arrcoc_sam.training.attention_memory import MapMemory
+from arrcoc_sam.training.attention.features import FeatureMaps
+from arrcoc_sam.training.attention.memory import MapMemory
+from arrcoc_sam.training.attention.model import MultiScaleAttention, attention_of_logits
 
 
 class Maps(nn.Module):

@@ -21,12 +21,12 @@ from attention_cases import scene_cache
 
 from arrcoc_sam.errors import CheckpointError, DataError, InputError, TrainingError, UnknownNameError
 from arrcoc_sam.losses import HierarchicalAttentionLoss
-from arrcoc_sam.training import attention_trainer as module
-from arrcoc_sam.training.attention_evaluation import evaluate_levels, measurable_samples
-from arrcoc_sam.training.attention_feed import HeldSamples, StepSamples
-from arrcoc_sam.training.attention_settings import AttentionTraining
-from arrcoc_sam.training.attention_trainer import build_attention, load_attention_model, train_attention
-from arrcoc_sam.training.cache_dataset import HierarchyCache, HierarchyDataset
+from arrcoc_sam.training.attention import trainer as module
+from arrcoc_sam.training.attention.evaluation import evaluate_levels, measurable_samples
+from arrcoc_sam.training.attention.feed import HeldSamples, StepSamples
+from arrcoc_sam.training.attention.settings import AttentionTraining
+from arrcoc_sam.training.attention.trainer import build_attention, load_attention_model, train_attention
+from arrcoc_sam.training.cache.dataset import HierarchyCache, HierarchyDataset
 from arrcoc_sam.training.distributed import Devices, SingleDevice
 from arrcoc_sam.training.samples import AttentionBatch
 
@@ -206,7 +206,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import torch
-from arrcoc_sam.training.attention_trainer import train_attention
+from arrcoc_sam.training.attention.trainer import train_attention
 from arrcoc_sam.training.distributed import open_devices
 from test_attention_training import SMALL, gradient, read
 torch.set_num_threads(1)
@@ -251,7 +251,7 @@ from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import torch
-from arrcoc_sam.training.attention_trainer import train_attention
+from arrcoc_sam.training.attention.trainer import train_attention
 from arrcoc_sam.training.distributed import SingleDevice
 from test_attention_training import SMALL, read
 torch.set_num_threads(1)

@@ -24,12 +24,12 @@ from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.scenes import generate_scene
 from arrcoc_sam.segmenters.sam import SamSegmenter
 from arrcoc_sam.segmenters.tiny import build_tiny
-from arrcoc_sam.training.cache import CacheBuild, build_cache
-from arrcoc_sam.training.cache_dataset import HierarchyCache, HierarchyDataset, HierarchyStream
-from arrcoc_sam.training.cache_prompts import Clicks, GridPrompts, PointPrompts, TruthPrompts
-from arrcoc_sam.training.cache_records import MANIFEST, shard_path
-from arrcoc_sam.training.cache_samples import SampleReader
-from arrcoc_sam.training.cache_sources import SegmenterLevels, TruthLevels, level_rows
+from arrcoc_sam.training.cache.build import CacheBuild, build_cache
+from arrcoc_sam.training.cache.dataset import HierarchyCache, HierarchyDataset, HierarchyStream
+from arrcoc_sam.training.cache.prompts import Clicks, GridPrompts, PointPrompts, TruthPrompts
+from arrcoc_sam.training.cache.records import MANIFEST, shard_path
+from arrcoc_sam.training.cache.samples import SampleReader
+from arrcoc_sam.training.cache.sources import SegmenterLevels, TruthLevels, level_rows
 from arrcoc_sam.training.samples import AttentionSample, collate_samples, flip_sample
 from arrcoc_sam.training.samples_supervision import supervision
 
@@ -334,7 +334,7 @@ def test_no_process_goes_without_a_shard_where_there_are_few(
         stream = HierarchyStream(cache, target_hw=(8, 8), rank=rank, num_processes=shards)
         for number in range(8):  # workers of a loader
             worker = SimpleNamespace(id=number, num_workers=8)
-            monkeypatch.setattr("arrcoc_sam.training.cache_dataset.get_worker_info", lambda worker=worker: worker)
+            monkeypatch.setattr("arrcoc_sam.training.cache.dataset.get_worker_info", lambda worker=worker: worker)
             counts[rank] += sum(1 for _ in stream)
     assert min(counts.values()) > 0
     assert sum(counts.values()) == len(HierarchyDataset(cache, target_hw=(8, 8)))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from arrcoc_sam.errors import DataError, InputError, MixedSizesError
 from arrcoc_sam.masks import area_average, encode_rle
-from arrcoc_sam.training.cache_grids import rle_to_grid
+from arrcoc_sam.training.cache.grids import rle_to_grid
 
 
 @settings(deadline=None, max_examples=60)

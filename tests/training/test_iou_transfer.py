@@ -25,10 +25,10 @@ from arrcoc_sam.quality import MaskQualityEstimator
 from arrcoc_sam.scenes import generate_scene
 from arrcoc_sam.segmenters.sam import SamSegmenter
 from arrcoc_sam.segmenters.tiny import build_tiny
-from arrcoc_sam.training.iou_head_config import IoUHeadConfig
-from arrcoc_sam.training.iou_transfer import ScoredImage, TransferSettings, transfer_iou_head
-from arrcoc_sam.training.iou_transfer_report import compare_heads
-from arrcoc_sam.training.scored_masks import DegradedMasks, MatchedMasks, split_images
+from arrcoc_sam.training.iou_transfer.config import IoUHeadConfig
+from arrcoc_sam.training.iou_transfer.report import compare_heads
+from arrcoc_sam.training.iou_transfer.scored_masks import DegradedMasks, MatchedMasks, split_images
+from arrcoc_sam.training.iou_transfer.transfer import ScoredImage, TransferSettings, transfer_iou_head
 from arrcoc_sam.training.sources import MaskedImage, SceneSource
 
 HEAD = "mask_decoder.iou_prediction_head."
@@ -137,7 +137,7 @@ class _Killed(Exception):
 def test_a_killed_transfer_goes_on(
     degraded: DegradedMasks, part: Any, at: tuple[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("arrcoc_sam.training.iou_transfer_masks._KEEP_EVERY", 1)
+    monkeypatch.setattr("arrcoc_sam.training.iou_transfer.masks._KEEP_EVERY", 1)
     settings, seen = TransferSettings(part=part, epochs=3, batch_size=8), []
 
     def transfer(folder: Path | None, **more: Any) -> Any:

@@ -11,8 +11,8 @@ from PIL import Image
 from arrcoc_sam.errors import DataError
 from arrcoc_sam.scenes import generate_scene
 from arrcoc_sam.training import samples_scenes as module
-from arrcoc_sam.training.cache import build_cache
-from arrcoc_sam.training.cache_dataset import HierarchyCache
+from arrcoc_sam.training.cache.build import build_cache
+from arrcoc_sam.training.cache.dataset import HierarchyCache
 from arrcoc_sam.training.samples_scenes import SceneLevels, prepare_scenes
 
 

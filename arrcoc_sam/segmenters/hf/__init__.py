@@ -1,0 +1,1 @@
+"""Segmenters of transformers: ``loading`` finds a model's family, ``segmenter`` asks it."""

@@ -1,0 +1,179 @@
+"""Models of transformers by the name of a repository or a folder, with one clear error for each way that can fail."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from arrcoc_sam.attention.loading import cache_only_if_unreachable
+from arrcoc_sam.errors import CheckpointError, MissingExtraError, UnsupportedModelError, explain, said
+from arrcoc_sam.inputs import choose_device
+from arrcoc_sam.segmenters.hf.families import FAMILIES, SamFamily, family_of
+from arrcoc_sam.segmenters.hf.segmenter import HuggingFaceSegmenter
+
+__all__ = ["PREFIX", "LoadedModel", "load_hf_model", "load_hf_segmenter"]
+
+PREFIX = "hf:"
+"""What names of transformers' models begin with."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model, and what its repository says about it.
+
+    Attributes:
+        model: In evaluation mode, float32, on the CPU, its parameters without gradients.
+        family: Which family it is of.
+        mean: Of the pixels in [0, 1], or None where the repository names none.
+        std: Likewise.
+    """
+
+    model: nn.Module
+    family: SamFamily
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+
+
+def load_hf_segmenter(
+    name: str, *, device: torch.device | str = "auto", dtype: torch.dtype | None = None
+) -> HuggingFaceSegmenter:
+    """The segmenter of an "hf:" name; see :func:`arrcoc_sam.segmenters.load_segmenter`.
+
+    Raises:
+        CheckpointError: No such repository or folder, no configuration in it, no safetensors weights, or not all.
+        UnsupportedModelError: A model that is no promptable SAM.
+        MissingExtraError: transformers is not installed.
+        InputError: A device that is not there, or another dtype.
+    """
+    target = choose_device(device)  # before a large file is fetched
+    loaded = load_hf_model(name)
+    return HuggingFaceSegmenter(
+        loaded.model, loaded.family, name=name, device=target, dtype=dtype, mean=loaded.mean, std=loaded.std
+    )
+
+
+def load_hf_model(name: str, *, kind: Literal["image", "video"] = "image") -> LoadedModel:
+    """A SAM of transformers by its name.
+
+    Args:
+        name: "hf:<repository or folder>".
+        kind: "video" loads the class that tracks; only some families have one.
+
+    Raises:
+        CheckpointError: No such repository or folder, no configuration in it, no safetensors weights, or not all.
+        UnsupportedModelError: A model that is no promptable SAM, or none that tracks.
+        MissingExtraError: transformers is not installed.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingExtraError.of("transformers", "hf") from error
+    where = name.removeprefix(PREFIX)
+    folder = Path(where).expanduser()
+    local = bool(where) and folder.is_dir()
+    if local and not (folder / "config.json").is_file():
+        raise CheckpointError(
+            explain(
+                f"the folder {folder} has no config.json",
+                "a model as save_pretrained writes it: config.json and model.safetensors",
+                "name the folder of one snapshot, not the one above it",
+            )
+        )
+    if not local and (not where or _looks_like_a_path(where)):
+        raise CheckpointError(
+            explain(f"{name!r}: there is no folder {where!r}", "hf:<owner>/<repository>, or hf:<folder>")
+        )
+    source = str(folder) if local else where
+    with _quiet(), nullcontext() if local else cache_only_if_unreachable():
+        try:
+            config = transformers.AutoConfig.from_pretrained(source)
+        except Exception as error:  # hub, HTTP, file and parse errors have no common base
+            raise _unavailable(name, error, "the configuration") from error
+        family = family_of(str(config.model_type), model=name)
+        class_name = family.image_class if kind == "image" else family.video_class
+        if class_name is None:
+            others = ", ".join(f.name for f in FAMILIES if f.video_class)
+            raise UnsupportedModelError(
+                explain(f"{name} is of the family {family.name}, which does not track here", f"one of {others}")
+            )
+        if kind == "video" and not str(config.model_type).endswith("_video"):
+            raise UnsupportedModelError(
+                explain(
+                    f"{name} is an image model ({config.model_type}), without the memory that tracking needs",
+                    f"a video model, such as {PREFIX}{family.example}",
+                )
+            )
+        try:
+            # Safetensors only: a pickle would be run.
+            model, report = getattr(transformers, class_name).from_pretrained(
+                source, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
+        except Exception as error:
+            raise _unavailable(name, error, "the weights") from error
+        missing = sorted(report["missing_keys"])
+        if missing:
+            raise CheckpointError(
+                explain(
+                    f"the weights of {name} lack {len(missing)} tensors of {class_name}, {missing[0]} for one, which "
+                    "would be random",
+                    "all of them",
+                    "fetch the repository anew, or use another conversion of this checkpoint",
+                )
+            )
+        mean, std = _normalisation(source)
+    return LoadedModel(model.eval().requires_grad_(False), family, mean, std)
+
+
+def _normalisation(source: str) -> tuple[Sequence[float] | None, Sequence[float] | None]:
+    """Mean and standard deviation of the repository's image processor; None where it names none."""
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    try:
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(source)
+    except OSError:  # no preprocessor_config.json
+        return None, None
+    settings = settings.get("image_processor", settings)
+    return settings.get("image_mean"), settings.get("image_std")
+
+
+def _looks_like_a_path(where: str) -> bool:
+    return where.startswith((".", "/", "~", "\\")) or where.count("/") > 1 or "\\" in where
+
+
+def _unavailable(name: str, error: Exception, what: str) -> CheckpointError:
+    return CheckpointError(
+        explain(
+            f"{what} of {name} can't be had ({said(error)})",
+            "a repository of the hub or its cached copy, or a local folder, with config.json and safetensors",
+            "check the name; without a network, fetch it once on a connected machine and give the folder: hf:/path",
+        )
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The library transformers without its warnings, and without its progress bars where stderr is no terminal.
+
+    It warns when the image part of a video model is loaded, which is what is wanted here.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    logging: Any = transformers_logging  # untyped
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,1 @@
+"""The hierarchy cache: ``build`` computes every click's three masks once, ``dataset`` reads them in any training."""
