@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from arrcoc_sam.errors import InputError, explain
-from arrcoc_sam.images import find_by_path_end
+from arrcoc_sam.image_files import find_by_path_end
 
 __all__ = ["ARRAY_SUFFIXES", "map_file"]
 

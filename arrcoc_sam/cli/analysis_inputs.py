@@ -15,7 +15,7 @@ from torch import Tensor
 from arrcoc_sam.attention.maps import as_points
 from arrcoc_sam.cli.coordinates import parse_integers, parse_point
 from arrcoc_sam.errors import ArrcocSamError, InputError, explain
-from arrcoc_sam.images import find_images
+from arrcoc_sam.image_files import find_images
 from arrcoc_sam.prompts import point_grid
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from arrcoc_sam.cli.skipped import BAD_FILES, record_faults, skipped_json
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.errors import InputError, explain
-from arrcoc_sam.images import find_images
+from arrcoc_sam.image_files import find_images
 from arrcoc_sam.report.provenance import DEMONSTRATION_MODEL
 from arrcoc_sam.training.cache.build import CacheEngine, CacheReport, build_cache
 from arrcoc_sam.training.cache.prompts import GridPrompts, PointPrompts, PromptPlan, TruthPrompts

@@ -28,7 +28,8 @@ from arrcoc_sam.datasets.faults import CocoId, Fault, FaultLog
 from arrcoc_sam.errors import DataError, explain
 from arrcoc_sam.hierarchy import MaskHierarchy
 from arrcoc_sam.hierarchy.levels import LEVELS, clip_levels
-from arrcoc_sam.images import ImageHeader, find_by_path_end, load_image, read_header
+from arrcoc_sam.image_files import find_by_path_end
+from arrcoc_sam.images import ImageHeader, load_image, read_header
 from arrcoc_sam.masks.components import largest_interior_point
 
 __all__ = ["CocoDataset", "human_hierarchies"]

@@ -17,7 +17,7 @@ from torch import Tensor
 from arrcoc_sam.datasets.mask_index import MaskEntry, MaskIndex
 from arrcoc_sam.datasets.mask_sets import Changes, files_digest
 from arrcoc_sam.errors import DataError, ImageReadError, ImageTooLargeError, OutputError, explain
-from arrcoc_sam.images import IMAGE_SUFFIXES
+from arrcoc_sam.image_files import IMAGE_SUFFIXES
 
 __all__ = ["FolderMasks", "read_mask_file"]
 

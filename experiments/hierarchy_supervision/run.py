@@ -22,7 +22,7 @@ import torch
 from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.granularity.metrics import shell_contrast
 from arrcoc_sam.hierarchy.levels import LEVELS
-from arrcoc_sam.images import find_images
+from arrcoc_sam.image_files import find_images
 from arrcoc_sam.masks import area_average
 from arrcoc_sam.report.provenance import installed_versions
 from arrcoc_sam.report.writing import replacing, write_text

@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from arrcoc_sam.errors import DataError, ImageReadError, InputError, MissingExtraError, explain
-from arrcoc_sam.images import find_images, header_size, load_image
+from arrcoc_sam.image_files import find_images
+from arrcoc_sam.images import header_size, load_image
 
 __all__ = ["ArrayClip", "Clip", "FolderClip", "VideoFileClip", "check_frame", "open_clip"]
 

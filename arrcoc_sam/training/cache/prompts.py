@@ -17,7 +17,8 @@ from torch import Tensor
 
 from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.errors import DataError, InputError, explain
-from arrcoc_sam.images import find_by_path_end, header_size
+from arrcoc_sam.image_files import find_by_path_end
+from arrcoc_sam.images import header_size
 from arrcoc_sam.inputs import as_coordinates
 from arrcoc_sam.masks.components import largest_interior_point
 from arrcoc_sam.masks.rle import RLE
