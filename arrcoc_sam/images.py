@@ -103,7 +103,7 @@ class ImageHeader:
         return (width, height) if self.orientation in _SIDEWAYS else (height, width)
 
     def is_turned(self, *, in_place: bool = False) -> bool:
-        """See the function of this name."""
+        """See :func:`is_turned`."""
         return self.orientation in _TRANSPOSED and not (in_place and self.size_hw != self.stored_hw)
 
 

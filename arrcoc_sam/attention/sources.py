@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from arrcoc_sam.attention.families import family_of
 from arrcoc_sam.attention.files import ARRAY_SUFFIXES, ArrayAttention
 from arrcoc_sam.attention.maps import AttentionSource
 from arrcoc_sam.attention.relevance import RelevanceAttention
@@ -41,9 +42,11 @@ def load_attention(name: str, **options: Any) -> AttentionSource:
 
 
 def _meant(name: str) -> str | None:
-    """What somebody may have meant by a name that is no source: that of a model, without its library."""
+    """What somebody may have meant by a name that is no source: that of a transformer, without its library."""
     import timm  # no error but this one needs it
 
-    if timm.is_model(name.partition(".")[0]):
+    model = name.partition(".")[0]
+    if timm.is_model(model) and family_of("timm", timm.model_entrypoint(model).__module__.rpartition(".")[2]).supported:
         return f"'timm:{name}', if that is meant"
-    return f"'hf:{name}', if that is meant" if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) else None
+    repository = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and not Path(name).parent.is_dir()
+    return f"'hf:{name}', if that is meant" if repository and not Path(name).suffix else None

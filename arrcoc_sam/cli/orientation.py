@@ -19,7 +19,7 @@ def orientation_note(paths: Iterable[Path], what: str, *, in_place: bool = False
         what: What has to lie on them as they are shown, in the plural.
         in_place: Whether others are told by their size.
     """
-    return _words([path for path in paths if is_turned(path, in_place=in_place)], what, in_place=in_place)
+    return _note_of([path for path in paths if is_turned(path, in_place=in_place)], what, in_place=in_place)
 
 
 def note_orientation(paths: Iterable[Path], what: str, *, in_place: bool = False) -> None:
@@ -31,12 +31,12 @@ def note_orientation(paths: Iterable[Path], what: str, *, in_place: bool = False
 
 def note_turned(turned: Sequence[Path], what: str) -> None:
     """Note the same of images that are known to be turned at the same size: no header is read again."""
-    note = _words(turned, what, in_place=True)
+    note = _note_of(turned, what, in_place=True)
     if note is not None:
         noted(note)
 
 
-def _words(turned: Sequence[Path], what: str, *, in_place: bool) -> str | None:
+def _note_of(turned: Sequence[Path], what: str, *, in_place: bool) -> str | None:
     if not turned:
         return None
     return (

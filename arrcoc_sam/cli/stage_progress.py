@@ -33,6 +33,6 @@ def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
                 shown.enter_context(bars)
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, visible=done < total)
+            bars.update(tasks[stage], completed=done, total=total, visible=done < total)
 
         yield report

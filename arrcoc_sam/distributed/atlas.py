@@ -45,6 +45,8 @@ class RayAtlasEngine(OnRay):
             return
         total = len(build.names)
         done = total - len(missing)
+        if progress is not None:
+            progress("images", done, total)  # before actors start
         for _ in self.pool(self.device).map(AtlasActor, (self.make, build.absolute()), missing):
             done += 1
             if progress is not None:

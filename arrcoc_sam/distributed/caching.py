@@ -40,6 +40,8 @@ class RayCacheEngine(OnRay):
             return
         total = len(build.names)
         done = total - sum(len(build.images_of(number)) for number in missing)
+        if progress is not None:
+            progress(done, total)  # before actors start
         for row in self.pool(self.device).map(CacheActor, (self.make, build), missing):
             done += len(build.images_of(int(row["part"])))
             if progress is not None:

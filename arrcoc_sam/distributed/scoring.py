@@ -44,6 +44,8 @@ class RayEngine(OnRay):
             return
         total = run.num_masks(run.parts())
         done = total - run.num_masks(missing)
+        if progress is not None:
+            progress("Scoring", done, total)  # before actors start
         given = (self.spec, run.plan["checkpoint_hash"], run.work.absolute(), run.folders)
         for row in self.pool(self.spec.device).map(ScoringActor, given, missing):
             done += int(row["num_masks"])

@@ -27,6 +27,7 @@ from arrcoc_sam.quality.iou_head import IoUHeadReport, evaluate_iou_head
 from arrcoc_sam.quality.mask_quality import CalibratedQuality, EncodedMasks, MaskQuality, QualityCalibration
 from arrcoc_sam.quality.score_table import read_scores
 from arrcoc_sam.quality.scoring.local import ScoringSummary, score_masks
+from arrcoc_sam.quality.scoring.spec import EstimatorSpec
 from arrcoc_sam.quality.thresholds import THRESHOLDS, attention_masks, binarize
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "CalibrationFit",
     "ClickReport",
     "EncodedMasks",
+    "EstimatorSpec",
     "FittedCalibration",
     "IoUHeadReport",
     "Judgement",

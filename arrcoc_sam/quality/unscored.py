@@ -21,7 +21,7 @@ from arrcoc_sam.errors import OutputError, explain
 __all__ = ["NOT_RECORDED", "all_are_listed", "listed_errors", "listed_masks", "unscored_masks"]
 
 NOT_RECORDED = "(not recorded)"
-"""The class of masks in a table of errors that has no classes: earlier releases wrote none."""
+"""The class of masks in a table of errors from before such tables had classes."""
 
 _COLUMNS = ["id", "image_id", "image", "category", "error"]
 _ROWS = 4096

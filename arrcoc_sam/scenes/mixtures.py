@@ -56,11 +56,12 @@ class Mixture:
 
 def _shares(**changed: float) -> tuple[float, ...]:
     """Of each family, some drawn more or less often than :data:`FAMILIES` says."""
-    weights = [changed.get(name, share) for name, (_, share) in FAMILIES.items()]
-    return tuple(np.array(weights) / sum(weights))
+    weights = {name: share for name, (_, share) in FAMILIES.items()} | changed
+    return tuple(np.array([weights[name] for name in FAMILIES]) / sum(weights.values()))
 
 
 RICH = Mixture(_shares(), (0.3, 0.3, 0.25, 0.15), (0.2, 0.55), photographs=0.3, surfaces=0.3)
+"""All families, before anything."""
 
 LIFELIKE = Mixture(
     _shares(nested=0.0, person=6.0, face=1.2, animal=4.0, bird=1.5),

@@ -94,7 +94,7 @@ class DataSettings:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share of each style of scenes that there is any of."""
+        """The share of each style that has one, by name."""
         shares = {"rich": self.rich_share, "lifelike": self.lifelike_share}
         plain = 1.0 - sum(shares.values())
         return {style: share for style, share in {"plain": plain, **shares}.items() if share > 1e-9}

@@ -34,9 +34,9 @@ FRAME = 320
 """Side of the frame that the model ships with: objects are seen larger than in most of training."""
 
 SCENES = {
-    "plain": range(30_000, 35_400),
-    "rich": range(1_008_000, 1_009_200),
-    "lifelike": range(1_112_000, 1_112_600),
+    "plain": range(30_000, 34_200),
+    "rich": range(1_008_000, 1_008_900),
+    "lifelike": range(1_112_000, 1_112_450),
 }
 """Seeds of scenes that the masks were not trained on."""
 

@@ -93,7 +93,7 @@ def test_whole_test_split_is_frozen() -> None:
 
 
 def test_unknown_style() -> None:
-    with pytest.raises(UnknownNameError, match="plain, rich"):
+    with pytest.raises(UnknownNameError, match="plain, rich, lifelike"):
         generate_scene(0, style="baroque")
 
 

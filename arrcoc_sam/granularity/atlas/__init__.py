@@ -2,3 +2,7 @@
 
 ``run`` is where to begin: ``read`` looks at an image, ``build`` at all, ``store`` keeps them, ``judge`` makes claims.
 """
+
+from arrcoc_sam.granularity.atlas.run import ABLATION, AtlasResult, Thresholds, run_atlas
+
+__all__ = ["ABLATION", "AtlasResult", "Thresholds", "run_atlas"]

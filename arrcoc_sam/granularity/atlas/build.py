@@ -176,6 +176,8 @@ def local_engine(reader: AtlasReader) -> AtlasEngine:
     """All in this process."""
 
     def compute(build: AtlasBuild, progress: Progress | None) -> None:
+        if progress is not None:
+            progress("images", 0, len(build.names))
         for number in range(len(build.names)):
             if build.lacks(number):
                 build.compute(number, reader)

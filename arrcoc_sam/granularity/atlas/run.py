@@ -68,7 +68,7 @@ def run_atlas(
 
     Args:
         images: Paths or images, all different, which is not looked at: a copy would count twice, and on both halves
-            (``atlas_build.copies`` finds them). At least 30 for claims.
+            (:func:`~arrcoc_sam.granularity.atlas.build.copies` finds them). At least 30 for claims.
         source: What is judged. It must answer one grid for all images.
         segmenter: What finds levels at the points; None with ``hierarchies``.
         folder: Where records are kept and the matrices go. The same call goes on where it stopped.

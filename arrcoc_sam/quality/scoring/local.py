@@ -106,7 +106,7 @@ def local_engine(estimator: MaskQualityEstimator, *, on_image: Callable[[str], N
 
     Args:
         estimator: Scores the masks.
-        on_image: Called with the name of each image that is read.
+        on_image: Called with the name of each image that has a mask with scores.
     """
 
     def engine(run: ScoringRun, progress: Progress | None) -> None:

@@ -60,7 +60,7 @@ class MaskScorer:
         estimator: Scores the masks; make it with ``keep_masks=False``.
         images: The folder that names of images are relative to.
         masks: The folder that names of mask files are relative to, where there are any.
-        on_image: Called with the name of each image that is read to be scored.
+        on_image: Called with the name of each image that has a mask with scores, once they are there.
     """
 
     estimator: MaskQualityEstimator
@@ -89,8 +89,6 @@ class MaskScorer:
                 for row in members:
                     scores[row]["error"] = str(error)
                 continue
-            if self.on_image is not None:
-                self.on_image(rows[members[0]]["image"])
             held = sum(other.size for other, _ in window) + pixels.size
             if window and (len(window) == _IMAGES or held > 3 * _IMAGE_PIXELS):
                 self._score_window(window, rows, scores)
@@ -98,6 +96,10 @@ class MaskScorer:
             window.append((pixels, members))
         if window:
             self._score_window(window, rows, scores)
+        if self.on_image is not None:
+            for members in _by_image(rows):
+                if any(scores[row]["error"] is None for row in members):
+                    self.on_image(rows[members[0]]["image"])
         schema = score_schema(records.schema)
         about = [records[name] for name in schema.names if name in records.column_names and name != "error"]
         fields = [*SCORE_FIELDS, schema.field("error")]

@@ -183,6 +183,8 @@ def _local_engine(source: LevelSource) -> CacheEngine:
     def compute(build: CacheBuild, progress: Progress | None) -> None:
         total = len(build.names)
         missing = set(build.missing())
+        if progress is not None:
+            progress(0, total)
         for number in range(build.plan.num_shards):
             if number in missing:
                 build.compute(number, source, None if progress is None else lambda index: progress(index + 1, total))
