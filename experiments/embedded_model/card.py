@@ -90,7 +90,9 @@ def mixed(phase: dict[str, Any], seeds: dict[str, tuple[int, int]]) -> str:
     """The scenes of a later phase: share of the images and seeds, by style."""
     return ", ".join(
         f"{share:.0%} {style} ({seeds[style][0]:,} to {seeds[style][1] - 1:,})"
-        for style, share in phase["shares"].items()
+        for style, share in phase.get(
+            "shares", {"plain": 0.7, "rich": 0.3}
+        ).items()  # of results before there were more
     )
 
 
