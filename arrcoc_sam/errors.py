@@ -9,7 +9,8 @@ the mend; :func:`explain` puts them into one line.
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "explain",
     "first_line",
     "listed",
+    "near_name",
     "no_room",
     "said",
 ]
@@ -135,6 +137,17 @@ def explain(came: str, expected: str | None = None, mend: str | None = None) -> 
     if mend is not None:
         message += f" Mend: {mend}."
     return message
+
+
+def near_name(name: str, known: Iterable[str]) -> str | None:
+    """The mend for a name that is not known, where one that is resembles it.
+
+    Example:
+        >>> near_name("vit_b", ["sam_vit_h", "sam_vit_b"]), near_name("vit_b", ["tiny"])
+        ("'sam_vit_b', if that is meant", None)
+    """
+    near = get_close_matches(name, list(known), 1, 0.5)
+    return f"{near[0]!r}, if that is meant" if near else None
 
 
 def first_line(error: BaseException, limit: int = 160) -> str:

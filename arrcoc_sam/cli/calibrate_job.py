@@ -72,10 +72,10 @@ class CalibrateJob:
         if self.min_images > 1 and truth.num_images < 4 * self.min_images:  # a quarter of them is the least set
             came, expected = f"{truth.num_images:,} images with masks", f"at least {4 * self.min_images:,}"
             raise InputError(explain(came, expected, "give more images, or lower --min-images"))
-        counts = sorted(truth.masks_by_image(), reverse=True)
-        if counts:  # of none it is said below why
-            self._check_sets(counts)
-        note_turned(truth.turned, "masks")
+        headers = truth.read_headers()
+        if headers.masks_by_image:  # of none it is said below why
+            self._check_sets(sorted(headers.masks_by_image, reverse=True))
+        note_turned(headers.turned_in_place, "masks")
         with staged_folder(self.out.parent) as folder:
             segmenter = open_segmenter(self.segmenter, self.checkpoint, self.device)
             truth.fits = segmenter.transform_for

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,18 @@ __all__ = ["TruthImages"]
 _INSIDE = 0.9
 
 
+class Headers(NamedTuple):
+    """What the headers of annotated pictures say.
+
+    Attributes:
+        masks_by_image: The number of masks of objects of each image that has some.
+        turned_in_place: The pictures that their EXIF orientation turns at the same size.
+    """
+
+    masks_by_image: list[int]
+    turned_in_place: list[Path]
+
+
 @dataclass
 class TruthImages:
     """Annotated images of a COCO file. Crowds are left out: they are no object.
@@ -28,14 +41,11 @@ class TruthImages:
         dataset: The file, read leniently.
         faults: File and reason of each record or picture that was left out; grows while images are read.
         fits: Raises an ArrcocSamError for a size (height, width) that the segmenter can't take.
-        turned: The pictures that their EXIF orientation turns at the same size, once headers have been read
-            (:meth:`masks_by_image`).
     """
 
     dataset: CocoDataset
     faults: list[tuple[str, str]] = field(default_factory=list)
     fits: Callable[[tuple[int, int]], object] | None = None
-    turned: list[Path] = field(default_factory=list)
 
     @classmethod
     def read(cls, path: Path, images: Path | None) -> TruthImages:
@@ -77,13 +87,12 @@ class TruthImages:
     def _annotated(self) -> set[CocoId]:
         return {annotation.image_id for annotation in self.dataset.annotations if not annotation.crowd}
 
-    def masks_by_image(self) -> list[int]:
-        """The number of masks of each image that has some, as far as that is known before pictures are decoded.
+    def read_headers(self) -> Headers:
+        """What pictures say before they are decoded.
 
         Images whose picture is missing, or has another size by its header, are left out, as they will be.
         """
-        counts: list[int] = []
-        self.turned.clear()
+        headers = Headers([], [])
         for image in self.dataset.images:
             objects = sum(not annotation.crowd for annotation in self.dataset.annotations_of(image))
             if not objects or not (self.dataset.folder / image.file_name).is_file():
@@ -92,10 +101,10 @@ class TruthImages:
                 header = self.dataset.check_header(image)
             except ArrcocSamError:
                 continue
-            counts.append(objects)
+            headers.masks_by_image.append(objects)
             if header is not None and header.is_turned(in_place=True):
-                self.turned.append(self.dataset.folder / image.file_name)
-        return counts
+                headers.turned_in_place.append(self.dataset.folder / image.file_name)
+        return headers
 
     def __len__(self) -> int:
         """Images that have annotations or not."""

@@ -54,7 +54,7 @@ class TrainIoUHeadJob:
         progress = self.out / "progress"
         with stage_progress() as report:
             masks, facts = config.open_masks(self.out / "scenes", report)
-        note_turned(getattr(masks, "turned", ()), "masks")
+        note_turned(getattr(masks, "turned_in_place", ()), "masks")
         with stage_progress() as report:
             train, held_out = split_images(masks, config.split.held_out, seed=config.split.seed)
             origin = {"split": asdict(config.split), "root": str(config.root.absolute()), **facts}

@@ -67,7 +67,7 @@ class TrainSegmenterJob:
             if devices.rank == 0:
                 devices.wait()
         if devices.rank == 0:
-            note_turned(getattr(source, "turned", ()), "masks")
+            note_turned(getattr(source, "turned_in_place", ()), "masks")
         model = build_model(config.model, config.root, config.training.seed)
         facts["model"] = config.model.segmenter
         facts["initial"] = weights_hash(model, frame_hw=(0, 0))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from arrcoc_sam.errors import InputError, UnknownNameError, describe, explain
+from arrcoc_sam.errors import InputError, UnknownNameError, describe, explain, near_name
 
 if TYPE_CHECKING:
     from arrcoc_sam.segmenters.base import Segmenter
@@ -108,5 +107,4 @@ def _meant(name: str) -> str | None:
     """What somebody may have meant by a name that is nobody's."""
     if name.endswith((".pth", ".pt", ".safetensors")):
         return f"for weights of your own: load_segmenter(architecture, checkpoint={name!r})"
-    near = [f"hf:{name}"] if "/" in name else get_close_matches(name, list_segmenters(), 1, 0.5)
-    return f"{near[0]!r}, if that is meant" if near else None
+    return f"'hf:{name}', if that is meant" if "/" in name else near_name(name, list_segmenters())

@@ -11,12 +11,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from arrcoc_sam.errors import CheckpointError, UnknownNameError, explain
+from arrcoc_sam.errors import CheckpointError, UnknownNameError, explain, near_name
 from arrcoc_sam.segmenters.download import Advance, download, sha256_of
 from arrcoc_sam.segmenters.weights import (
     header_of,
@@ -120,9 +119,8 @@ def get_checkpoint(name: str) -> Checkpoint:
         'sam_vit_b_01ec64.pth'
     """
     if name not in CHECKPOINTS:
-        near = get_close_matches(name, CHECKPOINTS, 1, 0.5)
-        mend = f"{near[0]!r}, if that is meant" if near else None
-        raise UnknownNameError(explain(f"no checkpoint is called {name!r}", f"one of {', '.join(CHECKPOINTS)}", mend))
+        known = f"one of {', '.join(CHECKPOINTS)}"
+        raise UnknownNameError(explain(f"no checkpoint is called {name!r}", known, near_name(name, CHECKPOINTS)))
     return CHECKPOINTS[name]
 
 

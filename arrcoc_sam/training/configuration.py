@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, explain
+from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, explain, near_name
 
 __all__ = ["check_counts", "read_section", "read_toml"]
 
@@ -67,9 +66,8 @@ def read_section(kind: type[Section], table: object, place: str, *, base: Mappin
     values = dict(base or {})
     for name, value in table.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            mend = f"did you mean {near[0]!r}?" if near else None
-            raise InputError(explain(f"{place} has the key {name!r}", f"one of {', '.join(known)}", mend))
+            expected = f"one of {', '.join(known)}"
+            raise InputError(explain(f"{place} has the key {name!r}", expected, near_name(name, known)))
         values[name] = _value(hints[name], value, f"{place}: {name}", values.get(name))
     for name, field in known.items():
         if name not in values and field.default is MISSING and field.default_factory is MISSING:

@@ -106,7 +106,7 @@ class CocoSource:
         dataset: Read with ``images=``, strictly, so that what is wrong is found before training begins.
 
     Attributes:
-        turned: The files of those pictures that their EXIF orientation turns at the same size.
+        turned_in_place: The files of those pictures that their EXIF orientation turns at the same size.
 
     Raises:
         DataError: No mask, or a picture of another size than the file says.
@@ -118,7 +118,7 @@ class CocoSource:
         self._images = [(image, annotations) for image, annotations in found if annotations]
         if not self._images:
             raise DataError(explain(f"{dataset.path} has no mask that is not a crowd", "at least one"))
-        self.turned = _checked(dataset, [image for image, _ in self._images])
+        self.turned_in_place = _checked(dataset, [image for image, _ in self._images])
 
     def __len__(self) -> int:
         return len(self._images)
@@ -149,7 +149,7 @@ class TripleSource:
         dataset: With declared hierarchies, or masks that lie in one another.
 
     Attributes:
-        turned: The files of those pictures that their EXIF orientation turns at the same size.
+        turned_in_place: The files of those pictures that their EXIF orientation turns at the same size.
 
     Raises:
         DataError: No triple, or a picture of another size than the file says.
@@ -166,7 +166,7 @@ class TripleSource:
         if not self._images:
             mend = "use kind = 'coco' for masks that do not nest"
             raise DataError(explain(f"{dataset.path} has no nested masks", "at least one triple", mend))
-        self.turned = _checked(dataset, self._images)
+        self.turned_in_place = _checked(dataset, self._images)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -203,7 +203,7 @@ class MaskSetSource:
         masks: The data set; a mask that it lists as unusable is refused here.
 
     Attributes:
-        turned: The files of those pictures that their EXIF orientation turns at the same size.
+        turned_in_place: The files of those pictures that their EXIF orientation turns at the same size.
 
     Raises:
         DataError: No mask, an unusable one, or one of another size than its image.
@@ -223,7 +223,7 @@ class MaskSetSource:
         if not rows:
             raise DataError(explain(f"{masks.path} has no masks", "at least one"))
         self._images = list(rows.items())
-        self.turned: list[Path] = []
+        self.turned_in_place: list[Path] = []
         for name, some in self._images:
             header = read_header(masks.images / name)
             if header is None:
@@ -235,7 +235,7 @@ class MaskSetSource:
                     pixels = load_image(masks.images / name)  # a PNG may say after its pixels that it lies on its side
                     self._check_size(row, mask_hw, (pixels.shape[0], pixels.shape[1]))
             if header.is_turned(in_place=True):
-                self.turned.append(masks.images / name)
+                self.turned_in_place.append(masks.images / name)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -289,9 +289,9 @@ class MixedSource:
         self._counts = [round(longest * weight) for weight in weights]
 
     @property
-    def turned(self) -> list[Path]:
+    def turned_in_place(self) -> list[Path]:
         """The files of pictures that their EXIF orientation turns at the same size, each once."""
-        return list(dict.fromkeys(path for source in self.sources for path in getattr(source, "turned", ())))
+        return list(dict.fromkeys(path for source in self.sources for path in getattr(source, "turned_in_place", ())))
 
     def __len__(self) -> int:
         return sum(self._counts)

@@ -295,7 +295,7 @@ PHASES = {
     # as phase 20, with lifelike scenes, and none turned; two processes
     22: Phase(
         SegmenterTraining(
-            stages=(Stage(224, 5200, num_targets=12),),
+            stages=(Stage(224, 4200, num_targets=12),),
             recipe=replace(MEANT, num_rounds=1, given_mask_probability=0.2, grouping_weight=1.5, decoded_targets=1),
             augmentation=Augmentation(smallest_crop=0.45, rotate=False),
             optimizer="muon",
@@ -309,10 +309,10 @@ PHASES = {
         ),
         shares={"plain": 0.4, "rich": 0.25, "lifelike": 0.35},
     ),
-    # as phase 21, with lifelike scenes, and none turned; two processes
+    # as phase 21, at the size of the frame, with lifelike scenes, and none turned; two processes
     23: Phase(
         SegmenterTraining(
-            stages=(Stage(288, 1000, num_targets=8),),
+            stages=(Stage(320, 1000, num_targets=8),),
             recipe=replace(MEANT, given_mask_probability=0.2, grouping_weight=1.0, decoded_targets=3),
             augmentation=Augmentation(smallest_crop=0.45, rotate=False),
             optimizer="muon",

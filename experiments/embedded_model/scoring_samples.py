@@ -34,9 +34,9 @@ FRAME = 320
 """Side of the frame that the model ships with: objects are seen larger than in most of training."""
 
 SCENES = {
-    "plain": range(30_000, 34_200),
-    "rich": range(1_008_000, 1_008_900),
-    "lifelike": range(1_112_000, 1_112_450),
+    "plain": range(30_000, 33_300),
+    "rich": range(1_008_000, 1_008_700),
+    "lifelike": range(1_112_000, 1_112_400),
 }
 """Seeds of scenes that the masks were not trained on."""
 
@@ -67,7 +67,7 @@ def start_worker() -> None:
 
 def all_seen(weights: Path, pool: Executor, progress: Callable[[int, int], None]) -> dict[str, Seen]:
     """What these weights answer to every scene, by network; kept beside them for the next time."""
-    plan = f"{FRAME} {SCENES} {CORRECTED} {LAST_CLICK} {GIVEN} {RECIPE}".encode() + weights.read_bytes()
+    plan = Path(__file__).read_bytes() + weights.read_bytes()
     kept = weights.with_name(f"{weights.stem}-seen-{hashlib.sha256(plan).hexdigest()[:12]}.npz")
     if not kept.is_file():
         seeds = [(style, seed) for style, range_ in SCENES.items() for seed in range_]
@@ -101,8 +101,8 @@ def see(weights: Path, scene: tuple[str, int]) -> dict[str, Seen]:
         given = foreign_masks(segmenter, embedding, drawn, some)
         for name, part in given.items():
             seen[name].append(part)
-    if seed % CORRECTED == 0:
-        seen["single"] += corrections(segmenter, embedding, drawn, chosen)
+    if seed % CORRECTED == 0 and len(chosen.nodes):
+        seen["single"] += corrections(segmenter, embedding, chosen)
     width = mask_geometry(torch.zeros(1, 1, 1, 1)).shape[1]
     nothing = Seen(*(np.zeros((0, size), np.float32) for size in (width, 1, 1, 1)))
     return {name: together(parts or [nothing]) for name, parts in seen.items()}
@@ -118,8 +118,9 @@ def seen_of(logits: Tensor, predicted_iou: Tensor, expected: Tensor, nearest: Te
 
 
 class Chosen(NamedTuple):
-    """Clicks that go on: where, and the mask that is corrected."""
+    """Clicks that go on: in which node, where, and the mask that is corrected."""
 
+    nodes: Tensor
     points: Tensor
     shown: Tensor
     logits: Tensor
@@ -142,20 +143,16 @@ def clicks_and_boxes(
     each = pairwise_iou(masks, nodes.expand(len(nodes), -1, -1, -1)).nan_to_num(0.0)
     expected = (each * chance[:, None]).sum(dim=2)
     nearest = each.masked_fill(chance[:, None] == 0, 0.0).amax(dim=2)
-    best, rows = (
-        expected.argmax(dim=1),
-        torch.arange(len(nodes)),
-    )  # about what the protocol shows, once the head is good
-    chosen = Chosen(
-        torch.from_numpy(places[:, None].astype(np.float64)), masks[rows, best], candidates.logits[rows, best]
-    )
+    rows = (~boxed).nonzero()[:, 0]
+    best = expected[rows].argmax(dim=1)  # about what the protocol shows, once the head is good
+    points = torch.from_numpy(places[:, None].astype(np.float64))
+    chosen = Chosen(nodes[rows], points[rows], masks[rows, best], candidates.logits[rows, best])
     return seen_of(candidates.logits, candidates.predicted_iou, expected, nearest), chosen
 
 
-def corrections(segmenter: aa.Segmenter, embedding: Any, drawn: Scene, chosen: Chosen) -> list[Seen]:
+def corrections(segmenter: aa.Segmenter, embedding: Any, chosen: Chosen) -> list[Seen]:
     """Further clicks in the middle of what is wrong, answered by one mask."""
-    nodes = torch.from_numpy(np.ascontiguousarray(drawn.masks))
-    points, shown, logits = chosen
+    nodes, points, shown, logits = chosen
     labels = torch.ones(len(nodes), 1, dtype=torch.int64)
     seen = []
     for _ in range(LAST_CLICK - 1):

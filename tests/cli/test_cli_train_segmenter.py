@@ -215,7 +215,7 @@ def test_bad_data(command: Command, pictures: Path, change: dict[str, Any], mess
         ("preset = \n", "can't be read as TOML"),
         ('preset = "sam9"\n', "one of short, sam1, sam2"),
         ("stages = 3\n", "has the key 'stages'"),
-        (f"[training]\nlearning_rat = 1e-3\n{STAGE}", "did you mean 'learning_rate'?"),
+        (f"[training]\nlearning_rat = 1e-3\n{STAGE}", "Mend: 'learning_rate', if that is meant."),
         (f'[training]\nlearning_rate = "fast"\n{STAGE}', "a number"),
         (f"[training]\nlearning_rate = -1.0\n{STAGE}", "learning_rate=-1.0"),
         (f'[training]\nschedule = "sine"\n{STAGE}', "'linear', 'cosine'"),

@@ -103,8 +103,8 @@ def test_sources_of_training_know_what_is_turned(turned: Path) -> None:
     files = [turned.parent / "0.png", turned.parent / "5.png"]
     scenes = SceneSource([generate_scene(0, size=64)])
     for source in (CocoSource(dataset), TripleSource(dataset), MaskSetSource(open_masks(turned))):
-        assert source.turned == files
-        assert DegradedMasks(source).turned == files
-        assert MixedSource([source, scenes, source], [1.0, 1.0, 1.0]).turned == files
-    assert DegradedMasks(scenes).turned == ()
-    assert MatchedMasks(dataset, dataset).turned == files
+        assert source.turned_in_place == files
+        assert DegradedMasks(source).turned_in_place == files
+        assert MixedSource([source, scenes, source], [1.0, 1.0, 1.0]).turned_in_place == files
+    assert DegradedMasks(scenes).turned_in_place == ()
+    assert MatchedMasks(dataset, dataset).turned_in_place == files

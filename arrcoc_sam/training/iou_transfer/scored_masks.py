@@ -39,10 +39,10 @@ class DegradedMasks(Sequence[ScoredImage]):
     seed: int = 0
 
     @property
-    def turned(self) -> Sequence[Path]:
+    def turned_in_place(self) -> Sequence[Path]:
         """The files of the source's pictures that their EXIF orientation turns at the same size."""
-        turned: Sequence[Path] = getattr(self.source, "turned", ())
-        return turned
+        found: Sequence[Path] = getattr(self.source, "turned_in_place", ())
+        return found
 
     def __len__(self) -> int:
         return len(self.source)
@@ -116,7 +116,7 @@ class MatchedMasks(Sequence[ScoredImage]):
         ]
 
     @property
-    def turned(self) -> Sequence[Path]:
+    def turned_in_place(self) -> Sequence[Path]:
         """The files of the pictures that their EXIF orientation turns at the same size; their headers are read now."""
         paths = [self.external.folder / image.file_name for image, _ in self._pairs]
         return [path for path in paths if is_turned(path, in_place=True)]
