@@ -16,6 +16,7 @@ from torch import Tensor
 
 from arrcoc_sam.segmenters.mask_scoring import looks_at_masks, scored_iou
 from arrcoc_sam.segmenters.prompt_content import with_content
+from arrcoc_sam.segmenters.upscaling import Upscaling, convolved_masks
 
 __all__ = ["DecoderPath", "Transform", "published_decoder", "run_decoder", "stock_decoder", "stock_transformer"]
 
@@ -92,9 +93,10 @@ def run_decoder(
     tokens: Sequence[int],
     *,
     reduced: Callable[[], AbstractContextManager[object]],
+    upscale: Upscaling = convolved_masks,
     masks: bool = True,
 ) -> tuple[Float[Tensor, "k m H W"], Float[Tensor, "k m"]]:
-    """:func:`stock_decoder` with another way through the two-way transformer.
+    """:func:`stock_decoder` with other ways through the two-way transformer and from there to the masks.
 
     Args:
         transform: From the decoder's transformer, the embedding with the mask prompt added, its positional encoding,
@@ -106,6 +108,7 @@ def run_decoder(
         dense: What the mask prompts add to the embedding.
         tokens: Which mask tokens to answer with, in this order.
         reduced: Makes the transformer's context.
+        upscale: From the decoder's upscaling, the image's positions, a vector a mask, and the grid: the logits.
         masks: False gives no masks, logits (k, m, 0, 0), and works them out only if predicted IoU depends on them.
 
     Returns:
@@ -124,10 +127,9 @@ def run_decoder(
     nothing = predicted_iou.new_empty(*predicted_iou.shape, 0, 0)
     if not with_masks:
         return nothing, predicted_iou
-    upscaled = decoder.output_upscaling(keys.transpose(1, 2).reshape(source.shape))
     mlps = decoder.output_hypernetworks_mlps
     weights = torch.stack([mlps[token](queries[:, 1 + row]) for row, token in enumerate(tokens)], dim=1)
-    logits = (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:]).float()
+    logits = upscale(decoder.output_upscaling, keys, weights, (source.shape[2], source.shape[3])).float()
     return logits if masks else nothing, scored_iou(decoder, logits, predicted_iou, tokens)
 
 

@@ -21,7 +21,8 @@ from segment_anything.modeling.transformer import Attention, TwoWayAttentionBloc
 from torch import Tensor, nn
 
 from arrcoc_sam.errors import InputError, explain
-from arrcoc_sam.segmenters.decoder_path import Transform, run_decoder, stock_transformer
+from arrcoc_sam.segmenters.decoder_path import run_decoder, stock_transformer
+from arrcoc_sam.segmenters.upscaling import banded_masks, convolved_masks, is_plain
 
 __all__ = ["FoldedDecoder", "can_fold", "folded_transformer", "image_to_token", "token_to_image"]
 
@@ -30,7 +31,8 @@ __all__ = ["FoldedDecoder", "can_fold", "folded_transformer", "image_to_token", 
 class FoldedDecoder:
     """A decoder path that folds where this pays and runs segment-anything's own transformer elsewhere.
 
-    It does not fold while the decoder's weights are trained, or when they are not plain linear layers.
+    It does not fold while the decoder's weights are trained, or when they are not plain linear layers. On a CPU masks
+    are upscaled in bands (:mod:`arrcoc_sam.segmenters.upscaling`) under the same conditions.
 
     Attributes:
         masks: False gives no masks: the logits are (k, m, 0, 0), predicted IoU is as ever. Upscaling and hypernetworks
@@ -63,16 +65,23 @@ class FoldedDecoder:
         reduced: Callable[[], AbstractContextManager[object]],
     ) -> tuple[Float[Tensor, "k m H W"], Float[Tensor, "k m"]]:
         """Logits and predicted IoU of some of the mask tokens, as :func:`run_decoder` gives them."""
-        num_tokens = 1 + decoder.num_mask_tokens + sparse.shape[1]
-        transform: Transform = folded_transformer if self._pays(decoder, num_tokens) else stock_transformer
-        given = (decoder, image_embeddings, image_pe, sparse, dense, tokens)
-        return run_decoder(transform, *given, reduced=reduced, masks=self.masks)
-
-    def _pays(self, decoder: MaskDecoder, num_tokens: int) -> bool:
         # A key bias drops out of the algebra and would be left without its gradient of 0, which data-parallel training
         # takes for an error; gradients to prompts and images flow through the folded code as well.
         trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in decoder.parameters())
-        if trained or not can_fold(decoder.transformer):
+        num_tokens = 1 + decoder.num_mask_tokens + sparse.shape[1]
+        folds = not trained and self._pays(decoder, num_tokens)
+        banded = not trained and image_embeddings.device.type == "cpu" and is_plain(decoder.output_upscaling)
+        given = (decoder, image_embeddings, image_pe, sparse, dense, tokens)
+        return run_decoder(
+            folded_transformer if folds else stock_transformer,
+            *given,
+            reduced=reduced,
+            upscale=banded_masks if banded else convolved_masks,
+            masks=self.masks,
+        )
+
+    def _pays(self, decoder: MaskDecoder, num_tokens: int) -> bool:
+        if not can_fold(decoder.transformer):
             return False
         attention: Any = decoder.transformer.final_attn_token_to_image
         limit = attention.internal_dim // attention.num_heads - 1 if self.max_tokens is None else self.max_tokens

@@ -12,7 +12,6 @@ from arrcoc_sam.segmenters.folded import FoldedDecoder
 from arrcoc_sam.segmenters.prompt_content import PromptContent, with_content
 from arrcoc_sam.segmenters.sam import stock_decoder
 from arrcoc_sam.segmenters.tiny import build_tiny
-from arrcoc_sam.training.reduced_decoder import lean_decoder
 
 
 @pytest.fixture
@@ -61,10 +60,9 @@ def test_every_path_of_the_decoder_reads_it(model: Any) -> None:
         published = decoder.predict_masks(embedding, image_pe, sparse, dense)
         stock = stock_decoder(decoder, embedding, image_pe, sparse, dense, tokens, reduced=nullcontext)
         folded = FoldedDecoder()(decoder, embedding, image_pe, sparse, dense, tokens, reduced=nullcontext)
-        lean = lean_decoder(decoder, embedding, image_pe, sparse, dense, tokens)
         torch.nn.init.zeros_(decoder.prompt_content.project.weight)
         without = stock_decoder(decoder, embedding, image_pe, sparse, dense, tokens, reduced=nullcontext)
-    for masks, iou in (published, folded, lean):
+    for masks, iou in (published, folded):
         torch.testing.assert_close(masks, stock[0], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(iou, stock[1], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(without[0], stock[0], atol=1e-2)

@@ -9,9 +9,11 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from arrcoc_sam.segmenters.sam import stock_decoder
+from arrcoc_sam.segmenters.decoder_path import run_decoder, stock_decoder
+from arrcoc_sam.segmenters.folded import folded_transformer
 from arrcoc_sam.segmenters.tiny import build_tiny
-from arrcoc_sam.training.reduced_decoder import ReducedDecoder, lean_decoder
+from arrcoc_sam.segmenters.upscaling import multiplied_masks
+from arrcoc_sam.training.reduced_decoder import ReducedDecoder
 
 TOKENS = (0, 1, 2, 3)
 
@@ -40,10 +42,11 @@ def test_same_numbers_and_gradients(model: Sam, num: int) -> None:
     for lean in (False, True):
         model.zero_grad()
         given = prompts(num, torch.float64)
+        every = (decoder, given[0], image_pe, given[1], given[2], TOKENS)
         if lean:
-            logits, iou = lean_decoder(decoder, given[0], image_pe, given[1], given[2], TOKENS)
+            logits, iou = run_decoder(folded_transformer, *every, reduced=nullcontext, upscale=multiplied_masks)
         else:
-            logits, iou = stock_decoder(decoder, given[0], image_pe, given[1], given[2], TOKENS, reduced=nullcontext)
+            logits, iou = stock_decoder(*every, reduced=nullcontext)
         weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2))
         ((logits * weights).mean() + iou.square().mean()).backward()
         answers.append((logits.detach(), iou.detach()))
