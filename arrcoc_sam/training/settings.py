@@ -50,6 +50,7 @@ class Validation:
         every: Steps between; 0: never. The end of the run is judged too.
         scenes: How many.
         rich_share: The share of them that is rich.
+        lifelike_share: The share of them that is lifelike; the rest is plain.
         size: Side of the scenes in pixels.
         first_seed: Of the scenes; one of those of validation, never of training or test.
         clicks: After how many clicks to judge, ascending from 1.
@@ -60,6 +61,7 @@ class Validation:
     every: int = 0
     scenes: int = 60
     rich_share: float = 0.5
+    lifelike_share: float = 0.0
     size: int = 256
     first_seed: int = VALIDATION_SEEDS.start
     clicks: tuple[int, ...] = (1, 3)
@@ -74,8 +76,10 @@ class Validation:
         """
         if self.every < 0:
             raise InputError(explain(f"every={self.every}", "at least 0"))
-        if not 0 <= self.rich_share <= 1:
-            raise InputError(explain(f"rich_share={self.rich_share}", "in [0, 1]"))
+        total = self.rich_share + self.lifelike_share
+        if min(self.rich_share, self.lifelike_share) < 0 or not total <= 1 + 1e-9:
+            came = f"rich_share={self.rich_share}, lifelike_share={self.lifelike_share}"
+            raise InputError(explain(came, "shares in [0, 1] that add up to at most 1"))
         if not 32 <= self.size <= 2048:
             raise InputError(explain(f"size={self.size}", "32 to 2048 pixels"))
         seeds = (self.first_seed, self.first_seed + self.scenes - 1)

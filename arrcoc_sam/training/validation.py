@@ -25,11 +25,13 @@ BEST = "best.safetensors"
 
 
 def validation_images(settings: Validation) -> list[AnnotatedImage]:
-    """Held-out scenes: the rich ones first, by their share, the plain ones after them."""
+    """Held-out scenes: the rich ones first, by their share, then the lifelike ones, then the plain ones."""
     num_rich = round(settings.rich_share * settings.scenes)
+    num_lifelike = min(round(settings.lifelike_share * settings.scenes), settings.scenes - num_rich)
+    styles = ["rich"] * num_rich + ["lifelike"] * num_lifelike
+    styles += ["plain"] * (settings.scenes - len(styles))
     images = []
-    for number in range(settings.scenes):
-        style, seed = "rich" if number < num_rich else "plain", settings.first_seed + number
+    for seed, style in enumerate(styles, settings.first_seed):
         scene = generate_scene(seed, settings.size, style=style)
         images.append(AnnotatedImage(f"{style}-{seed}", scene.image, scene.masks, scene.levels))
     return images
@@ -69,11 +71,11 @@ class SegmenterValidator:
                 save_weights(run.folder / BEST, model, {"image_size": size, "validation": json.dumps(record)})
 
     def _judge(self, segmenter: SamSegmenter) -> dict[str, float]:
-        """The protocol's figures over all scenes, and those of each style where there are two."""
+        """The protocol's figures over all scenes, and those of each style where there are several."""
         report = evaluate_clicks(segmenter, self._images, clicks=self._settings.clicks)
         figures = {name: float(value) for name, value in report.summary.items()}
         style = report.nodes["image"].str.partition("-")[0]
-        for name in ("plain", "rich"):
+        for name in ("plain", "rich", "lifelike"):
             nodes = report.nodes[style == name]
             if 0 < len(nodes) < len(report.nodes):
                 summary = summarize_clicks(nodes)
