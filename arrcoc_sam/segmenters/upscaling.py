@@ -48,8 +48,9 @@ def convolved_masks(
     Returns:
         Logits, of SAM's layers at four times the grid's size.
     """
-    upscaled = upscaling(positions.transpose(1, 2).unflatten(2, grid_hw))
-    return (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
+    count, _, channels = positions.shape
+    upscaled: Tensor = upscaling(positions.transpose(1, 2).reshape(count, channels, *grid_hw))
+    return (weights @ upscaled.flatten(2)).reshape(*weights.shape[:2], *upscaled.shape[-2:])
 
 
 def banded_masks(
@@ -58,7 +59,7 @@ def banded_masks(
     """As :func:`convolved_masks` for layers that are plain, a band of rows at a time: for a CPU, without gradients."""
     columns = grid_hw[1]
     step = max(1, _BAND // max(1, len(positions) * columns)) * columns
-    bands = [_band(upscaling, band, weights, columns) for band in positions.split(step, dim=1)]
+    bands = [_band(upscaling, band, weights, columns) for band in torch.split(positions, step, dim=1)]
     return torch.cat(bands, dim=2)
 
 
@@ -66,11 +67,12 @@ def _band(
     upscaling: Any, positions: Float[Tensor, "k n C"], weights: Float[Tensor, "k m c"], columns: int
 ) -> Float[Tensor, "k m H W"]:
     first, norm, _, second, _ = upscaling
-    channels_last = positions.unflatten(1, (-1, columns))
-    pixels = first(channels_last.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    count, size, channels = positions.shape
+    grid = positions.reshape(count, size // columns, columns, channels)
+    pixels: Tensor = first(grid.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     pixels = F.gelu(F.layer_norm(pixels, pixels.shape[-1:], norm.weight, norm.bias, norm.eps))
     pixels = F.gelu(second(pixels.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
-    return (weights @ pixels.flatten(1, 2).transpose(1, 2)).unflatten(2, pixels.shape[1:3])
+    return (weights @ pixels.flatten(1, 2).transpose(1, 2)).reshape(*weights.shape[:2], *pixels.shape[1:3])
 
 
 def multiplied_masks(
@@ -84,8 +86,9 @@ def multiplied_masks(
     pixels = _four_pixels(first, positions)
     pixels = F.gelu(F.layer_norm(pixels, pixels.shape[-1:], norm.weight, norm.bias, norm.eps))
     products = F.gelu(_four_pixels(second, pixels)) @ weights.transpose(1, 2)  # (k, 16 n, m)
-    placed = products.unflatten(1, (*grid_hw, 2, 2, 2, 2)).permute(0, 7, 1, 3, 5, 2, 4, 6)
-    return placed.reshape(*weights.shape[:2], 4 * grid_hw[0], 4 * grid_hw[1])
+    count, masks = weights.shape[:2]
+    placed = products.reshape(count, *grid_hw, 2, 2, 2, 2, masks).permute(0, 7, 1, 3, 5, 2, 4, 6)
+    return placed.reshape(count, masks, 4 * grid_hw[0], 4 * grid_hw[1])
 
 
 def _four_pixels(convolution: Any, positions: Float[Tensor, "k n c"]) -> Float[Tensor, "k p o"]:
