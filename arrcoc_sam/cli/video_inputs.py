@@ -89,5 +89,15 @@ def _labels(labels: Any) -> Any:
 
 
 def _read_mask(path: Path) -> Bool[np.ndarray, "H W"]:
-    mask: np.ndarray = load_image(path).mean(axis=2) > 127.5
+    """A picture of a mask, as pixels above half intensity.
+
+    Raises:
+        InputError: It has none: a picture of 0 and 1, most likely.
+        ImageReadError: It can't be read.
+    """
+    grey: np.ndarray = load_image(path).mean(axis=2)
+    mask: np.ndarray = grey > 127.5
+    if not mask.any():
+        came = f"the mask {path} has no pixel above half intensity, {grey.max():g} at most"
+        raise InputError(explain(came, "the object brighter than 127", "write it as 255 on 0"))
     return mask

@@ -235,5 +235,6 @@ class MaskQualityEstimator:
                 came = f"a calibration of {name}={theirs!r} for scores of {name}={value!r}"
                 mend = "calibrate anew: arrcoc-sam calibrate"
                 if name != "checkpoint_hash":
-                    mend = f"score with {name}={theirs!r}, or {mend}"
+                    option = {"multimask": "tokens"}.get(name, name)
+                    mend = f"score with {name}={theirs!r} (--{option}), or {mend}"
                 raise InputError(explain(came, "one fitted on the same weights and options", mend))

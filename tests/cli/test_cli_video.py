@@ -142,6 +142,17 @@ def test_bad_input(command: Command, frames: Path, tmp_path: Path, words: tuple[
     assert not (tmp_path / "out").exists()
 
 
+def test_a_mask_of_0_and_1_is_no_empty_object(command: Command, frames: Path, tmp_path: Path) -> None:
+    mask = np.zeros(SIZE_HW, dtype=np.uint8)
+    mask[10:30, 5:25] = 1
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    (tmp_path / "prompts.json").write_text('[{"object": 2, "mask": "mask.png"}]')
+    for words in (("--mask", "mask.png"), ("--prompts", "prompts.json")):
+        answer = command("video", frames, *words, "-o", "out")
+        assert answer.code == 2
+        assert "mask.png has no pixel above half intensity, 1 at most; expected" in answer.err
+
+
 def test_bad_clips(command: Command, frames: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((50, 61, 3), dtype=np.uint8)).save(frames / "9.png")
     answer = command("video", frames, "-p", "15,20", "-o", "out")

@@ -291,6 +291,8 @@ def test_a_calibration_makes_estimates_of_bounds(command: Command, scored: Path,
     assert plan["quality_kind"] == "calibrated"
     assert len(plan["calibration"]) == 64
     assert "holds scores of other calibration" in command(*words, "--out", scored).error
+    answer = command(*words, "--out", "components.parquet", "--components")
+    assert "Mend: score with components=False (--components), or calibrate anew" in answer.error
 
 
 def test_a_calibration_of_another_checkpoint_is_refused(command: Command, weights: Path, tmp_path: Path) -> None:
