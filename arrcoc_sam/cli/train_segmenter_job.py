@@ -24,6 +24,7 @@ from arrcoc_sam.segmenters.tiny import build_tiny
 from arrcoc_sam.segmenters.weights import weights_hash
 from arrcoc_sam.training.checkpoint import save_weights
 from arrcoc_sam.training.distributed import Devices, open_devices
+from arrcoc_sam.training.logs import last_row
 from arrcoc_sam.training.segmenter import check_training, train_segmenter
 from arrcoc_sam.training.segmenter_config import ModelSettings, SegmenterConfig, default_segmenter_config
 from arrcoc_sam.training.validation import BEST, read_best
@@ -71,13 +72,7 @@ class TrainSegmenterJob:
         model = build_model(config.model, config.root, config.training.seed)
         facts["model"] = config.model.segmenter
         facts["initial"] = weights_hash(model, frame_hw=(0, 0))
-        last: dict[str, float] = {}
         with _steps(config.training.total_steps) as show:
-
-            def progress(step: int, row: dict[str, float]) -> None:
-                last.update(row)
-                show(step, row)
-
             trained = train_segmenter(
                 config.training,
                 source,
@@ -89,12 +84,12 @@ class TrainSegmenterJob:
                 num_workers=self.workers,
                 tensorboard=self.tensorboard,
                 origin=facts,
-                progress=progress,
+                progress=show,
             )
         if devices.rank == 0:
-            self._write(config, facts, trained, last)
+            self._write(config, facts, trained, last_row(self.out))
 
-    def _write(self, config: SegmenterConfig, facts: dict[str, Any], trained: Sam, last: dict[str, float]) -> None:
+    def _write(self, config: SegmenterConfig, facts: dict[str, Any], trained: Sam, figures: dict[str, float]) -> None:
         size = int(trained.image_encoder.img_size)
         best = read_best(self.out)
         record = {
@@ -103,7 +98,7 @@ class TrainSegmenterJob:
             "training": asdict(config.training),
             **facts,
             "steps": config.training.total_steps,
-            "figures": last,
+            "figures": figures,
             "best": best,
             **Provenance(
                 command=self.command,
@@ -119,9 +114,8 @@ class TrainSegmenterJob:
         if self.as_json:
             print_json({"weights": str(weights), **record})
             return
-        if last:
-            rows = [(name.replace("_", " "), f"{value:.4g}") for name, value in last.items()]
-            print_table("Last steps", ["figure", "value"], rows, to=out(), right=["value"])
+        rows = [(name.replace("_", " "), f"{value:.4g}") for name, value in figures.items()]
+        print_table("Last steps", ["figure", "value"], rows, to=out(), right=["value"])
         out().print(f"Wrote {weights}", soft_wrap=True, markup=False)
         if best is not None:
             name, value = best["chosen_by"], best["figures"][best["chosen_by"]]

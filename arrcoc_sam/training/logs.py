@@ -10,7 +10,9 @@ from typing import Any
 from arrcoc_sam.errors import MissingExtraError, OutputError, explain
 from arrcoc_sam.report.writing import write_text
 
-__all__ = ["TrainingLog"]
+__all__ = ["TrainingLog", "last_row"]
+
+_NAME = "log.csv"
 
 
 class TrainingLog:
@@ -29,7 +31,7 @@ class TrainingLog:
     """
 
     def __init__(self, folder: Path, *, first_step: int = 0, tensorboard: bool = False) -> None:
-        self._path = folder / "log.csv"
+        self._path = folder / _NAME
         self.last_step = 0
         self._writer: Any = None
         if tensorboard:
@@ -77,3 +79,16 @@ class TrainingLog:
         """End TensorBoard's file."""
         if self._writer is not None:
             self._writer.close()
+
+
+def last_row(folder: Path) -> dict[str, float]:
+    """The last figures in the log of a run, by name; none where somebody took the log away.
+
+    Args:
+        folder: Of the log.
+    """
+    if not (folder / _NAME).is_file():
+        return {}
+    with (folder / _NAME).open(newline="", encoding="utf-8") as file:
+        *_, row = csv.DictReader(file)
+    return {name: float(value) for name, value in row.items() if name != "step"}

@@ -112,7 +112,11 @@ def test_every_kind_of_data(command: Command, pictures: Path, kind: str) -> None
     assert len(segmenter.encode(generate_scene(0, size=64).image)) == 1
     # a finished run answers again, without another step
     before = (Path("run") / "log.csv").read_bytes()
-    assert command("train", "segmenter", "--config", "run.toml", "--out", "run", "--device", "cpu").code == 0
+    again = command("train", "segmenter", "--config", "run.toml", "--out", "run", "--json", "--device", "cpu")
+    assert again.code == 0
+    assert json.loads(again.out)["figures"] == record["figures"]
+    names, *_, last = before.decode().splitlines()
+    assert record["figures"]["loss"] == float(last.split(",")[names.split(",").index("loss")])
     assert (Path("run") / "log.csv").read_bytes() == before
 
 
