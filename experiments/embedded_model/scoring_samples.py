@@ -34,9 +34,9 @@ FRAME = 320
 """Side of the frame that the model ships with: objects are seen larger than in most of training."""
 
 SCENES = {
-    "plain": range(30_000, 33_300),
-    "rich": range(1_008_000, 1_008_700),
-    "lifelike": range(1_112_000, 1_112_400),
+    "plain": range(30_000, 32_600),
+    "rich": range(1_008_000, 1_008_550),
+    "lifelike": range(1_112_000, 1_112_300),
 }
 """Seeds of scenes that the masks were not trained on."""
 
