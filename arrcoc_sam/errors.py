@@ -200,9 +200,11 @@ def describe(value: Any) -> str:
     if shape is not None and dtype is not None:
         kind = "tensor" if type(value).__module__.startswith("torch") else "array"
         return f"a {dtype} {kind} of shape {tuple(shape)}"
+    if shape is not None:  # a table
+        return f"a {type(value).__name__} of shape {tuple(shape)}"
     if isinstance(value, (list, tuple)):
         return f"a {type(value).__name__} of {len(value)}"
-    text = repr(value)
+    text = " ".join(line.strip() for line in repr(value).splitlines())
     return text if len(text) <= 80 else f"{type(value).__name__} {text[:77]}…"
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor
 
 from arrcoc_sam.errors import InputError, ShapeError, describe, explain, first_line
 
-__all__ = ["Coordinates", "as_coordinates", "as_masks", "as_size", "choose_device"]
+__all__ = ["Coordinates", "as_coordinates", "as_masks", "as_numbers", "as_size", "choose_device"]
 
 Coordinates: TypeAlias = Tensor | np.ndarray | Sequence[Any]
 """Points or boxes as a caller has them: a tensor, an array or nested lists; the last axis is 2 or 4 long."""
@@ -48,15 +48,20 @@ def as_masks(
     given: object = masks
     if isinstance(given, np.ndarray):
         if given.dtype != np.bool_ and not (soft and given.dtype in (np.float16, np.float32, np.float64)):
-            raise InputError(explain(f"{name} is {describe(given)}", expected, f"threshold it, for example {name} > 0"))
+            raise InputError(explain(f"{name} is {describe(given)}", expected, _cut(given, name)))
         # from_numpy takes neither negative strides nor, without a warning, read-only memory
         given = torch.from_numpy(
             given if given.flags.writeable and min(given.strides, default=0) >= 0 else given.copy()
         )
     if not isinstance(given, Tensor):
-        raise InputError(explain(f"{name} is {describe(given)}", expected, "pass a tensor or a numpy array"))
+        mend = "pass a tensor or a numpy array"
+        if isinstance(given, Mapping) and "counts" in given:
+            mend = f"draw the run lengths: arrcoc_sam.masks.decode_rle({name})"
+        elif isinstance(given, Mapping) and "segmentation" in given:
+            mend = f'{name}["segmentation"]'
+        raise InputError(explain(f"{name} is {describe(given)}", expected, mend))
     if given.dtype != torch.bool and not (soft and given.is_floating_point()):
-        raise InputError(explain(f"{name} is {describe(given)}", expected, f"threshold it, for example {name} > 0"))
+        raise InputError(explain(f"{name} is {describe(given)}", expected, _cut(given, name)))
     if given.ndim < min_rank or 0 in given.shape[-2:]:
         mend = f"{name}[None]" if given.ndim == min_rank - 1 else None
         expected = f"at least {min_rank} axes, the last two (H, W) >= 1"
@@ -64,9 +69,18 @@ def as_masks(
     return _of_ones(given) if given.dtype == torch.bool else given
 
 
+def _cut(given: Tensor | np.ndarray, name: str) -> str:
+    """How bool masks are made of others."""
+    mend = f"threshold it, for example {name} > 0"
+    if given.ndim == 2 and "int" in str(given.dtype):  # perhaps as scikit-image's label answers it
+        mend += f"; a map of labels: {name} == labels[:, None, None]"
+    return mend
+
+
 def _of_ones(masks: Bool[Tensor, "*N H W"]) -> Bool[Tensor, "*N H W"]:
     """The same masks, every True a byte of 1."""
-    if masks.device.type != "cpu":  # to look would take a wait for the device, which is longer than a copy
+    # To look would take a wait for the device, which is longer than a copy, and break a compiled graph.
+    if masks.device.type != "cpu" or torch.compiler.is_compiling():
         return masks.view(torch.uint8) != 0
     if masks.numel() == 0 or int(masks.view(torch.uint8).amax()) <= 1:
         return masks
@@ -95,6 +109,27 @@ def as_coordinates(values: Coordinates, length: int, name: str) -> Float64[Tenso
     if array.ndim < 1 or array.shape[-1] != length:
         raise ShapeError(explain(f"{name} is {describe(array)}", f"(…, {length})"))
     return array.to(torch.float64)
+
+
+def as_numbers(
+    values: Tensor | np.ndarray | Sequence[Any], name: str, axes: str, device: torch.device
+) -> Shaped[Tensor, "*N"]:
+    """Numbers as a tensor on ``device``, their dtype as it came.
+
+    Args:
+        values: A tensor, an array or nested lists.
+        name: The argument's name in the error message.
+        axes: The shape that is wanted, for the message.
+        device: Where the tensor is wanted.
+
+    Raises:
+        InputError: Not numbers, or ragged.
+    """
+    try:
+        given = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+    except (TypeError, ValueError) as error:
+        raise InputError(explain(f"{name} is {describe(values)}", f"numbers of shape {axes}")) from error
+    return given.to(device)
 
 
 def as_size(size_hw: Sequence[int], name: str) -> tuple[int, int]:

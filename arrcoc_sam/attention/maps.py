@@ -41,7 +41,7 @@ class AttentionSource(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AttentionMaps:
     """N attention maps on one grid, each of them summing to 1 over the grid's valid cells.
 

@@ -9,7 +9,7 @@ from arrcoc_sam.datasets.coco_masks import CocoMasks
 from arrcoc_sam.datasets.folder import FolderMasks
 from arrcoc_sam.datasets.mask_sets import MaskSet
 from arrcoc_sam.datasets.records import ParquetMasks, parquet_files
-from arrcoc_sam.errors import DataError, explain
+from arrcoc_sam.errors import DataError, InputError, describe, explain
 
 __all__ = ["open_masks"]
 
@@ -27,7 +27,12 @@ def open_masks(path: str | os.PathLike[str], *, images: str | os.PathLike[str] |
 
     Raises:
         DataError: There is nothing there, or nothing that is known; the folder of images does not exist.
+        InputError: A table or a dictionary in place of the path.
     """
+    given: object = path
+    if not isinstance(given, (str, os.PathLike)):
+        mend = "write it to a file: frame.to_parquet('masks.parquet'), or COCO's dictionary with json.dump"
+        raise InputError(explain(f"the data set is {describe(given)}", "the path of a data set of masks", mend))
     place = Path(path).expanduser()
     folder = None if images is None else Path(images).expanduser()
     if folder is not None and not folder.is_dir():

@@ -106,6 +106,10 @@ class GranularityAnalyzer:
         if reference is not None and len(reference) < fewest:
             came = f"{len(reference)} reference maps at alpha = {self.alpha}"
             raise InputError(explain(came, f"at least {fewest}: no p could be small enough"))
+        for given in list[object](reference or ()):
+            if not isinstance(given, AttentionMaps):
+                mend = "make them of images: analyzer.reference_maps(images, points_xy, image_hw)"
+                raise InputError(explain(f"reference holds {describe(given)}", "AttentionMaps of other images", mend))
         if hierarchy is None:
             hierarchy = self._hierarchy(pixels, points)
         _check_hierarchy(hierarchy, image_hw, points)

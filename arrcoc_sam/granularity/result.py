@@ -26,7 +26,7 @@ ABSTAIN = "abstain"
 """What stands in ``best_match`` where no level can be named."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GranularityResult:
     """N attention maps against the three levels of K prompts on one image.
 
@@ -76,6 +76,16 @@ class GranularityResult:
         """Names of the N maps."""
         return self.maps.names
 
+    def __repr__(self) -> str:
+        """Sizes, and how many answers name a level, instead of all the numbers."""
+        height, width = self.image.shape[:2]
+        named = int((self.best_match != ABSTAIN).sum())
+        kind = "calibrated" if self.calibrated else "not calibrated"
+        return (
+            f"GranularityResult({len(self.maps)} maps x {len(self.masks)} prompts, {named} of {self.best_match.size} "
+            f"matched a level, {kind}; {height} x {width} pixels; metrics {', '.join(self.metrics)})"
+        )
+
     def to_frame(self) -> pd.DataFrame:
         """One row a map, prompt and level: metrics, area and score of the level, flags, and the verdict."""
         num_maps, num_prompts = len(self.maps), len(self.masks)
@@ -111,7 +121,7 @@ class GranularityResult:
             columns |= {"z": column(self.z, "nkl"), "p_value": column(self.p_value, "nkl")}
         return pd.DataFrame(columns)
 
-    def plot(self, maps: Sequence[int | str] | None = None, **options: Any) -> Figure:
+    def plot(self, maps: int | str | Sequence[int | str] | None = None, **options: Any) -> Figure:
         """The image with its levels outlined, maps over it, and bars a level.
 
         Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from arrcoc_sam.errors import HierarchyError, InputError, ShapeError, describe, explain
 from arrcoc_sam.hierarchy.levels import NESTED_SHARE
 from arrcoc_sam.hierarchy.mask_hierarchy import MaskHierarchy
-from arrcoc_sam.inputs import Coordinates, as_coordinates, as_masks
+from arrcoc_sam.inputs import Coordinates, as_coordinates, as_masks, as_numbers
 from arrcoc_sam.masks import containment, mask_boxes, pairwise_intersection
 from arrcoc_sam.masks.rle import encode_rle
 
@@ -48,7 +49,7 @@ class MaskForest:
     def from_masks(
         cls,
         masks: Bool[Tensor, "N H W"] | np.ndarray,
-        scores: Float[Tensor, " N"] | None = None,
+        scores: Float[Tensor, " N"] | np.ndarray | Sequence[float] | None = None,
         *,
         duplicate_iou: float | None = 0.9,
         nested_share: float = NESTED_SHARE,
@@ -79,6 +80,7 @@ class MaskForest:
         if masks.ndim != 3:
             raise ShapeError(explain(f"masks is {describe(masks)}", "(N, H, W)"))
         scores = masks.new_ones(len(masks), dtype=torch.float32) if scores is None else scores
+        scores = as_numbers(scores, "scores", "(N,)", masks.device)
         if scores.shape != masks.shape[:1]:
             raise ShapeError(explain(f"scores is {describe(scores)}", f"(N,) = ({len(masks)},)"))
         for name, share in (("nested_share", nested_share), ("duplicate_iou", duplicate_iou)):
@@ -99,6 +101,11 @@ class MaskForest:
             depth = depth + (above >= 0)
             above = torch.where(above >= 0, parent[above.clamp_min(0)], -1)
         return cls(masks[order], scores[order], order, common.diagonal(), parent, depth)
+
+    def __repr__(self) -> str:
+        """Sizes instead of all the numbers."""
+        height, width = self.masks.shape[-2:]
+        return f"MaskForest({len(self)} masks, {len(self.roots)} roots; {height} x {width} pixels)"
 
     def __len__(self) -> int:
         return len(self.masks)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from arrcoc_sam.hierarchy.levels import (
     relate_levels,
     shell_masks,
 )
-from arrcoc_sam.inputs import as_masks
+from arrcoc_sam.inputs import as_masks, as_numbers
 from arrcoc_sam.masks import area_average, pairwise_intersection
 
 __all__ = ["MaskHierarchy"]
@@ -67,8 +67,8 @@ class MaskHierarchy:
     def from_masks(
         cls,
         masks: Bool[Tensor, "K M H W"] | np.ndarray,
-        scores: Float[Tensor, "K M"] | None = None,
-        token_index: Int[Tensor, "K M"] | Int[Tensor, " M"] | None = None,
+        scores: Float[Tensor, "K M"] | np.ndarray | Sequence[Sequence[float]] | None = None,
+        token_index: Int[Tensor, "K M"] | Int[Tensor, " M"] | np.ndarray | Sequence[Any] | None = None,
         *,
         distinct_iou: float = DISTINCT_IOU,
         nested_share: float = NESTED_SHARE,
@@ -105,7 +105,9 @@ class MaskHierarchy:
             raise ShapeError(explain(f"masks is {describe(masks)}", "(K, M, H, W)"))
         num_prompts, num_masks = masks.shape[:2]
         scores = masks.new_ones((num_prompts, num_masks), dtype=torch.float32) if scores is None else scores
-        tokens = torch.arange(num_masks, device=masks.device) if token_index is None else token_index
+        scores = as_numbers(scores, "scores", "(K, M)", masks.device)
+        positions = range(num_masks) if token_index is None else token_index
+        tokens = as_numbers(positions, "token_index", "(K, M) or (M,)", masks.device)
         tokens = tokens.expand(num_prompts, num_masks) if tokens.ndim == 1 else tokens
         for name, value in (("scores", scores), ("token_index", tokens)):
             if value.shape != masks.shape[:2]:

@@ -113,6 +113,10 @@ def check_levels(
             expected = "a sequence of L tensors (B, h, w) or one tensor (B, L, h, w)"
             raise InputError(explain(f"{name} is {describe(attention)}", expected))
         for index, level in enumerate(attention):
+            given: object = level
+            if given is None:
+                mend = "give it logits all the same, and say where it does not count: valid="
+                raise InputError(explain(f"{name}[{index}] is None", "a tensor (B, h, w)", mend))
             check_logits(level, f"{name}[{index}]", axes="(B, h, w)", rank=3)
             if level.shape[0] != attention[0].shape[0]:
                 came = f"{name}[{index}] has a batch of {level.shape[0]}"
@@ -123,6 +127,8 @@ def check_levels(
     if not isinstance(masks, Tensor) or not (masks.dtype == torch.bool or masks.is_floating_point()):
         expected = "a tensor (B, L, H, W), bool or floats in [0, 1]"
         mend = "masks > 0" if isinstance(masks, Tensor) else "convert it: torch.as_tensor"
+        if isinstance(masks, (list, tuple)):
+            mend = "make it one: torch.stack(masks, dim=1)"
         raise InputError(explain(f"masks is {describe(masks)}", expected, mend))
     if masks.ndim != 4 or tuple(masks.shape[:2]) != (batch, num_levels) or 0 in masks.shape[-2:]:
         expected = f"({batch}, {num_levels}, H, W) for {num_levels} levels of {batch} samples"

@@ -145,9 +145,10 @@ def evaluate_iou_head(
     guess, truth = _scores(predicted, "predicted"), _scores(actual, "actual")
     if guess.shape != truth.shape or guess.ndim != 2 or 0 in guess.shape:
         came = f"predicted is {describe(predicted)}, actual is {describe(actual)}"
-        raise ShapeError(explain(came, "(K, M) both, with K and M at least 1"))
+        mend = "of one candidate a prompt: predicted[:, None], actual[:, None]" if guess.ndim == 1 else None
+        raise ShapeError(explain(came, "(K, M) both, with K and M at least 1", mend))
     if truth.min() < 0 or truth.max() > 1:
-        came = f"actual runs from {truth.min():g} to {truth.max():g}"
+        came = f"actual runs from {truth.min():.9g} to {truth.max():.9g}"
         raise InputError(explain(came, "intersections over unions in [0, 1]", "check that the two are not swapped"))
     if num_bootstrap < 0:
         raise InputError(explain(f"num_bootstrap={num_bootstrap}", "at least 0"))
@@ -243,7 +244,7 @@ def _interval(
 
 def _scores(values: Tensor | np.ndarray, name: str) -> Float[np.ndarray, "*shape"]:
     try:
-        array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+        array = np.asarray(values.detach().cpu().double() if isinstance(values, Tensor) else values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(explain(f"{name} is {describe(values)}", "numbers of shape (K, M)")) from error
     if not np.isfinite(array).all():

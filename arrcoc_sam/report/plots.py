@@ -30,8 +30,8 @@ _PANEL_INCHES = 2.5
 def plot_granularity(
     result: GranularityLike,
     *,
-    maps: Sequence[int | str] | None = None,
-    prompts: Sequence[int] | None = None,
+    maps: int | str | Sequence[int | str] | None = None,
+    prompts: int | Sequence[int] | None = None,
     max_maps: int = 9,
     title: str | None = None,
 ) -> Figure:
@@ -58,7 +58,8 @@ def plot_granularity(
     from arrcoc_sam.report.figures import Figure
 
     num_prompts = len(result.masks)
-    chosen = list(range(min(num_prompts, 4))) if prompts is None else list(prompts)
+    asked: int | Sequence[int] = range(min(num_prompts, 4)) if prompts is None else prompts
+    chosen = [int(asked)] if isinstance(asked, (int, np.integer)) else list(asked)
     if not chosen or not all(0 <= k < num_prompts for k in chosen):
         raise InputError(explain(f"prompts={prompts!r}", f"some of 0 … {num_prompts - 1}"))
     if max_maps < 1:
@@ -87,17 +88,18 @@ def plot_granularity(
     return figure
 
 
-def _chosen_maps(result: GranularityLike, maps: Sequence[int | str] | None) -> list[int]:
+def _chosen_maps(result: GranularityLike, maps: int | str | Sequence[int | str] | None) -> list[int]:
     """Numbers of the maps that were asked for."""
     names = list(result.maps.names)
     if maps is None:
         return list(range(len(names)))
-    numbers = [names.index(one) if isinstance(one, str) and one in names else one for one in maps]
+    asked: list[int | str] = [maps] if isinstance(maps, (int, str, np.integer)) else list(maps)
+    numbers = [names.index(one) if isinstance(one, str) and one in names else one for one in asked]
     if not numbers or not all(
         isinstance(one, (int, np.integer)) and -len(names) <= one < len(names) for one in numbers
     ):
         expected = f"some of 0 … {len(names) - 1}, or names such as {names[0]!r}"
-        raise InputError(explain(f"maps={list(maps)!r}", expected))
+        raise InputError(explain(f"maps={asked!r}", expected))
     return [int(one) % len(names) for one in numbers]
 
 

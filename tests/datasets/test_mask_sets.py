@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,7 +21,7 @@ from arrcoc_sam.datasets.folder import read_mask_file
 from arrcoc_sam.datasets.json_stream import stream_json
 from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.datasets.mask_index import MaskEntry, MaskIndex
-from arrcoc_sam.errors import DataError, ImageReadError, ImageTooLargeError, OutputError
+from arrcoc_sam.errors import DataError, ImageReadError, ImageTooLargeError, InputError, OutputError
 from arrcoc_sam.masks import decode_rle, encode_rle
 
 
@@ -173,12 +174,15 @@ def test_ids_that_can_t_name_results(tmp_path: Path, ids: list[Any], words: str)
         fill(index)
 
 
+@pytest.mark.usefixtures("as_at_run_time")
 def test_what_is_no_data_set(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.txt").touch()
     for path, words in {"no.json": "does not exist", "empty": "holds no data set", "a.txt": "no known form"}.items():
         with pytest.raises(DataError, match=words):
             open_masks(tmp_path / path)
+    with pytest.raises(InputError, match=r"the data set is a DataFrame of shape \(1, 1\).*to_parquet"):
+        open_masks(pd.DataFrame({"id": [1]}))  # type: ignore[arg-type]
     with pytest.raises(DataError, match="is no folder"):
         open_masks(tmp_path / "a.txt", images=tmp_path / "nowhere")
 

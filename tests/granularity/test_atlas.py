@@ -419,8 +419,12 @@ def test_what_does_not_fit_is_refused(tmp_path):
         run(tmp_path, hierarchies=None)
     with pytest.raises(InputError, match="another name than"):
         run(tmp_path, controls={"uniform": source})
-    with pytest.raises(InputError, match="3 of 3 images"):
+    with pytest.raises(InputError, match="3 images; expected at least 4"):
         run(tmp_path / "few", IMAGES[:3])
+    assert not (tmp_path / "few").exists()  # refused before any work
+    nothing = MaskHierarchy.from_masks(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.bool))
+    with pytest.raises(InputError, match="0 of 4 images"):
+        run(tmp_path / "none", IMAGES[:4], hierarchies=lambda image: nothing)
 
     def other_names(image, points_xy=None):
         return source(image) if number_of(image) < 2 else source(image)[:5]

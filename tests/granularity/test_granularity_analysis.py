@@ -208,6 +208,16 @@ def random_reference(num: int, seed: int = 0) -> list[AttentionMaps]:
     ]
 
 
+def test_a_result_is_shown_in_one_line_and_compared_by_identity():
+    result = GranularityAnalyzer(None, levels_source, metrics=[]).analyze(IMAGE, None, hierarchy=NESTED)
+    assert repr(result) == (
+        "GranularityResult(3 maps x 1 prompts, 3 of 3 matched a level, not calibrated; 32 x 32 pixels; "
+        "metrics shell_contrast, pearson)"
+    )
+    assert result in [result.maps, result]  # the comparison of tensors has no truth value
+    assert result.maps in {result.maps}
+
+
 def test_with_a_reference_the_level_stands_out_from_other_images():
     result = GranularityAnalyzer(None, levels_source).analyze(
         IMAGE, None, hierarchy=NESTED, reference=random_reference(39)
@@ -260,6 +270,8 @@ def test_what_does_not_fit_is_refused():
         analyzer.analyze(np.zeros((8, 8, 3), np.uint8), None, hierarchy=NESTED)
     with pytest.raises(InputError, match="at least 19"):
         analyzer.analyze(IMAGE, None, hierarchy=NESTED, reference=random_reference(18))
+    with pytest.raises(InputError, match=r"reference holds a uint8 array of .* Mend: .*reference_maps\(images"):
+        analyzer.analyze(IMAGE, None, hierarchy=NESTED, reference=[IMAGE] * 19)
     with pytest.raises(ShapeError, match="a reference holds 1 maps"):
         analyzer.analyze(IMAGE, None, hierarchy=NESTED, reference=[maps[0] for maps in random_reference(19)])
     with pytest.raises(InputError, match="alpha"):

@@ -147,6 +147,22 @@ def test_json_has_no_nan():
 
 
 @pytest.mark.usefixtures("as_at_run_time")
+def test_numpy_and_lists_of_scores_are_as_good_as_tensors(forest):
+    scores = forest.scores.numpy().copy()
+    scores.flags.writeable = False  # as pandas hands columns out
+    for raw in (scores, scores.tolist()):
+        again = MaskForest.from_masks(forest.masks.numpy(), raw)
+        assert again.parent.tolist() == forest.parent.tolist()
+        assert again.scores.tolist() == pytest.approx(forest.scores.tolist())
+    with pytest.raises(InputError, match=r"scores is .*expected numbers of shape \(N,\)"):
+        MaskForest.from_masks(forest.masks, [[1.0], 2.0])
+
+
+def test_repr_is_one_line(forest):
+    assert repr(forest) == "MaskForest(6 masks, 2 roots; 20 x 20 pixels)"
+
+
+@pytest.mark.usefixtures("as_at_run_time")
 def test_errors(forest):
     masks = torch.ones(2, 3, 3, dtype=torch.bool)
     with pytest.raises(ShapeError, match="masks is"):

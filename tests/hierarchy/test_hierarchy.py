@@ -205,6 +205,14 @@ def test_human_masks_come_with_full_score_and_from_numpy():
     assert np.array_equal(hierarchy.masks.numpy(), masks)
 
 
+def test_scores_and_tokens_come_as_arrays_and_lists_too():
+    masks = torch.stack([strip((0, 10)), strip((0, 100)), strip((0, 50))])[None].numpy()
+    for scores, tokens in (([[0.1, 0.2, 0.3]], [[7, 8, 9]]), (np.array([[0.1, 0.2, 0.3]]), np.array([7, 8, 9]))):
+        found = MaskHierarchy.from_masks(masks, scores, tokens)
+        assert found.scores.tolist() == [[0.2, 0.3, 0.1]]
+        assert found.token_index.tolist() == [[8, 9, 7]]
+
+
 def test_scores_stay_raw():
     masks = torch.stack([strip((0, 80)), strip((10, 50)), strip((20, 30))])[None]
     hierarchy = MaskHierarchy.from_masks(masks, torch.tensor([[1.2, -0.1, float("nan")]]))

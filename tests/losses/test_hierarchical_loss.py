@@ -197,6 +197,10 @@ class TestHierarchicalErrors:
             loss([x[:, None] for x in levels], masks, confidence)
         with pytest.raises(InputError, match="a list of 0"):
             loss([], masks, confidence)
+        with pytest.raises(InputError, match=r"attention_logits\[1\] is None.* Mend: .*valid="):
+            loss([levels[0], None, levels[2]], masks, confidence)
+        with pytest.raises(InputError, match=r"masks is a list of 3.*torch\.stack\(masks, dim=1\)"):
+            loss(levels, list(masks.unbind(1)), confidence)
         with pytest.raises(ShapeError, match="valid has shape"):
             loss(levels, masks, confidence, valid=torch.ones(3, 2, dtype=torch.bool))
         with pytest.raises(InputError, match="valid"):

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from arrcoc_sam.candidates import upscale
 from arrcoc_sam.errors import EmbeddingMismatchError, InputError, ShapeError, UnknownNameError
-from arrcoc_sam.masks import decode_rle, largest_interior_point
+from arrcoc_sam.masks import decode_rle, encode_rle, largest_interior_point
 from arrcoc_sam.prompts import PROMPT_KINDS, Prompts
 from arrcoc_sam.quality import CalibratedQuality, MaskQuality, MaskQualityEstimator, QualityCalibration, jaccard_bounds
 from arrcoc_sam.scenes import generate_scene
@@ -319,6 +319,12 @@ def test_bad_input_is_refused_before_any_work(toy_segmenter: SamSegmenter, monke
         estimate(image, [mask[None]])
     with pytest.raises(InputError, match="uint8"):
         estimate(image, mask[None].astype(np.uint8))
+    with pytest.raises(InputError, match=r"a map of labels: masks == labels\[:, None, None\]"):
+        estimate(image, mask.astype(np.int32) * 3)
+    with pytest.raises(InputError, match=r"draw the run lengths: arrcoc_sam\.masks\.decode_rle\(masks\[0\]\)"):
+        estimate(image, [encode_rle(mask)])
+    with pytest.raises(InputError, match=r'masks\[0\] is dict [^\n]*Mend: masks\[0\]\["segmentation"\]'):
+        estimate(image, [{"segmentation": np.asarray(mask)}])
     with pytest.raises(InputError, match="no images"):
         estimate([], mask[None])
     with pytest.raises(InputError, match="image_index=None with 2 images"):

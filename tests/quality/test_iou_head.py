@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -180,6 +181,12 @@ def test_one_image_has_no_interval() -> None:
     assert report.reliability["actual_low"].isna().all()
 
 
+def test_bfloat16_is_read_as_the_numbers_that_it_holds() -> None:
+    predicted, actual = (torch.tensor(values).bfloat16() for values in sample(4))
+    report = evaluate_iou_head(predicted, actual)
+    assert report.mae == evaluate_iou_head(predicted.double(), actual.double()).mae
+
+
 @pytest.mark.usefixtures("as_at_run_time")
 def test_bad_input() -> None:
     predicted, actual = sample(4)
@@ -187,6 +194,12 @@ def test_bad_input() -> None:
         evaluate_iou_head(predicted, actual[:, :2])
     with pytest.raises(ShapeError, match="K and M at least 1"):
         evaluate_iou_head(predicted[:0], actual[:0])
+    with pytest.raises(ShapeError, match=r"Mend: of one candidate a prompt: predicted\[:, None\]"):
+        evaluate_iou_head(predicted[:, 0], actual[:, 0])
+    with pytest.raises(InputError, match=r"to 1\.0000001; expected"):
+        evaluate_iou_head(predicted, np.full_like(actual, 1 + 1e-7))
+    with pytest.raises(ShapeError, match=r"strata\['stratum'\] is a DataFrame of shape \(4, 1\); expected \(4,\)"):
+        evaluate_iou_head(predicted, actual, strata=pd.DataFrame({"size": list("abab")}))
     with pytest.raises(InputError, match="swapped"):
         evaluate_iou_head(actual, predicted + 1)
     with pytest.raises(InputError, match="predicted holds NaN"):

@@ -69,7 +69,9 @@ def test_maps_are_chosen_by_name_and_number() -> None:
     assert [title.split(" (top")[0] for title in titles[1:]] == [last, first]
     assert "2 of 12 maps" in words(figure)
     assert "the first 2" not in words(figure)
-    for maps in ([], [12], ["nobody"]):
+    for one in (first, 0):
+        assert "1 of 12 maps" in words(plot_granularity(result, maps=one, prompts=0))
+    for maps in ([], [12], ["nobody"], "nobody"):
         with pytest.raises(InputError, match="maps="):
             plot_granularity(result, maps=maps)
 

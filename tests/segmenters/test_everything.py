@@ -169,6 +169,8 @@ def test_records_forest_and_json(segmenter: SamSegmenter, picture: Picture) -> N
     assert masks.shape == (len(found), *size_hw)
     assert masks.sum((1, 2)).tolist() == [record["area"] for record in found]
     assert json.loads(found.to_json()) == list(found.records)
+    assert found[-1] is found.records[-1]
+    assert repr(found) == f"AutomaticMasks({len(found)} masks; {size_hw[0]} x {size_hw[1]} pixels)"
     forest = found.forest()
     assert 0 < len(forest) <= len(found)
     torch.testing.assert_close(forest.scores, found.scores[forest.index])

@@ -187,8 +187,9 @@ def _check_arguments(
     controls: Mapping[str, AttentionSource],
     points_per_side: int,
 ) -> None:
-    if len(images) == 0:
-        raise InputError(explain("no images", "at least 4, and 30 for claims"))
+    if len(images) < MIN_COMPUTED:
+        came = f"{len(images) or 'no'} image{'' if len(images) == 1 else 's'}"
+        raise InputError(explain(came, f"at least {MIN_COMPUTED}, and {MIN_IMAGES} for claims"))
     if segmenter is None and hierarchies is None:
         raise InputError(explain("neither a segmenter nor hierarchies were given", "one of them"))
     if points_per_side < 1:

@@ -49,8 +49,15 @@ class AutomaticMasks:
     size_hw: tuple[int, int]
     records: tuple[MaskRecord, ...]
 
+    def __repr__(self) -> str:
+        """How many, and of what size, instead of all the run lengths."""
+        return f"AutomaticMasks({len(self)} masks; {self.size_hw[0]} x {self.size_hw[1]} pixels)"
+
     def __len__(self) -> int:
         return len(self.records)
+
+    def __getitem__(self, index: int) -> MaskRecord:
+        return self.records[index]
 
     def __iter__(self) -> Iterator[MaskRecord]:
         return iter(self.records)
