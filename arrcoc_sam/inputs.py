@@ -63,9 +63,9 @@ def as_masks(
     if given.dtype != torch.bool and not (soft and given.is_floating_point()):
         raise InputError(explain(f"{name} is {describe(given)}", expected, _cut(given, name)))
     if given.ndim < min_rank or 0 in given.shape[-2:]:
-        mend = f"{name}[None]" if given.ndim == min_rank - 1 else None
+        missing = f"{name}[None]" if given.ndim == min_rank - 1 else None
         expected = f"at least {min_rank} axes, the last two (H, W) >= 1"
-        raise ShapeError(explain(f"{name} is {describe(given)}", expected, mend))
+        raise ShapeError(explain(f"{name} is {describe(given)}", expected, missing))
     return _of_ones(given) if given.dtype == torch.bool else given
 
 
