@@ -126,9 +126,9 @@ def check_levels(
         first = attention[0]
     if not isinstance(masks, Tensor) or not (masks.dtype == torch.bool or masks.is_floating_point()):
         expected = "a tensor (B, L, H, W), bool or floats in [0, 1]"
-        given = masks
-        mend = "masks > 0" if isinstance(given, Tensor) else "convert it: torch.as_tensor"
-        if isinstance(given, (list, tuple)):
+        raw: object = masks
+        mend = "masks > 0" if isinstance(raw, Tensor) else "convert it: torch.as_tensor"
+        if isinstance(raw, (list, tuple)):
             mend = "make it one: torch.stack(masks, dim=1)"
         raise InputError(explain(f"masks is {describe(masks)}", expected, mend))
     if masks.ndim != 4 or tuple(masks.shape[:2]) != (batch, num_levels) or 0 in masks.shape[-2:]:
