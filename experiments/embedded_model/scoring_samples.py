@@ -30,7 +30,7 @@ from arrcoc_sam.segmenters.mask_scoring import MaskScoring, mask_geometry
 from arrcoc_sam.segmenters.tiny import set_image_size
 from arrcoc_sam.training.recipe import ClickRecipe
 
-FRAME = 320
+FRAME = 352
 """Side of the frame that the model ships with: objects are seen larger than in most of training."""
 
 SCENES = {
