@@ -32,7 +32,8 @@ class FoldedDecoder:
     """A decoder path that folds where this pays and runs segment-anything's own transformer elsewhere.
 
     It does not fold while the decoder's weights are trained, or when they are not plain linear layers. On a CPU masks
-    are upscaled in bands (:mod:`arrcoc_sam.segmenters.upscaling`) under the same conditions.
+    are upscaled in bands (:mod:`arrcoc_sam.segmenters.upscaling`), but while weights are trained, or where the layers
+    are not SAM's.
 
     Attributes:
         masks: False gives no masks: the logits are (k, m, 0, 0), predicted IoU is as ever. Upscaling and hypernetworks
