@@ -1,6 +1,7 @@
 """Training attention on hierarchies: how fast the cache is read, and what it saves.
 
-    python benchmarks/attention_training.py           measures, prints the tables, writes results
+    python benchmarks/attention_training.py           measures, prints the tables, writes results; with CUDA the
+                                                      training alone, to results/attention_training_gpu.json
     python benchmarks/attention_training.py --quick   few samples and steps: does it run; nothing is written
     python benchmarks/table.py                        puts the tables into benchmarks/README.md
 
@@ -10,7 +11,8 @@ and without workers, with and without pictures. Workers are started before the c
 
 *Training*: pictures a second and peak memory of the default settings, with levels from the cache and with the segmenter
 asked in every step; each in a process of its own, whose memory is counted from its start (PyTorch alone takes about
-half a GiB). With CUDA also: the eager and the Triton loss, float32 and bfloat16.
+half a GiB). With CUDA, on the GPU and in one process: the eager and the Triton loss, float32 and bfloat16, whose losses
+are told beside each other; memory is the GPU's.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ from arrcoc_sam.training.distributed import SingleDevice
 from arrcoc_sam.training.samples import collate_samples
 from arrcoc_sam.training.samples_scenes import prepare_scenes
 
-RESULTS = Path(__file__).parent / "results" / "attention_training.json"
+RESULTS = Path(__file__).parent / "results" / f"attention_training{'_gpu' if torch.cuda.is_available() else ''}.json"
 TARGET_HW = (64, 64)
 BAR = 500.0  # samples a second on two cores
 SETTINGS = AttentionTraining()
@@ -115,6 +117,9 @@ def ask(segmenter: Segmenter, picture: Path, points_xy: torch.Tensor, settings: 
 
 def train_steps(folder: Path, steps: int, *, cached: bool, device: str, backend: str, autocast: bool) -> dict[str, Any]:
     """Pictures a second and peak memory of some training steps, in this process."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     settings = replace(SETTINGS, autocast=autocast)
     cache = HierarchyCache.open(folder)
     dataset = HierarchyDataset(cache, target_hw=(settings.target_size,) * 2, image_size=settings.image_size)
@@ -158,32 +163,44 @@ def measure(scenes: int, rounds: int, steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         seeds, segmenter = range(5_000_000, 5_000_000 + scenes), load_segmenter("tiny")
         cache = prepare_scenes(Path(place) / "256", seeds, segmenter=segmenter, images_per_shard=16)
-        large = prepare_scenes(
-            Path(place) / "1024", seeds[: scenes // 2], size=1024, segmenter=segmenter, images_per_shard=16
-        )
-        reading = {f"{side} px": measure_reading(found, rounds) for side, found in ((256, cache), (1024, large))}
+        reading = {} if torch.cuda.is_available() else measure_both_sizes(cache, Path(place), seeds, segmenter, rounds)
+        del segmenter  # its memory would be counted
         training = measure_training(cache.folder, steps, rounds=min(rounds, TRAINING_ROUNDS))
     at = machine(("arrcoc-sam", "torch", "numpy", "timm", "pyarrow", "pycocotools"))
     at |= {"cores": os.cpu_count(), "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
     return {"reading": reading, "training": training, "machine": at}
 
 
+def measure_both_sizes(
+    cache: HierarchyCache, place: Path, seeds: range, segmenter: Segmenter, rounds: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    large = prepare_scenes(
+        place / "1024", seeds[: len(seeds) // 2], size=1024, segmenter=segmenter, images_per_shard=16
+    )
+    return {f"{side} px": measure_reading(found, rounds) for side, found in ((256, cache), (1024, large))}
+
+
 def measure_training(folder: Path, steps: int, *, rounds: int) -> dict[str, Any]:
-    """Every way to train, in turn, each time in a process of its own."""
-    cpu = {"device": "cpu", "backend": "auto", "autocast": False}
-    ways = {
-        "levels from the cache": {"cached": True, **cpu},
-        "segmenter asked in every step": {"cached": False, **cpu},
-    }
+    """Every way to train, in turn; on a CPU each time in a process of its own."""
+    ways: dict[str, dict[str, Any]] = {}
+    run: Callable[..., dict[str, Any]]
     if torch.cuda.is_available():
+        run = train_steps
         for backend in ("eager", "triton"):
             for autocast in (False, True):
-                words = f"CUDA, {backend} loss, {'bfloat16' if autocast else 'float32'}"
+                words = f"{backend} loss, {'bfloat16' if autocast else 'float32'}"
                 ways[words] = {"device": "cuda", "backend": backend, "autocast": autocast, "cached": True}
+        asking = {"device": "cuda", "backend": "triton", "autocast": False, "cached": False}
+        ways["triton loss, float32, segmenter asked in every step"] = asking
+    else:
+        run = in_a_process
+        cpu = {"device": "cpu", "backend": "auto", "autocast": False}
+        ways["levels from the cache"] = {"cached": True, **cpu}
+        ways["segmenter asked in every step"] = {"cached": False, **cpu}
     runs: dict[str, list[dict[str, Any]]] = {words: [] for words in ways}
     for _ in range(rounds):
         for words, options in ways.items():
-            runs[words].append(in_a_process(folder, steps, **options))
+            runs[words].append(run(folder, steps, **options))
     return {
         words: {
             "pictures_per_second": summary([run["pictures_per_second"] for run in found]),
@@ -202,19 +219,25 @@ def tables(measured: dict[str, Any]) -> str:
         f"{at['cpu']}, {at['cores']} cores{'' if at['gpu'] is None else ', ' + at['gpu']}, {at['date']}; median of "
         f"several passes, and the middle half of them. Versions: {versions}.",
         "",
-        "| reading three 64² targets | masks of | samples/s | middle half | |",
-        "| --- | --- | --- | --- | --- |",
     ]
+    if measured["reading"]:
+        lines += ["| reading three 64² targets | masks of | samples/s | middle half | |"]
+        lines += ["| --- | --- | --- | --- | --- |"]
     for size, found in measured["reading"].items():
         for name, row in found.items():
             bar = f"bar ≥ {BAR:,.0f}: {'met' if row['median'] >= BAR else 'missed'}" if "workers" in name else ""
             lines.append(f"| {name} | {size} | {row['median']:,.0f} | {row['low']:,.0f} – {row['high']:,.0f} | {bar} |")
-    lines.append("")
+    if measured["reading"]:
+        lines.append("")
     lines += ["| training | pictures/s | middle half | peak memory, GiB |", "| --- | --- | --- | --- |"]
     for name, row in measured["training"].items():
         pace = row["pictures_per_second"]
         spread = f"{pace['low']:.1f} – {pace['high']:.1f}"
         lines.append(f"| {name} | {pace['median']:.1f} | {spread} | {row['peak_gib']:.2f} |")
+    if at["gpu"]:
+        lasts = {name: row["curve"] for name, row in measured["training"].items() if "asked" not in name}
+        words = ", ".join(f"{curve[-1]:.4f} ({name})" for name, curve in lasts.items())
+        lines += ["", f"Loss of the last step of {len(row['curve'])}: {words}."]
     return "\n".join(lines)
 
 

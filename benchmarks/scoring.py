@@ -1,6 +1,7 @@
 """SAM ViT-B scoring masks: ours and segment-anything's own predictor, interleaved in one process.
 
-    python benchmarks/scoring.py                        measures, prints the tables, writes results/scoring.json
+    python benchmarks/scoring.py                        measures, prints the tables, writes results/scoring.json, on a
+                                                        GPU results/scoring_gpu.json
     python benchmarks/scoring.py --quick                8 masks, 1 round: does it run; nothing is written
     python benchmarks/table.py                          puts the tables into benchmarks/README.md
 
@@ -8,7 +9,10 @@
 true architecture and random weights, on which time does not depend. A round runs every contestant once, in an order
 that is shuffled anew; a ratio is that of one round, and the table gives the median over rounds and their extremes.
 Everything is measured in one thread, and beside it in all of them. Peak memory of the encoder is what a process grows
-by, measured in a process of its own.
+by, measured in a process of its own. The bars of time are a processor's.
+
+On a GPU everything is measured once, after a round that is not counted, with convolutions in TF32 as PyTorch has them;
+peak memory is the GPU's.
 """
 
 from __future__ import annotations
@@ -108,10 +112,10 @@ class Work:
         return torch.cat(answers)
 
     def full(self) -> Tensor:
-        """With every candidate as a bool mask of the image's size, as the predictor gives it."""
+        """With every candidate as a bool mask of the image's size, on the CPU, as the predictor gives it."""
         candidates = self.ours.decode(self.embedding, self.prompts)
-        for _ in candidates.iter_masks():
-            pass
+        for _, masks in candidates.iter_masks():
+            masks.cpu()
         return candidates.predicted_iou
 
 
@@ -174,9 +178,10 @@ def peak_of_this_process(name: str) -> float:
     pixels = torch.randn(1, 3, 1024, 1024, device=next(encoder.parameters()).device)
     run = {"segment-anything": encoder, "arrcoc_sam": lambda x: lean_encoder(encoder, x)}[name]
     if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
         with torch.no_grad():
+            run(pixels)  # the libraries' own workspaces stay
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
             run(pixels)
         return torch.cuda.max_memory_allocated() - before
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
@@ -194,10 +199,13 @@ def _resident(field: str) -> float:
 def measure(num_masks: int, rounds: int) -> dict[str, Any]:
     """All numbers."""
     work = Work(num_masks)
-    every = torch.get_num_threads()
+    every, on_gpu = torch.get_num_threads(), torch.cuda.is_available()
     results = []
-    for threads in sorted({1, every}):
+    for threads in [every] if on_gpu else sorted({1, every}):
         torch.set_num_threads(threads)
+        if on_gpu:  # every shape has kernels to choose and memory to ask for
+            race(contestants(work), 1)
+            race(encoders(work), 1)
         for warmed in (work.loop, work.full):
             warmed()
         seconds, differences = race(contestants(work), rounds)
@@ -245,22 +253,25 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float
 def tables(measured: dict[str, Any]) -> str:
     """The numbers as Markdown."""
     at, count = measured["machine"], measured["num_masks"]
+    where = at["gpu"] or f"{at['cpu']} ({at['cpu_capability']})"
+    tf32 = " (convolutions in TF32)" if at["gpu"] else ""
     versions = ", ".join(f"{name} {number.partition('+')[0]}" for name, number in at["versions"].items())
     lines = [
-        f"{count} masks of one image of 1024 × 1024, SAM ViT-B, mask and click as prompt, three candidates, float32 if "
-        f"nothing else is said; {at['gpu'] or at['cpu']} ({at['cpu_capability']}), {at['date']}; medians of "
-        f"{measured['rounds']} interleaved rounds. Versions: {versions}.",
+        f"{count} masks of one image of 1024 × 1024, SAM ViT-B, mask and click as prompt, three candidates, float32"
+        f"{tf32} if nothing else is said; {where}, {at['date']}; medians of {measured['rounds']} interleaved rounds. "
+        f"Versions: {versions}.",
     ]
     for result in measured["results"]:
         seconds = dict(result["seconds"])
         stock = [name for name in seconds if name.startswith("segment-anything's decoder")]
         best = min(stock, key=lambda name: statistics.median(seconds[name]))
         seconds[BEST_STOCK] = seconds[best]
-        lines += ["", f"**{result['threads']} thread{'s' if result['threads'] > 1 else ''}**", ""]
-        lines += ["| | ms a mask | largest difference of IoU from the predictor's |", "| --- | --- | --- |"]
+        if not at["gpu"]:
+            lines += ["", f"**{result['threads']} thread{'s' if result['threads'] > 1 else ''}**"]
+        lines += ["", "| | ms a mask | largest difference of IoU from the predictor's |", "| --- | --- | --- |"]
         for name, taken in result["seconds"].items():
             middle = 1e3 * statistics.median(taken) / count
-            lines.append(f"| {name} | {middle:.1f} | {result['differences'][name]:.1e} |")
+            lines.append(f"| {name} | {middle:.{1 if middle >= 10 else 2}f} | {result['differences'][name]:.1e} |")
         lines += ["", "| ours | peer | peer takes × ours | extremes | |", "| --- | --- | --- | --- | --- |"]
         for ours, peer, bar in BARS:
             middle, low, high = ratios(seconds[ours], seconds[peer])
@@ -269,9 +280,11 @@ def tables(measured: dict[str, Any]) -> str:
             lines.append(f"| {ours} | {named} | **{middle:.2f}** | {low:.2f} – {high:.2f} | {note} |")
         ours, theirs = result["encoder_seconds"]["arrcoc_sam"], result["encoder_seconds"]["segment-anything"]
         middle, low, high = ratios(ours, theirs)
+        digits = 3 if at["gpu"] else 2
         note = f"bar {ENCODER_BAR} ×: {'met' if middle >= ENCODER_BAR else 'missed'}" if result["threads"] == 1 else ""
         lines.append(
-            f"| encoder, {statistics.median(ours):.2f} s | segment-anything, {statistics.median(theirs):.2f} s | "
+            f"| encoder, {statistics.median(ours):.{digits}f} s | "
+            f"segment-anything, {statistics.median(theirs):.{digits}f} s | "
             f"**{middle:.2f}** | {low:.2f} – {high:.2f} | {note} |"
         )
     peak = measured["encoder_peak"]

@@ -1,6 +1,6 @@
 """Writes benchmarks/README.md from the numbers in benchmarks/results: nothing is measured here.
 
-    python benchmarks/table.py             every results/<name>.json that has a benchmark of its name
+    python benchmarks/table.py             every results/<name>.json or <name>_gpu.json that has a benchmark of its name
     python benchmarks/table.py --check     exits 1 where the README is not what the numbers say
 
 Each benchmark is a script with a function `tables` from its numbers to Markdown; its part of the README stands between
@@ -29,8 +29,9 @@ def with_section(document: str, name: str, text: str) -> str:
     """A document whose part of this name is replaced, or added at its end."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     if begin not in document:
-        title = name[:1].upper() + name[1:].replace("_", " ")
-        document = f"{document.rstrip()}\n\n## {title} (`benchmarks/{name}.py`)\n\n{begin}\n{end}\n"
+        script = name.removesuffix("_gpu")
+        title = script[:1].upper() + script[1:].replace("_", " ") + (" on a GPU" if script != name else "")
+        document = f"{document.rstrip()}\n\n## {title} (`benchmarks/{script}.py`)\n\n{begin}\n{end}\n"
     before, _, rest = document.partition(begin)
     return f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}"
 
@@ -38,8 +39,9 @@ def with_section(document: str, name: str, text: str) -> str:
 def assembled(document: str) -> str:
     """The README with every part that there are numbers for."""
     for path in sorted((HERE / "results").glob("*.json")):
-        if (HERE / f"{path.stem}.py").exists():
-            benchmark = importlib.import_module(path.stem)
+        script = path.stem.removesuffix("_gpu")
+        if (HERE / f"{script}.py").exists():
+            benchmark = importlib.import_module(script)
             document = with_section(document, path.stem, benchmark.tables(json.loads(path.read_text())))
     return document
 

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
 
+# Tests compare GPUs with the CPU, whose convolutions are not rounded to TF32.
+os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+
 import hypothesis
 import jaxtyping
 import pytest
