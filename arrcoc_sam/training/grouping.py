@@ -88,14 +88,15 @@ def read_masks(
     """
     places = (2 * points_xy + 1) / frame - 1  # grid_sample's: -1 and 1 are the frame's edges
     upscaled = decoder.output_upscaling(embeddings).float()
-    counts = torch.bincount(image_index, minlength=len(embeddings)).tolist()
-    clicked = [  # image by image: no embedding is copied for each of its clicks
-        F.grid_sample(embedding[None], clicks[None, None], align_corners=False, padding_mode="border")[0, :, 0].T
-        for embedding, clicks in zip(embeddings.unbind(), torch.split(places, counts), strict=True)
-    ]
-    tokens = torch.cat(clicked)
+    # as many clicks for each image as the one with the most has: no embedding is copied for each of its clicks
+    order = torch.arange(len(places), device=places.device) - torch.searchsorted(image_index, image_index)
+    clicks = places.new_zeros(len(embeddings), int(order.max()) + 1 if len(order) else 0, 2)
+    clicks[image_index, order] = places
+    read = F.grid_sample(embeddings, clicks[:, None], align_corners=False, padding_mode="border")[:, :, 0]
+    tokens = read.transpose(1, 2)[image_index, order]
     weights = torch.stack([mlp(tokens) for mlp in decoder.output_hypernetworks_mlps[1:]], dim=1).float()
     with torch.autocast(embeddings.device.type, enabled=False):
-        pairs = zip(torch.split(weights, counts), upscaled.flatten(2).unbind(), strict=True)
-        logits = torch.cat([weight @ image for weight, image in pairs])
-    return logits.reshape(*logits.shape[:2], *upscaled.shape[-2:])
+        spread = weights.new_zeros(*clicks.shape[:2], *weights.shape[1:])
+        spread[image_index, order] = weights
+        logits = (spread.flatten(1, 2) @ upscaled.flatten(2)).unflatten(1, spread.shape[1:3])[image_index, order]
+    return logits.unflatten(2, upscaled.shape[-2:])
