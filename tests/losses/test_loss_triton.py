@@ -61,8 +61,18 @@ def test_half_precision(dtype, soft):
     assert ((gradient.double() - exact_gradient).abs() <= 2 * torch.finfo(dtype).eps * largest).all()
 
 
-def test_several_stretches_of_a_mask():
-    logits, targets = some_masks(1, 2, 130, 131)  # 17,030 pixels: one stretch and a part of another
+def test_the_largest_logits_and_nan():
+    largest = torch.finfo(torch.float32).max
+    logits, targets = torch.tensor([[[largest, -largest]]], device=DEVICE), torch.tensor([[[1.0, 0.0]]], device=DEVICE)
+    value, gradient = evaluate(logits, targets, backend="triton")
+    assert value == 0
+    assert (gradient == 0).all()
+    assert evaluate(logits * torch.nan, targets, backend="triton")[0].isnan()
+
+
+@pytest.mark.parametrize("side", [190, 256])  # 36,100 and 65,536 pixels; a stretch has 32,768, a block 2,048
+def test_several_stretches_of_a_mask(side):
+    logits, targets = some_masks(1, 2, side, side)
     assert_close_to_float64(
         *evaluate(logits, targets, backend="triton"), *evaluate(logits.double(), targets, backend="eager")
     )

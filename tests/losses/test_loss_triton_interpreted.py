@@ -51,10 +51,11 @@ def test_large_and_many_masks_fit_into_a_launch(shape, monkeypatch):
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="kernels are interpreted here")
 @pytest.mark.parametrize("power", [-1, 0, 1, 4])
+@pytest.mark.parametrize("even", [False, True])
 @pytest.mark.parametrize(
     ("capability", "logits", "targets"), [(80, "fp16", "u8"), (90, "fp32", "u8"), (90, "bf16", "fp32")]
 )
-def test_the_kernels_compile_for_gpus(capability, power, logits, targets):
+def test_the_kernels_compile_for_gpus(capability, power, even, logits, targets):
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -64,11 +65,11 @@ def test_the_kernels_compile_for_gpus(capability, power, logits, targets):
     numbers = dict.fromkeys(("pixels", "masks", "x_group", "x_mask", "t_group", "t_mask"), "i32")
     numbers |= dict.fromkeys(("base", "slope", "gamma"), "fp32")
     pointers = {"x_ptr": f"*{logits}", "t_ptr": f"*{targets}", "valid_ptr": "*u8"}
-    for kernel, own, constants in (
-        (triton_kernels._sums_kernel, {"partial_ptr": "*fp32"}, {"STEPS": 16}),
-        (triton_kernels._gradient_kernel, {"grads_ptr": "*fp32", "gradient_ptr": f"*{logits}", "rows": "i32"}, {}),
+    for kernel, own in (
+        (triton_kernels._sums_kernel, {"partial_ptr": "*fp32"}),
+        (triton_kernels._gradient_kernel, {"grads_ptr": "*fp32", "gradient_ptr": f"*{logits}"}),
     ):
-        constants = {"MASKED": True, "POWER": power, "BLOCK": 1024, **constants}
+        constants = {"MASKED": True, "POWER": power, "EVEN": even, "BLOCK": 1024, "STEPS": 16}
         signature = {**pointers, **own, **numbers, **dict.fromkeys(constants, "constexpr")}
         source = ASTSource(
             fn=kernel, signature={name: signature[name] for name in kernel.arg_names}, constexprs=constants
