@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -14,11 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from arrcoc_sam.report.json_text import json_document
+
 __all__ = [
     "Advance",
     "err",
-    "finite",
-    "json_document",
     "note",
     "noted",
     "out",
@@ -68,20 +66,6 @@ def print_notes(*, succeeded: bool) -> None:
     for text in _notes if succeeded else ():
         note(text)
     _notes.clear()
-
-
-def finite(record: Any) -> Any:
-    """The record with None, JSON's null, in place of numbers that are not finite, of which JSON knows none."""
-    if isinstance(record, Mapping):
-        return {name: finite(value) for name, value in record.items()}
-    if isinstance(record, (list, tuple)):
-        return [finite(value) for value in record]
-    return None if isinstance(record, float) and not math.isfinite(record) else record
-
-
-def json_document(record: Any) -> str:
-    """A record as a JSON document, with null for numbers that are not finite, and a line break at its end."""
-    return json.dumps(finite(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def print_json(record: Any) -> None:

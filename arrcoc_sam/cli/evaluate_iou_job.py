@@ -14,13 +14,14 @@ import pandas as pd
 import typer
 
 from arrcoc_sam.cli.calibrate_truth import TruthImages
-from arrcoc_sam.cli.console import err, json_document, out, print_json, print_table, progress
+from arrcoc_sam.cli.console import err, out, print_json, print_table, progress
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter
 from arrcoc_sam.cli.orientation import note_orientation
 from arrcoc_sam.cli.skipped import BAD_FILES, skipped_json
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.errors import DataError, InputError, explain
 from arrcoc_sam.quality import IoUHeadReport, click_image, evaluate_iou_head
+from arrcoc_sam.report.json_text import json_document
 from arrcoc_sam.report.provenance import Provenance
 
 __all__ = ["EvaluateIouJob"]

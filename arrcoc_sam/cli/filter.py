@@ -9,6 +9,7 @@ import typer
 
 from arrcoc_sam.cli.options import JsonOption
 from arrcoc_sam.cli.record import current_command
+from arrcoc_sam.errors import InputError, explain
 
 __all__ = ["filter_masks"]
 
@@ -59,13 +60,16 @@ def filter_masks(
 
     Beside it: a report (OUT.report.html), a list of what was dropped and why (OUT.dropped.csv), and a manifest.
     """
-    from arrcoc_sam.cli.filter_job import FilterJob
+    from arrcoc_sam.cli.filter_output import tell_filtered
+    from arrcoc_sam.quality import filter_run
     from arrcoc_sam.quality.filtering import KeepRules
 
-    FilterJob(
-        scored=scored,
-        out=out,
-        rules=KeepRules(
+    if out is None and not dry_run:
+        raise InputError(explain("neither --out nor --dry-run", "one of them", "name a file with --out"))
+    summary = filter_run.filter_masks(
+        scored,
+        None if dry_run else out,
+        KeepRules(
             min_quality=min_quality,
             min_bound=min_bound,
             min_stability=min_stability,
@@ -80,7 +84,6 @@ def filter_masks(
         dataset=dataset,
         images=images,
         pictures=pictures,
-        dry_run=dry_run,
-        as_json=as_json,
         command=current_command(),
-    ).run()
+    )
+    tell_filtered(summary, as_json=as_json)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from arrcoc_sam.cli.analysis_inputs import about
-from arrcoc_sam.cli.console import json_document, noted
+from arrcoc_sam.cli.console import noted
 from arrcoc_sam.cli.orientation import note_orientation
 from arrcoc_sam.cli.segment_setting import SegmentSetting
 from arrcoc_sam.cli.stage_progress import stage_progress
@@ -19,6 +19,7 @@ from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.images import load_image
 from arrcoc_sam.report.forest_plots import plot_forest
+from arrcoc_sam.report.json_text import json_document
 from arrcoc_sam.report.writing import write_text
 from arrcoc_sam.segmenters.everything.generator import AutomaticMaskGenerator
 from arrcoc_sam.segmenters.everything.masks import AutomaticMasks

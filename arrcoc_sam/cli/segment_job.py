@@ -14,7 +14,7 @@ from PIL import Image
 
 from arrcoc_sam.attention.maps import as_points
 from arrcoc_sam.cli.analysis_inputs import about
-from arrcoc_sam.cli.console import json_document, out, print_table
+from arrcoc_sam.cli.console import out, print_table
 from arrcoc_sam.cli.coordinates import parse_box, parse_labelled_point
 from arrcoc_sam.cli.granularity_run import LevelScores, find_levels
 from arrcoc_sam.cli.orientation import note_orientation
@@ -27,6 +27,7 @@ from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.images import load_image
 from arrcoc_sam.masks.rle import encode_rle
 from arrcoc_sam.prompts import Prompts
+from arrcoc_sam.report.json_text import json_document
 from arrcoc_sam.report.writing import write_text
 from arrcoc_sam.segmenters.base import Segmenter
 from arrcoc_sam.segmenters.interactive import InteractiveSession, InteractiveStep

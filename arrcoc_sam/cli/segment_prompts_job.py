@@ -13,7 +13,6 @@ import torch
 from arrcoc_sam.attention.maps import as_points
 from arrcoc_sam.candidates import MaskCandidates
 from arrcoc_sam.cli.analysis_inputs import about
-from arrcoc_sam.cli.console import json_document
 from arrcoc_sam.cli.granularity_run import LevelScores
 from arrcoc_sam.cli.orientation import note_orientation
 from arrcoc_sam.cli.segment_boxes import check_corners
@@ -23,6 +22,7 @@ from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, explain
 from arrcoc_sam.images import load_image
 from arrcoc_sam.masks import areas, encode_rle, mask_boxes
 from arrcoc_sam.prompts import Prompts
+from arrcoc_sam.report.json_text import json_document
 from arrcoc_sam.report.writing import write_text
 from arrcoc_sam.segmenters.base import Segmenter
 from arrcoc_sam.segmenters.prompt_answers import answer_prompts

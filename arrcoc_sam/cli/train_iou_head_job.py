@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from arrcoc_sam.cli.console import finite, json_document, out, print_json, print_table
+from arrcoc_sam.cli.console import out, print_json, print_table
 from arrcoc_sam.cli.orientation import note_turned
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.cli.train_segmenter_job import build_model
 from arrcoc_sam.report import Provenance
+from arrcoc_sam.report.json_text import finite, json_document
 from arrcoc_sam.report.writing import write_text
 from arrcoc_sam.segmenters.sam import SamSegmenter
 from arrcoc_sam.segmenters.weights import weights_hash

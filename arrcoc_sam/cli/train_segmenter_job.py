@@ -13,11 +13,12 @@ import segment_anything
 import torch
 from segment_anything.modeling import Sam
 
-from arrcoc_sam.cli.console import err, finite, json_document, out, print_json, print_notes, print_table
+from arrcoc_sam.cli.console import err, out, print_json, print_notes, print_table
 from arrcoc_sam.cli.orientation import note_turned
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.errors import CheckpointError, explain
 from arrcoc_sam.report import Provenance
+from arrcoc_sam.report.json_text import finite, json_document
 from arrcoc_sam.report.writing import write_text
 from arrcoc_sam.segmenters import load_segmenter
 from arrcoc_sam.segmenters.tiny import build_tiny

@@ -11,10 +11,11 @@ from typing import Any
 import pandas as pd
 import typer
 
-from arrcoc_sam.cli.console import err, json_document, out, print_json, print_table
+from arrcoc_sam.cli.console import err, out, print_json, print_table
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.granularity.validation import VERDICT_TRIALS, ValidationReport, validate
+from arrcoc_sam.report.json_text import json_document
 from arrcoc_sam.report.provenance import Provenance
 from arrcoc_sam.report.validation_plots import plot_validation
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arrcoc_sam.cli.console import json_document, noted, out, print_json, print_table
+from arrcoc_sam.cli.console import noted, out, print_json, print_table
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.cli.video_inputs import prompts_of_file, prompts_of_options
@@ -16,6 +16,7 @@ from arrcoc_sam.cli.video_overlay import check_overlay, write_overlay
 from arrcoc_sam.cli.video_plot import plot_scores
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.report import Provenance
+from arrcoc_sam.report.json_text import json_document
 from arrcoc_sam.segmenters.video.frames import open_clip
 from arrcoc_sam.segmenters.video.prompts import VideoPrompt, check_video_prompts
 from arrcoc_sam.segmenters.video.resume import TrackingCheckpoints

@@ -1,7 +1,7 @@
 """Mask quality: how good a segmenter's masks and its own predictions of their IoU are, and masks that it did not make.
 
 :class:`MaskQualityEstimator` scores external masks, :func:`score_masks` those of a whole data set, and
-:class:`KeepRules` say which stay; :func:`evaluate_iou_head` judges predicted IoU.
+:func:`filter_masks` keeps those that meet :class:`KeepRules`; :func:`evaluate_iou_head` judges predicted IoU.
 """
 
 from arrcoc_sam.quality.bounds import jaccard_bounds
@@ -22,6 +22,7 @@ from arrcoc_sam.quality.click_protocol import (
 )
 from arrcoc_sam.quality.degradations import DEGRADATIONS, MaskContext, degrade, mask_context
 from arrcoc_sam.quality.estimator import MaskQualityEstimator
+from arrcoc_sam.quality.filter_run import FilterSummary, filter_masks
 from arrcoc_sam.quality.filtering import Judgement, KeepRules, judge
 from arrcoc_sam.quality.iou_head import IoUHeadReport, evaluate_iou_head
 from arrcoc_sam.quality.mask_quality import CalibratedQuality, EncodedMasks, MaskQuality, QualityCalibration
@@ -39,6 +40,7 @@ __all__ = [
     "ClickReport",
     "EncodedMasks",
     "EstimatorSpec",
+    "FilterSummary",
     "FittedCalibration",
     "IoUHeadReport",
     "Judgement",
@@ -56,6 +58,7 @@ __all__ = [
     "embedded_calibration_path",
     "evaluate_clicks",
     "evaluate_iou_head",
+    "filter_masks",
     "fit_calibration",
     "fitting_calibration",
     "jaccard_bounds",

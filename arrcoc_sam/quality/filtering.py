@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias
 
@@ -85,10 +85,12 @@ class Judgement:
     Attributes:
         kept: One a mask: whether it stays.
         failed: A column a rule, one row a mask: whether the mask fails it. Exempt masks fail nothing.
+        rules: What they were held against.
     """
 
     kept: pd.Series
     failed: pd.DataFrame
+    rules: KeepRules
 
     def reasons(self) -> pd.DataFrame:
         """A row a rule: how many masks fail it, and how many fail it alone."""
@@ -124,6 +126,22 @@ class Judgement:
         failed = self.failed[~self.kept]
         words = [", ".join(failed.columns[row]) for row in failed.to_numpy()]
         return gone[["id", "image_id", "image", "category", "quality", "stability", "area"]].assign(failed=words)
+
+    def notes(self, scores: pd.DataFrame) -> Iterator[str]:
+        """What the rules do not do although it looks as if: a share of each class of which equal masks stay."""
+        share = self.rules.class_quantile
+        if share is None or not len(scores):
+            return
+        judged = ~scores["crowd"].astype(bool) if self.rules.crowd != "judge" else pd.Series(True, index=scores.index)
+        expected = share * int(judged.sum())
+        dropped = int(self.failed["class_quantile"].sum())
+        lowest = scores["quality"].where(judged).groupby(classes(scores)).transform("min")
+        equal = int((judged & (scores["quality"] == lowest)).sum())
+        if dropped < 0.5 * expected and equal > expected:
+            yield (
+                f"class_quantile={share:g} drops {dropped:,} masks, not {expected:,.0f}: {equal:,} have the lowest "
+                "quality of their class, and of equal masks all go or none; calibrate, or give min_quality"
+            )
 
     def lost_images(self, scores: pd.DataFrame) -> pd.Index:
         """Ids of the images that had masks and keep none."""
@@ -169,7 +187,7 @@ def judge(scores: pd.DataFrame, rules: KeepRules) -> Judgement:
     table = pd.DataFrame({name: of & judged for name, of in failed.items()}, index=scores.index)
     if rules.crowd == "drop":
         table["crowd"] = ~judged
-    return Judgement(~table.any(axis=1), table)
+    return Judgement(~table.any(axis=1), table, rules)
 
 
 def classes(scores: pd.DataFrame) -> pd.Series:

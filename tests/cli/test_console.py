@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from arrcoc_sam.cli.console import json_document, note, noted, print_json, print_notes
+from arrcoc_sam.cli.console import note, noted, print_json, print_notes
+from arrcoc_sam.report.json_text import json_document
 
 RECORD = {"a": float("nan"), "b": [1.5, np.float64("inf"), (float("-inf"), 2)], "c": {"d": np.nan, "e": "NaN", "f": 3}}
 EXPECTED = {"a": None, "b": [1.5, None, [None, 2]], "c": {"d": None, "e": "NaN", "f": 3}}

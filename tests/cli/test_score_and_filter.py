@@ -20,7 +20,9 @@ import pytest
 from PIL import Image
 
 from arrcoc_sam.cli import score_job
+from arrcoc_sam.errors import InputError
 from arrcoc_sam.masks import encode_rle
+from arrcoc_sam.quality import KeepRules, filter_masks
 
 Command = Callable[..., Any]
 NUM_IMAGES, NUM_MASKS = 4, 10
@@ -185,6 +187,25 @@ def test_masks_without_a_score_are_known_without_the_tables_beside(
     assert command(*words, "--out", "all.json", "--keep-unscored").code == 0
     everything = json.loads(Path("all.json").read_text())
     assert (everything["annotations"], everything["images"]) == (document["annotations"], document["images"])
+
+
+def test_from_python_as_by_the_command(command: Command, scored: Path, tmp_path: Path) -> None:
+    rules = KeepRules(class_quantile=0.4)
+    summary = filter_masks(str(scored), tmp_path / "python.json", rules, pictures=1)
+    assert command("filter", scored, "--class-quantile", 0.4, "--out", "command.json", "--pictures", 1).code == 0
+    assert Path("python.json").read_text() == Path("command.json").read_text()
+    assert Path("python.dropped.csv").read_text() == Path("command.dropped.csv").read_text()
+    assert Path("python.report.html").is_file()
+    assert repr(summary).endswith(f"0 without a score; out={tmp_path / 'python.json'})")
+    ours, theirs = (json.loads(Path(f"{name}.manifest.json").read_text()) for name in ("python", "command"))
+    differing = {name for name in ours if ours[name] != theirs[name]}
+    assert differing <= {"out", "scores", "command", "created"}
+    before = sorted(tmp_path.iterdir())
+    judged = filter_masks(scored, None, rules)
+    assert (judged.out, judged.record["num_kept"]) == (None, summary.record["num_kept"])
+    assert sorted(tmp_path.iterdir()) == before
+    with pytest.raises(InputError, match="pictures=-1"):
+        filter_masks(scored, None, rules, pictures=-1)
 
 
 def test_names_that_look_like_numbers_stay_names(command: Command, weights: Path, tmp_path: Path) -> None:

@@ -132,3 +132,21 @@ def test_rules_that_make_no_sense(rules: dict[str, Any], words: str) -> None:
 def test_bounds_and_estimates_are_never_mixed() -> None:
     with pytest.raises(DataError, match="'bound' and 'calibrated'"):
         judge(table(quality_kind=["bound", "calibrated"]), KeepRules(min_quality=0.5))
+
+
+def test_a_quantile_that_equal_masks_stop_is_noted() -> None:
+    quality = np.float32([0, 0, 0, 0, 0, 0, 0.4, 0.9, 0.8, 0.7])
+    scores = table(quality=quality)
+    (note,) = judge(scores, KeepRules(class_quantile=0.3)).notes(scores)
+    assert "drops 0 masks, not 3: 6 have the lowest quality" in note
+    assert not list(judge(scores, KeepRules(class_quantile=0.7)).notes(scores))
+    assert not list(judge(scores, KeepRules(min_quality=0.5)).notes(scores))
+    varied = table(quality=np.float32(range(10)) / 10)
+    assert not list(judge(varied, KeepRules(class_quantile=0.3)).notes(varied))
+
+
+def test_crowds_that_are_not_judged_stop_no_quantile() -> None:
+    scores = table(quality=np.float32([0, 0, 0, 0, 0.4, 0.5, 0.6, 0.7]), crowd=[True] * 4 + [False] * 4)
+    assert not list(judge(scores, KeepRules(class_quantile=0.25)).notes(scores))
+    judged = judge(scores, KeepRules(class_quantile=0.25, crowd="judge"))
+    assert len(list(judged.notes(scores))) == 1

@@ -1,9 +1,10 @@
-"""``filter`` from a table of scores to the data set of the masks that stay, and a report."""
+"""From a table of scores to the data set of the masks that stay, and a report."""
 
 from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arrcoc_sam.cli.console import json_document, noted, out, print_json, print_table
-from arrcoc_sam.cli.skipped import MOST_LISTED, masks_left_out, skipped_json
 from arrcoc_sam.datasets.faults import commonest
 from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.datasets.mask_index import MaskIndex
@@ -25,18 +24,106 @@ from arrcoc_sam.quality.score_table import ScoredChanges, read_plan, read_scores
 from arrcoc_sam.quality.scoring.scorer import read_mask
 from arrcoc_sam.quality.unscored import NOT_RECORDED, all_are_listed, listed_errors, listed_masks, unscored_masks
 from arrcoc_sam.report.filter_page import FilterFigures, MaskPicture, filter_report
+from arrcoc_sam.report.json_text import json_document
 from arrcoc_sam.report.provenance import Provenance
 from arrcoc_sam.report.writing import made_folder, replacing, write_text
 
-__all__ = ["FilterJob"]
+__all__ = ["FilterSummary", "beside", "filter_masks"]
 
-_SHOWN_CLASSES = 12
 _FILES = (".json", ".parquet")
 
 
+@dataclass(frozen=True, eq=False)
+class FilterSummary:
+    """What became of the masks of a data set.
+
+    Attributes:
+        out: The data set of what is kept; None where nothing was written.
+        scores: A row a mask that has a score.
+        judgement: What the rules say of those.
+        unscored: A row a mask that has none: ``id``, ``image_id``, ``image``, ``category``, ``error``.
+        record: Rules, counts, classes, versions, as the manifest has them.
+        notes: What is not as one may think.
+    """
+
+    out: Path | None
+    scores: pd.DataFrame
+    judgement: Judgement
+    unscored: pd.DataFrame
+    record: dict[str, Any]
+    notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """How many stay, and where they are."""
+        kept, scored = self.record["num_kept"], self.record["num_scored"]
+        return (
+            f"FilterSummary({kept:,} of {scored:,} masks stay, {len(self.unscored):,} without a score; out={self.out})"
+        )
+
+
+def filter_masks(
+    scored: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None,
+    rules: KeepRules,
+    *,
+    keep_unscored: bool = False,
+    keep_images: bool = False,
+    with_scores: bool = False,
+    dataset: str | os.PathLike[str] | None = None,
+    images: str | os.PathLike[str] | None = None,
+    pictures: int = 8,
+    command: str | None = None,
+) -> FilterSummary:
+    """Keep the masks of a scored data set that meet all rules, and write the data set of what is kept.
+
+    It has the form that the data set came in. Beside it: a report (``OUT.report.html``), a list of what was dropped and
+    why (``OUT.dropped.csv``), and a manifest (``OUT.manifest.json``).
+
+    Args:
+        scored: The table that :func:`arrcoc_sam.quality.score_masks` wrote.
+        out: The data set to be written: a .json file of COCO, a .parquet file of Parquet, a folder of a folder. None
+            writes nothing.
+        rules: What a mask has to meet.
+        keep_unscored: Keep masks that could not be scored.
+        keep_images: Keep images that keep no mask.
+        with_scores: Write scores into the annotations, too.
+        dataset: Where the data set has moved since.
+        images: Likewise its images.
+        pictures: Masks on the report, so many of the best and of the worst.
+        command: What is said of how it was made.
+
+    Returns:
+        What became of the masks.
+
+    Raises:
+        DataError: The table or the data set can't be read, or the data set is not what was scored.
+        InputError: The output's name does not fit the data set's form, or a folder is to get scores.
+        OutputError: The output would overwrite what it is made of, or can't be written.
+
+    Example:
+        >>> filter_masks("scores.parquet", "kept.json", KeepRules(min_quality=0.8))  # doctest: +SKIP
+        FilterSummary(812 of 1,000 masks stay, 0 without a score; out=kept.json)
+    """
+    if pictures < 0:
+        raise InputError(explain(f"pictures={pictures}", "at least 0"))
+    run = _FilterRun(
+        scored=Path(scored).expanduser(),
+        out=None if out is None else Path(out).expanduser(),
+        rules=rules,
+        keep_unscored=keep_unscored,
+        keep_images=keep_images,
+        with_scores=with_scores,
+        dataset=None if dataset is None else Path(dataset).expanduser(),
+        images=None if images is None else Path(images).expanduser(),
+        pictures=pictures,
+        command=command,
+    )
+    return run()
+
+
 @dataclass(frozen=True)
-class FilterJob:
-    """Everything that ``filter`` was told; :meth:`run` does it."""
+class _FilterRun:
+    """The arguments of :func:`filter_masks`; called, it does what they say."""
 
     scored: Path
     out: Path | None
@@ -47,35 +134,26 @@ class FilterJob:
     dataset: Path | None
     images: Path | None
     pictures: int
-    dry_run: bool
-    as_json: bool
-    command: str
+    command: str | None
 
-    def run(self) -> None:
-        """Judge, write, tell.
-
-        Raises:
-            ArrcocSamError: Bad input; nothing is written then.
-        """
+    def __call__(self) -> FilterSummary:
+        """Judge and write."""
         plan = read_plan(self.scored)
-        if self.dry_run:
-            target = None
-        elif self.out is None:
-            raise InputError(explain("neither --out nor --dry-run", "one of them", "name a file with --out"))
-        else:
-            target = self.out
-        dataset = None if target is None else self._open(plan, target)
+        dataset = None if self.out is None else self._open(plan, self.out)
         scores = read_scores(self.scored, list(COLUMNS))
-        unscored = self._unscored(plan, dataset, target, len(scores))
+        unscored, notes = self._unscored(plan, dataset, len(scores))
         judgement = judge(scores, self.rules)
         record = self._record(plan, scores, judgement, unscored)
-        if target is not None and dataset is not None:
-            self._write(target, dataset, scores, judgement, unscored, record)
-        self._tell(record, judgement, scores, unscored)
+        if self.out is not None and dataset is not None:
+            self._write(self.out, dataset, scores, judgement, unscored, record)
+        notes += list(judgement.notes(scores))
+        if record["quality_kind"] == "bound" and self.rules.min_quality is not None:
+            notes.append("quality is a lower bound here, not an estimate; calibrate for that")
+        return FilterSummary(self.out, scores, judgement, unscored, record, tuple(notes))
 
     def _unscored(
-        self, plan: dict[str, Any], dataset: MaskSet | None, target: Path | None, num_scored: int
-    ) -> pd.DataFrame:
+        self, plan: dict[str, Any], dataset: MaskSet | None, num_scored: int
+    ) -> tuple[pd.DataFrame, list[str]]:
         """The masks without a score: those of the table of errors, where it has all, or those that are found.
 
         Where that table has no classes, they are looked up in the data set, if that has to be read anyway.
@@ -83,14 +161,13 @@ class FilterJob:
         listed = listed_errors(self.scored)
         complete = all_are_listed(self.scored, num_scored + len(listed))
         if complete and (dataset is None or not (listed["category"] == NOT_RECORDED).any()):
-            return listed
-        if dataset is not None and target is not None:
-            return unscored_masks(self.scored, dataset, made_folder(target.parent))
+            return listed, []
+        if dataset is not None and self.out is not None:
+            return unscored_masks(self.scored, dataset, made_folder(self.out.parent)), []
         try:
-            return unscored_masks(self.scored, self._source(plan), None)
-        except (DataError, OutputError) as error:  # a dry run does without the data set
-            noted(f"masks without a score are those of the table of errors alone: {error}")
-            return listed
+            return unscored_masks(self.scored, self._source(plan), None), []
+        except (DataError, OutputError) as error:  # it can be judged without the data set
+            return listed, [f"masks without a score are those of the table of errors alone: {error}"]
 
     def _source(self, plan: dict[str, Any]) -> MaskSet:
         """The data set that was scored, as it was."""
@@ -100,7 +177,7 @@ class FilterJob:
         # a digest of folders holds times, which a copy of them does not keep
         compared = self.dataset is None or not dataset.path.is_dir()
         if compared and dataset.digest() != plan["dataset_digest"]:
-            mend = "score it again; or name a copy of what was scored with --dataset"
+            mend = "score it again; or name a copy of what was scored (dataset, --dataset)"
             fault = "has changed since it was scored" if self.dataset is None else "is not what was scored"
             raise DataError(explain(f"{dataset.path} {fault}", "the same data set", mend))
         return dataset
@@ -113,18 +190,24 @@ class FilterJob:
             target.suffix.lower() != wanted if wanted else target.suffix.lower() in _FILES
         ):  # folders may have dots in their names
             expected = f"a name that ends in {wanted}" if wanted else "the name of a folder"
-            raise InputError(explain(f"--out {target} for a {dataset.format} data set", expected))
+            raise InputError(explain(f"the output {target} for a {dataset.format} data set", expected))
         if target.exists() and target.samefile(dataset.path):
-            raise OutputError(explain(f"--out {target} is the data set itself", "a new name"))
+            raise OutputError(explain(f"the output {target} is the data set itself", "a new name"))
         if dataset.path.is_dir() and dataset.format == "parquet" and target.parent.resolve() == dataset.path.resolve():
-            raise OutputError(explain(f"--out {target} in the folder of the data set", "a file outside"))
-        theirs = [self.scored, *(_beside(self.scored, ending) for ending in ("manifest.json", "errors.csv"))]
-        for ours in (target, *(_beside(target, ending) for ending in ("manifest.json", "dropped.csv", "report.html"))):
+            raise OutputError(explain(f"the output {target} in the folder of the data set", "a file outside"))
+        theirs = [self.scored, *(beside(self.scored, ending) for ending in ("manifest.json", "errors.csv"))]
+        for ours in (target, *(beside(target, ending) for ending in ("manifest.json", "dropped.csv", "report.html"))):
             if ours.resolve() in [path.resolve() for path in theirs]:
                 expected = f"another name: {ours.name} belongs to the scores"
-                raise OutputError(explain(f"--out {target} beside {self.scored.name}", expected))
+                raise OutputError(explain(f"the output {target} beside {self.scored.name}", expected))
         if self.with_scores and dataset.format == "folder":
-            raise InputError(explain("--with-scores with a folder of pictures, which have no fields", "no such option"))
+            raise InputError(
+                explain(
+                    "scores in a folder of pictures, which have no fields",
+                    "none",
+                    "leave with_scores (--with-scores) out",
+                )
+            )
         return dataset
 
     def _record(
@@ -138,7 +221,7 @@ class FilterJob:
         return {
             "scores": str(self.scored),
             "dataset": plan["dataset"],
-            "out": None if self.dry_run else str(self.out),
+            "out": None if self.out is None else str(self.out),
             "rules": rules,
             "quality_kind": plan["quality_kind"],
             "num_scored": len(scores),
@@ -182,9 +265,9 @@ class FilterJob:
             with_scores=self.with_scores,
         )
         dataset.rewrite(target, changes)
-        with replacing(_beside(target, "dropped.csv")) as temporary:
+        with replacing(beside(target, "dropped.csv")) as temporary:
             self._dropped(scores, judgement, unscored).to_csv(temporary, index=False, quoting=csv.QUOTE_MINIMAL)
-        write_text(_beside(target, "manifest.json"), json_document(record))
+        write_text(beside(target, "manifest.json"), json_document(record))
         figures = FilterFigures(
             scores=scores,
             kept=judgement.kept.to_numpy(bool),
@@ -201,7 +284,7 @@ class FilterJob:
                 command=self.command, segmenter=record["segmenter"], checkpoint_hash=record["checkpoint_hash"]
             ),
         )
-        filter_report(figures, _beside(target, "report.html"))
+        filter_report(figures, beside(target, "report.html"))
 
     def _dropped(self, scores: pd.DataFrame, judgement: Judgement, unscored: pd.DataFrame) -> pd.DataFrame:
         """The masks that go, by the rules that they fail or for want of a score."""
@@ -212,7 +295,7 @@ class FilterJob:
         return rest if gone.empty else pd.concat([gone.astype(object), rest.astype(object)], ignore_index=True)
 
     def _pictures(
-        self, dataset: MaskSet, scores: pd.DataFrame, beside: Path
+        self, dataset: MaskSet, scores: pd.DataFrame, folder: Path
     ) -> tuple[Sequence[MaskPicture], Sequence[MaskPicture]]:
         """The best and the worst; to find them the data set is listed once more, in a file beside the output.
 
@@ -221,42 +304,14 @@ class FilterJob:
         """
         if not self.pictures or scores.empty:
             return (), ()
-        with listed_masks(dataset, made_folder(beside), mend="make room, or name --pictures 0") as index:
+        with listed_masks(
+            dataset, made_folder(folder), mend="make room, or ask for no pictures (--pictures 0)"
+        ) as index:
             best, worst = (
                 [_picture(dataset, index, scores.loc[[row]].iloc[0]) for row in rows]
                 for rows in best_and_worst(scores, self.pictures)
             )
         return [picture for picture in best if picture], [picture for picture in worst if picture]
-
-    def _tell(self, record: dict[str, Any], judgement: Judgement, scores: pd.DataFrame, unscored: pd.DataFrame) -> None:
-        if self.as_json:
-            listed = masks_left_out(unscored.head(MOST_LISTED), record["dataset"])
-            print_json(record | skipped_json(listed, number=len(unscored)))
-            return
-        reasons = [(r["rule"], f"{r['failed']:,}", f"{r['alone']:,}") for r in record["reasons"]]
-        columns = ["rule", "fail it", "fail it alone"]
-        print_table("Masks by the rules that they fail", columns, reasons, to=out(), right=columns[1:])
-        rows = [
-            (str(row["category"]), f"{row['masks']:,}", f"{row['dropped']:,}", f"{100 * row['dropped_share']:.1f} %")
-            for row in judgement.by_class(scores).head(_SHOWN_CLASSES).to_dict("records")
-        ]
-        columns = ["class", "masks", "dropped", "share"]
-        print_table("What is dropped of each class", columns, rows, to=out(), right=columns[1:])
-        if record["unscored_classes"]:
-            bare = [(name, f"{number:,}") for name, number in record["unscored_classes"].items()][:_SHOWN_CLASSES]
-            print_table("Without a score", ["class", "masks"], bare, to=out(), right=["masks"])
-        words = f"{record['num_kept']:,} of {record['num_scored']:,} masks stay"
-        if record["num_unscored"]:
-            fate = "stay, too" if self.keep_unscored else "are dropped"
-            words += f"; {record['num_unscored']:,} have no score and {fate} (most often: {record['unscored_reason']})"
-        out().print(f"{words}.", soft_wrap=True, markup=False)
-        if self.dry_run:
-            out().print("Dry run: nothing is written.")
-        elif self.out is not None:
-            out().print(f"Data set: {self.out}", soft_wrap=True, markup=False)
-            out().print(f"Report: {_beside(self.out, 'report.html')}", soft_wrap=True, markup=False)
-        if record["quality_kind"] == "bound" and self.rules.min_quality is not None:
-            noted("quality is a lower bound here, not an estimate; calibrate for that")
 
 
 def _picture(dataset: MaskSet, index: MaskIndex, row: pd.Series) -> MaskPicture | None:
@@ -274,7 +329,8 @@ def _picture(dataset: MaskSet, index: MaskIndex, row: pd.Series) -> MaskPicture 
     return MaskPicture(str(row["id"]), image, mask.numpy(), words)
 
 
-def _beside(target: Path, ending: str) -> Path:
+def beside(target: Path, ending: str) -> Path:
+    """The file of an ending beside an output."""
     return target.with_name(f"{target.stem if target.suffix.lower() in _FILES else target.name}.{ending}")
 
 
