@@ -83,7 +83,8 @@ def test_windows_give_the_masks_of_the_whole_frame(seed: int, size_hw: tuple[int
     full = interpolate_twice(threes, transform, size_hw)[:, 0]
     shown = logits[:, : -(-transform.resized_hw[0] // 4) + 1, : -(-transform.resized_hw[1] // 4) + 1]
     cell = (4 / transform.scale_xy[0], 4 / transform.scale_xy[1])
-    rough = RoughBoxes.of(mask_boxes(shown > 0).numpy(), cell, size_hw)
+    sure = upscaler.sure_boxes(shown).numpy()
+    rough = RoughBoxes.of(sure, mask_boxes(shown > 0).numpy(), cell, size_hw)
     for number, (window, expected) in enumerate(zip(cut_windows(logits, -1.0), full, strict=True)):
         (exact,), fast = upscaler.measure_exactly([window]), upscaler.measure(window)
         if not (expected > 0).any():
@@ -101,8 +102,44 @@ def test_windows_give_the_masks_of_the_whole_frame(seed: int, size_hw: tuple[int
         if not np.isnan(rough.outer[number]).any():
             assert (rough.outer[number, :2] <= exact.box_xyxy[:2]).all()
             assert (rough.outer[number, 2:] >= exact.box_xyxy[2:]).all()
+        if not np.isnan(rough.inner[number]).any():
+            assert (rough.inner[number, :2] >= exact.box_xyxy[:2]).all()
+            assert (rough.inner[number, 2:] <= exact.box_xyxy[2:]).all()
     three = interpolate_twice(logits[None, 1:], transform, size_hw)[0]
     _assert_three_at_once(upscaler, cut_windows(logits[1:], -1.0), three)
+
+
+SIZES = [(100, 150), (61, 33), (240, 180), (20, 20)]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10**6), st.sampled_from(SIZES), st.sampled_from([16, 32, 64]))
+def test_a_box_holds_what_is_surely_in_it(seed: int, size_hw: tuple[int, int], side: int) -> None:
+    """Specks of single cells, most of which the image does not show, among them."""
+    transform = ImageTransform.letterbox(size_hw, 128)
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(6, side, side, generator=generator) * 4 - 6
+    logits[:3] += smooth_logits(seed, 3, side, side)
+    upscaler = WindowUpscaler.of(transform, (side, side), device=torch.device("cpu"))
+    boxes = mask_boxes(interpolate_twice(logits[None], transform, size_hw)[0] > -1e-4)
+    sure = upscaler.sure_boxes(logits)
+    known = sure[:, 0].isfinite()
+    assert (sure[known, :2] >= boxes[known, :2]).all()
+    assert (sure[known, 2:] <= boxes[known, 2:]).all()
+
+
+def test_the_box_of_a_square_is_sure_to_two_cells_and_that_of_a_speck_is_not() -> None:
+    transform = ImageTransform.letterbox((128, 128), 64)
+    logits = torch.full((3, 32, 32), -9.0)
+    logits[0, 8:16, 4:20] = 3.0
+    logits[1:, 5, 7] = 0.5
+    logits[2, 8:16, 4:20] = 3.0  # the speck lies outside the square
+    upscaler = WindowUpscaler.of(transform, (32, 32), device=torch.device("cpu"))
+    square, speck, both = upscaler.sure_boxes(logits)
+    cells = torch.tensor([16.0, 32.0, 79.0, 63.0])  # a cell has four pixels
+    assert ((square - cells).abs() < 8).all()
+    assert speck.isnan().all()
+    assert torch.equal(both, square)
 
 
 def _assert_three_at_once(
@@ -123,7 +160,8 @@ def _assert_three_at_once(
 
 def test_the_least_overlap_of_rough_boxes_is_one() -> None:
     """Cells of 4 pixels; the mask's outline may run anywhere between the centres of its last cell and the next."""
-    rough = RoughBoxes.of(np.array([[5.0, 5, 44, 44], [7, 7, 7, 7]]), (4.0, 4.0), (300, 300))
+    cells = np.array([[5.0, 5, 44, 44], [7, 7, 7, 7]])
+    rough = RoughBoxes.of(np.array([[22.0, 22, 178, 178], [30, 30, 30, 30]]), cells, (4.0, 4.0), (300, 300))
     rng = np.random.default_rng(0)
     others = np.sort(rng.integers(0, 200, (50, 2, 2)), axis=1).reshape(50, 4).astype(np.float32)
     others[0] = (20, 20, 179, 179)

@@ -109,9 +109,10 @@ class CandidateDecoder:
         near = logits[:, : rows + 1, : columns + 1]  # upscaling sees the first cells of the padding
         clicks = points_xy.repeat_interleave(answer.logits.shape[1], dim=0)
         cells = mask_boxes(near > self.upscaler.threshold).cpu().numpy()
+        sure = self.upscaler.sure_boxes(near).cpu().numpy()
         return Candidates(
             scores=scores[index].cpu().numpy(),
             points_xy=clicks[index.cpu()].numpy(),
-            boxes=RoughBoxes.of(cells, cell_xy, transform.original_hw),
+            boxes=RoughBoxes.of(sure, cells, cell_xy, transform.original_hw),
             windows=cut_windows(logits, self.upscaler.threshold - self.upscaler.offset),
         )

@@ -29,25 +29,32 @@ class RoughBoxes(NamedTuple):
     outer: Float[np.ndarray, "n 4"]
 
     @classmethod
-    def of(cls, cells_xyxy: Float[np.ndarray, "n 4"], cell_xy: Sequence[float], size_hw: tuple[int, int]) -> RoughBoxes:
+    def of(
+        cls,
+        sure_xyxy: Float[np.ndarray, "n 4"],
+        cells_xyxy: Float[np.ndarray, "n 4"],
+        cell_xy: Sequence[float],
+        size_hw: tuple[int, int],
+    ) -> RoughBoxes:
         """From the cells of each mask at low resolution.
 
         The outline of an upscaled mask runs between the centre of its outermost cell and that of the next one.
 
         Args:
-            cells_xyxy: Outermost cells, zero-based, the first ones of the padding among them; NaN for none.
+            sure_xyxy: Pixels of the image that are surely in each mask, the outermost known; NaN for none.
+            cells_xyxy: Outermost cells of all, the first ones of the padding among them; NaN for none.
             cell_xy: Width and height of a cell in pixels of the image.
             size_hw: Height and width of the image.
 
         Returns:
-            The bounds, with half a pixel of the image and of a frame of four pixels a cell to spare.
+            The bounds, the outer ones with half a pixel of the image and of a frame of four pixels a cell to spare.
         """
         cell = np.tile(np.asarray(cell_xy, dtype=np.float64), 2)
         centres = (cells_xyxy + 0.5) * cell - 0.5
         outwards, spare = np.array((-1.0, -1.0, 1.0, 1.0)), 0.5 + cell / 8
         last = np.tile(np.asarray(size_hw, dtype=np.float64)[::-1] - 1, 2)
-        inner, outer = centres - outwards * spare, centres + outwards * (cell + spare)
-        return cls(inner.clip(0, last), outer.clip(0, last))
+        outer = centres + outwards * (cell + spare)
+        return cls(sure_xyxy.astype(np.float64), outer.clip(0, last))
 
     @classmethod
     def cat(cls, parts: Sequence[RoughBoxes]) -> RoughBoxes:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from arrcoc_sam.candidates import interpolate_twice
@@ -136,6 +136,27 @@ class WindowUpscaler:
         ]
         return cls(weights[0].to(device), weights[1].to(device), transform, threshold, offset)
 
+    def sure_boxes(self, logits: Float[Tensor, "n a b"]) -> Float[Tensor, "n 4"]:
+        """The outermost pixels of the image that are surely in each mask; NaN where none is sure.
+
+        A cell has a share in some pixel, the cells around it have the rest, and at worst all of that is the least of
+        them: a cell that stands out alone may be gone in the image.
+
+        Args:
+            logits: Low-resolution logits from the frame's first row and column on.
+        """
+        rows, columns = (
+            _shares(weights, count) for weights, count in zip((self.rows, self.columns), logits.shape[1:], strict=True)
+        )
+        lowest = _lowest_near(_lowest_near(logits, rows.reach, dim=1), columns.reach, dim=2)
+        shares = rows.share[:, None] * columns.share
+        sure = (lowest + shares * (logits - lowest) > self.threshold) & (shares > 0)
+        boxes = mask_boxes(sure)
+        found = boxes[:, 0].isfinite()
+        places = boxes.nan_to_num().long()
+        pixels = torch.stack([of.pixel[places[:, side]] for side, of in enumerate((columns, rows) * 2)], dim=1)
+        return torch.where(found[:, None], pixels.to(boxes.dtype), torch.nan)
+
     def measure(self, window: LogitWindow) -> MeasuredMask | None:
         """Mask, box and stability of a window; None of a mask without a pixel."""
         return None if window.values.numel() == 0 else self._measured(*self._by_products(window))
@@ -185,6 +206,36 @@ def _weights(cells: int, frame: int, shown: int, side: int) -> Float[Tensor, "si
     """What each pixel along one side takes of each cell, by interpolating an identity."""
     step = F.interpolate(torch.eye(cells)[None], frame, mode="linear", align_corners=False)[..., :shown]
     return F.interpolate(step, side, mode="linear", align_corners=False)[0].T.contiguous()
+
+
+class _Shares(NamedTuple):
+    """Of each cell along a side: the pixel that it has the largest share in, the share, and how far others reach."""
+
+    pixel: Int64[Tensor, " cells"]
+    share: Float[Tensor, " cells"]
+    reach: int
+
+
+def _shares(weights: Float[Tensor, "side cells"], count: int) -> _Shares:
+    """Of the first so many cells; others in the same pixels lie at most ``reach`` cells away."""
+    share, pixel = weights[:, :count].max(dim=0)
+    cells = torch.arange(weights.shape[1], device=weights.device)
+    there = (weights[pixel] > 0) & (share[:, None] > 0)
+    return _Shares(pixel, share, int((cells - cells[:count, None]).abs().masked_fill(~there, 0).max()))
+
+
+def _lowest_near(values: Float[Tensor, "n a b"], reach: int, *, dim: int) -> Float[Tensor, "n a b"]:
+    """The least value at most so many places away along an axis."""
+    lowest = values
+    for step in range(1, reach + 1):
+        lowest = lowest.clone() if step == 1 else lowest
+        length = values.shape[dim] - step
+        if length <= 0:
+            break
+        for to, of in ((0, step), (step, 0)):
+            target = lowest.narrow(dim, to, length)
+            torch.minimum(target, values.narrow(dim, of, length), out=target)
+    return lowest
 
 
 def _reached(weights: Float[Tensor, "side cells"], start: int, count: int) -> tuple[Float[Tensor, "a count"], int]:
