@@ -98,5 +98,6 @@ def read_masks(
     with torch.autocast(embeddings.device.type, enabled=False):
         spread = weights.new_zeros(*clicks.shape[:2], *weights.shape[1:])
         spread[image_index, order] = weights
-        logits = (spread.flatten(1, 2) @ upscaled.flatten(2)).unflatten(1, spread.shape[1:3])[image_index, order]
-    return logits.unflatten(2, upscaled.shape[-2:])
+        every = spread.flatten(1, 2) @ upscaled.flatten(2)
+        logits = every.reshape(*spread.shape[:3], -1)[image_index, order]
+    return logits.reshape(*logits.shape[:2], *upscaled.shape[-2:])
