@@ -99,5 +99,5 @@ def read_masks(
         spread = weights.new_zeros(*clicks.shape[:2], *weights.shape[1:])
         spread[image_index, order] = weights
         every = spread.flatten(1, 2) @ upscaled.flatten(2)
-        logits = every.reshape(*spread.shape[:3], -1)[image_index, order]
+        logits: Tensor = every.reshape(*spread.shape[:3], -1)[image_index, order]
     return logits.reshape(*logits.shape[:2], *upscaled.shape[-2:])
