@@ -12,8 +12,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from arrcoc_sam.report.json_text import json_document
-
 __all__ = [
     "Advance",
     "err",
@@ -70,6 +68,8 @@ def print_notes(*, succeeded: bool) -> None:
 
 def print_json(record: Any) -> None:
     """Write one JSON document to stdout, and nothing else."""
+    from arrcoc_sam.report.json_text import json_document  # reports know torch, which help has to do without
+
     sys.stdout.write(json_document(record))
 
 

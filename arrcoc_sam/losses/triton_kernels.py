@@ -25,7 +25,7 @@ from torch import Tensor
 __all__ = ["mask_sums_triton", "mask_sums_triton_backward"]
 
 _BLOCK = 2048
-# Blocks a program. Programs of one mask are the grid's second axis, which ends at 65,535 in CUDA.
+# Blocks a program. Programs of one mask are the grid's second axis, which CUDA ends at 65,535: 537 megapixels a mask.
 _SUMS_STEPS, _GRADIENT_STEPS = 16, 4
 # Fused multiply-adds are asked for, since Triton's default changes between versions; no result hangs on them.
 _OPTIONS: dict[str, Any] = {"num_warps": 8, "enable_fp_fusion": True}

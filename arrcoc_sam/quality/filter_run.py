@@ -17,7 +17,7 @@ from arrcoc_sam.datasets.faults import commonest
 from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.datasets.mask_index import MaskIndex
 from arrcoc_sam.datasets.mask_sets import MaskSet
-from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, OutputError, explain
+from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, OutputError, describe, explain
 from arrcoc_sam.images import load_image
 from arrcoc_sam.quality.filtering import COLUMNS, Judgement, KeepRules, best_and_worst, classes, judge
 from arrcoc_sam.quality.score_table import ScoredChanges, read_plan, read_scores
@@ -43,7 +43,7 @@ class FilterSummary:
         judgement: What the rules say of those.
         unscored: A row a mask that has none: ``id``, ``image_id``, ``image``, ``category``, ``error``.
         record: Rules, counts, classes, versions, as the manifest has them.
-        notes: What is not as one may think.
+        notes: What is not as one may think; to be read.
     """
 
     out: Path | None
@@ -56,9 +56,9 @@ class FilterSummary:
     def __repr__(self) -> str:
         """How many stay, and where they are."""
         kept, scored = self.record["num_kept"], self.record["num_scored"]
-        return (
-            f"FilterSummary({kept:,} of {scored:,} masks stay, {len(self.unscored):,} without a score; out={self.out})"
-        )
+        notes = f"; notes: {len(self.notes)}" if self.notes else ""
+        bare = f"{len(self.unscored):,} without a score"
+        return f"FilterSummary({kept:,} of {scored:,} masks stay, {bare}; out={self.out}{notes})"
 
 
 def filter_masks(
@@ -97,13 +97,22 @@ def filter_masks(
 
     Raises:
         DataError: The table or the data set can't be read, or the data set is not what was scored.
-        InputError: The output's name does not fit the data set's form, or a folder is to get scores.
+        InputError: What is no path or no rules, fewer than 0 pictures, an output whose name does not fit the data set's
+            form, or a folder that is to get scores.
         OutputError: The output would overwrite what it is made of, or can't be written.
 
     Example:
         >>> filter_masks("scores.parquet", "kept.json", KeepRules(min_quality=0.8))  # doctest: +SKIP
         FilterSummary(812 of 1,000 masks stay, 0 without a score; out=kept.json)
     """
+    for name, value in (("scored", scored), ("out", out)):
+        if not isinstance(value, (str, os.PathLike)) and not (name == "out" and value is None):
+            mend = "give the table's path; score_masks tells it as .scores" if name == "scored" else None
+            raise InputError(explain(f"{name} is {describe(value)}", "a path", mend))
+    if not isinstance(rules, KeepRules):
+        raise InputError(explain(f"rules is {describe(rules)}", "KeepRules", "write KeepRules(min_quality=0.8)"))
+    if out is not None and Path(out).name in ("", ".."):
+        raise InputError(explain(f"the output {str(out)!r}", "a path that ends in a name"))
     if pictures < 0:
         raise InputError(explain(f"pictures={pictures}", "at least 0"))
     run = _FilterRun(
@@ -177,7 +186,7 @@ class _FilterRun:
         # a digest of folders holds times, which a copy of them does not keep
         compared = self.dataset is None or not dataset.path.is_dir()
         if compared and dataset.digest() != plan["dataset_digest"]:
-            mend = "score it again; or name a copy of what was scored (dataset, --dataset)"
+            mend = "score it again; or name a copy of what was scored with dataset (--dataset)"
             fault = "has changed since it was scored" if self.dataset is None else "is not what was scored"
             raise DataError(explain(f"{dataset.path} {fault}", "the same data set", mend))
         return dataset

@@ -128,19 +128,21 @@ class Judgement:
         return gone[["id", "image_id", "image", "category", "quality", "stability", "area"]].assign(failed=words)
 
     def notes(self, scores: pd.DataFrame) -> Iterator[str]:
-        """What the rules do not do although it looks as if: a share of each class of which equal masks stay."""
+        """What the rules do not do although it looks as if: a share of a class that equal masks keep it from losing."""
         share = self.rules.class_quantile
-        if share is None or not len(scores):
+        if share is None:
             return
-        judged = ~scores["crowd"].astype(bool) if self.rules.crowd != "judge" else pd.Series(True, index=scores.index)
-        expected = share * int(judged.sum())
-        dropped = int(self.failed["class_quantile"].sum())
-        lowest = scores["quality"].where(judged).groupby(classes(scores)).transform("min")
-        equal = int((judged & (scores["quality"] == lowest)).sum())
-        if dropped < 0.5 * expected and equal > expected:
+        judged = pd.Series(True, index=scores.index) if self.rules.crowd == "judge" else ~scores["crowd"].astype(bool)
+        by_class = pd.DataFrame({"masks": judged, "dropped": self.failed["class_quantile"]}).groupby(classes(scores))
+        counts = by_class.sum()
+        missing = np.floor(share * counts["masks"] + 1e-9) - counts["dropped"]
+        blocked = counts[(missing > 0) & ((counts["dropped"] == 0) | (missing > 0.1 * share * counts["masks"]))]
+        if len(blocked):
+            fewer = int(missing[blocked.index].sum())
             yield (
-                f"class_quantile={share:g} drops {dropped:,} masks, not {expected:,.0f}: {equal:,} have the lowest "
-                "quality of their class, and of equal masks all go or none; calibrate, or give min_quality"
+                f"class_quantile={share:g} drops {fewer:,} masks fewer than its share in {len(blocked):,} of "
+                f"{len(counts):,} classes: at the limit masks are equal, of which all go or none; calibrate, or give "
+                "min_quality"
             )
 
     def lost_images(self, scores: pd.DataFrame) -> pd.Index:

@@ -4,7 +4,8 @@ A GPU takes more images a second than processes can cut, resize and hand over. H
 small as it is kept (image, labels, tree, and two masks of somebody else's making), and crops, targets, clicks and what
 they may have meant are worked out for whole batches at once. What a batch shows is what
 :func:`arrcoc_sam.training.batches.draw_batch` shows, but that scenes are seen in windows of all proportions, padded as
-photographs are.
+photographs are; that an image with fewer nodes than targets is asked for some of them again, at other places; that
+foreign masks are at most two a scene; and that there is no round without a click in between.
 """
 
 from __future__ import annotations
@@ -140,9 +141,12 @@ class DeviceScenes:
         self._error: BaseException | None = None
         self._filling = Thread(target=self._fill, args=(workers,), daemon=True)
         self._filling.start()
-        while len(self) < min(first, total) or not all(self._ready.values()):
+        wanted = [style for style, each in seeds.items() if len(each)]
+        while len(self) < min(first, total) or not all(self._ready[style] for style in wanted):
             self._filling.join(0.1)
-            self._check()
+            if self._error is not None:
+                self.close()
+                self._check()
 
     def __len__(self) -> int:
         """Scenes that are there."""
@@ -205,7 +209,7 @@ class Look:
         num_targets: The most targets an image.
         image_size: Side of the model's frame.
         num_clicks: Rounds after the first.
-        given: Share of the images one of whose targets is asked for by a foreign mask.
+        given: Share of the images one of whose targets is asked for by a foreign mask, where a window shows one.
         crop_probability: Share of the images that are cropped.
         smallest_crop: Side of the smallest crop.
         longest: The longest window, in sides of its shorter side; 1: all are square, nothing is padded.

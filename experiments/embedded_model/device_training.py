@@ -5,7 +5,7 @@ python experiments/embedded_model/device_training.py    # 450 seconds, from the 
 The schedule follows the clock: a GPU is lent by it, and how many steps it took is seen afterwards. Nothing but a
 checkout is needed, and what is written is small enough to carry: ``trained.safetensors``, the moving average, once a
 minute and in the end, its matrices in half precision; and ``log.csv``. The predicted IoU is fitted afterwards, by
-``run.py ship``. Tried on a CPU; not run on a GPU yet.
+``run.py ship --trained FILE``. Tried on a CPU; not run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -80,9 +80,11 @@ def train(out: Path, *, initial: Path, device: str, workers: int, seconds: float
     model.to(device)
     target = out / "trained.safetensors"
     scenes = DeviceScenes(SCENES, SHARES, device, workers=workers, first=first)
-    run = SegmenterRun(PLAN, model, SingleDevice(device), out, origin={})
-    train_for(run, scenes, seconds=seconds, keep=lambda kept: save_model(kept, target, shorten=half))
-    scenes.close()
+    try:
+        run = SegmenterRun(PLAN, model, SingleDevice(device), out, origin={})
+        train_for(run, scenes, seconds=seconds, keep=lambda kept: save_model(kept, target, shorten=half))
+    finally:  # what waits to be drawn would be drawn
+        scenes.close()
     save_model(run.ship(), target, shorten=half)
 
 

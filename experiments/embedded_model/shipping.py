@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from phases import PHASES
 from rich.progress import Progress
 from scoring import fitted
 from scoring_samples import FRAME, all_seen, start_worker
@@ -19,9 +18,8 @@ from arrcoc_sam.segmenters.tiny import build_tiny, set_image_size, tiny_weights_
 from arrcoc_sam.segmenters.weights import load_weights
 
 
-def ship(out: Path) -> None:
-    """Corrects the predicted IoU of the last phase's weights and puts them into the package, in half precision."""
-    trained = out / f"phase{max(PHASES)}.safetensors"
+def ship(trained: Path) -> None:
+    """Corrects the predicted IoU of trained weights and puts them into the package, in half precision."""
     model: Any = build_tiny()
     load_weights(model, trained, name="the embedded model")
     set_image_size(model, FRAME)

@@ -190,9 +190,11 @@ def test_masks_without_a_score_are_known_without_the_tables_beside(
 
 
 def test_from_python_as_by_the_command(command: Command, scored: Path, tmp_path: Path) -> None:
-    rules = KeepRules(class_quantile=0.4)
+    least = int(pd.read_parquet(scored)["area"].median())
+    rules = KeepRules(min_area=least)
     summary = filter_masks(str(scored), tmp_path / "python.json", rules, pictures=1)
-    assert command("filter", scored, "--class-quantile", 0.4, "--out", "command.json", "--pictures", 1).code == 0
+    assert 0 < summary.record["num_dropped"] < summary.record["num_scored"]
+    assert command("filter", scored, "--min-area", least, "--out", "command.json", "--pictures", 1).code == 0
     assert Path("python.json").read_text() == Path("command.json").read_text()
     assert Path("python.dropped.csv").read_text() == Path("command.dropped.csv").read_text()
     assert Path("python.report.html").is_file()
@@ -206,6 +208,21 @@ def test_from_python_as_by_the_command(command: Command, scored: Path, tmp_path:
     assert sorted(tmp_path.iterdir()) == before
     with pytest.raises(InputError, match="pictures=-1"):
         filter_masks(scored, None, rules, pictures=-1)
+
+
+@pytest.mark.usefixtures("as_at_run_time")
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((pd.DataFrame(), None, KeepRules(min_area=1)), "score_masks tells it as .scores"),
+        (("s.parquet", 3, KeepRules(min_area=1)), "out is "),
+        (("s.parquet", None, 0.8), "write KeepRules"),
+        (("s.parquet", "..", KeepRules(min_area=1)), "ends in a name"),
+    ],
+)
+def test_slips_in_python(arguments: tuple[Any, ...], expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        filter_masks(*arguments)
 
 
 def test_names_that_look_like_numbers_stay_names(command: Command, weights: Path, tmp_path: Path) -> None:

@@ -138,11 +138,23 @@ def test_a_quantile_that_equal_masks_stop_is_noted() -> None:
     quality = np.float32([0, 0, 0, 0, 0, 0, 0.4, 0.9, 0.8, 0.7])
     scores = table(quality=quality)
     (note,) = judge(scores, KeepRules(class_quantile=0.3)).notes(scores)
-    assert "drops 0 masks, not 3: 6 have the lowest quality" in note
+    assert "drops 3 masks fewer than its share in 1 of 1 classes: at the limit masks are equal" in note
     assert not list(judge(scores, KeepRules(class_quantile=0.7)).notes(scores))
     assert not list(judge(scores, KeepRules(min_quality=0.5)).notes(scores))
     varied = table(quality=np.float32(range(10)) / 10)
     assert not list(judge(varied, KeepRules(class_quantile=0.3)).notes(varied))
+
+
+def test_classes_too_small_to_lose_a_mask_are_no_equal_ones() -> None:
+    scores = table(quality=np.float32(range(20)) / 20, category=[str(number) for number in range(20)])
+    assert not list(judge(scores, KeepRules(class_quantile=0.3)).notes(scores))
+
+
+def test_one_class_that_equal_masks_stop_is_noted_among_others() -> None:
+    quality = np.float32([0] * 10 + [number / 90 for number in range(90)])
+    scores = table(quality=quality, category=["a"] * 10 + ["b"] * 90)
+    (note,) = judge(scores, KeepRules(class_quantile=0.3)).notes(scores)
+    assert "3 masks fewer than its share in 1 of 2 classes" in note
 
 
 def test_crowds_that_are_not_judged_stop_no_quantile() -> None:

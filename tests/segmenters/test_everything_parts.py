@@ -121,7 +121,7 @@ def test_a_box_holds_what_is_surely_in_it(seed: int, size_hw: tuple[int, int], s
     logits = torch.randn(6, side, side, generator=generator) * 4 - 6
     logits[:3] += smooth_logits(seed, 3, side, side)
     upscaler = WindowUpscaler.of(transform, (side, side), device=torch.device("cpu"))
-    boxes = mask_boxes(interpolate_twice(logits[None], transform, size_hw)[0] > -1e-4)
+    boxes = mask_boxes(interpolate_twice(logits[None], transform, size_hw)[0] > 0)
     sure = upscaler.sure_boxes(logits)
     known = sure[:, 0].isfinite()
     assert (sure[known, :2] >= boxes[known, :2]).all()

@@ -21,7 +21,7 @@ class RoughBoxes(NamedTuple):
     """Boxes of masks that were not upscaled yet: between which bounds they will come to lie.
 
     Attributes:
-        inner: (n, 4), what each box surely contains, pixel indices; one that ends before it begins is empty.
+        inner: (n, 4), what each box surely contains, pixel indices; NaN where nothing is sure.
         outer: (n, 4), what each box surely lies in.
     """
 

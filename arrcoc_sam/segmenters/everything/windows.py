@@ -21,6 +21,8 @@ __all__ = ["LogitWindow", "MeasuredMask", "WindowUpscaler", "cut_windows"]
 
 # Cells that an upscaled pixel near the mask can look at beyond the mask's own: two steps of interpolation.
 _MARGIN = 2
+# What two ways to add up a logit may differ by.
+_ROUNDING = 1e-4
 # Masks that segment-anything upscales together: those of one click.
 _AT_ONCE = 3
 
@@ -150,7 +152,7 @@ class WindowUpscaler:
         )
         lowest = _lowest_near(_lowest_near(logits, rows.reach, dim=1), columns.reach, dim=2)
         shares = rows.share[:, None] * columns.share
-        sure = (lowest + shares * (logits - lowest) > self.threshold) & (shares > 0)
+        sure = (lowest + shares * (logits - lowest) > self.threshold + _ROUNDING) & (shares > 0)
         boxes = mask_boxes(sure)
         found = boxes[:, 0].isfinite()
         places = boxes.nan_to_num().long()
