@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from arrcoc_sam.errors import InputError, UnknownNameError, explain
 from arrcoc_sam.scenes.camera import photograph_rich
 from arrcoc_sam.scenes.canvas import MAX_NODES, Canvas, annotate
-from arrcoc_sam.scenes.mixtures import LIFELIKE, RICH
+from arrcoc_sam.scenes.mixtures import LIFELIKE, NATURAL, RICH
 from arrcoc_sam.scenes.plain import paint_plain, photograph_plain
 from arrcoc_sam.scenes.rich import paint_rich
 from arrcoc_sam.scenes.scene import Scene
@@ -39,6 +39,9 @@ _RECIPES: dict[str, _Recipe] = {
     "lifelike": _Recipe(
         3, partial(paint_rich, mixture=LIFELIKE), photograph_rich, min_area=0.003, max_share=0.8, promote=True
     ),
+    "natural": _Recipe(
+        4, partial(paint_rich, mixture=NATURAL), photograph_rich, min_area=0.003, max_share=0.8, promote=True
+    ),
 }
 
 STYLES: dict[str, int] = {style: recipe.version for style, recipe in _RECIPES.items()}
@@ -58,7 +61,8 @@ def generate_scene(seed: int, size: int = 256, *, style: str = "plain") -> Scene
         size: Side of the square image in pixels, at least 32.
         style: "plain", contours in contours with procedural surfaces; or "rich", people, animals, houses and much else,
             with real textures, shadows, thin and repeated parts, and a camera's noise and JPEG; or "lifelike", rich
-            with more people and animals, larger ones, before photographs.
+            with more people and animals, larger ones, before photographs; or "natural", lifelike with land, boulders
+            and heaps, harder to tell from what lies behind them.
 
     Returns:
         The scene; at least one node of level 0 with a part is annotated.

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from arrcoc_sam.scenes import abstract, living, made
+from arrcoc_sam.scenes import abstract, living, made, natural
 from arrcoc_sam.scenes.blueprint import Blueprint
 
-__all__ = ["FAMILIES", "LIFELIKE", "RICH", "Mixture"]
+__all__ = ["FAMILIES", "LIFELIKE", "NATURAL", "RICH", "Mixture", "Paint"]
 
 Rng = np.random.Generator
 
@@ -31,8 +31,25 @@ FAMILIES: dict[str, tuple[Callable[[Rng], Blueprint], float]] = {
     "shelf": (made.shelf, 0.5),
     "panel": (made.panel, 0.6),
     "fence": (made.fence, 0.4),
+    "boulder": (natural.boulder, 0.0),
+    "bunch": (natural.bunch, 0.0),
 }
-"""What objects there are, by name, and how often each is drawn beside the others."""
+"""What objects there are, by name, and how often each is drawn beside the others in rich scenes."""
+
+
+@dataclass(frozen=True)
+class Paint:
+    """What the surfaces of objects are like.
+
+    Attributes:
+        photographs: Share of the surfaces that are crops of photographs.
+        contrast: Smallest and largest standard deviation of such a crop, of RGB in [0, 1].
+        distance: From what lies behind, in colour: smallest and largest of what is asked for.
+    """
+
+    photographs: float = 0.4
+    contrast: tuple[float, float] = (0.02, 0.14)
+    distance: tuple[float, float] = (0.1, 0.45)
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,9 @@ class Mixture:
         radius: Smallest and largest half side of an object, as a share of the image's side.
         photographs: Chance that a photograph lies behind all.
         surfaces: Chance that one surface does; else a wall above a floor.
+        land: Chance that hills, fields or water lie before the background, each an object of its own.
+        dappled: Chance that patches of shadow fall on everything.
+        paint: Of the objects.
     """
 
     shares: tuple[float, ...]
@@ -52,6 +72,9 @@ class Mixture:
     radius: tuple[float, float]
     photographs: float
     surfaces: float
+    land: float = 0.0
+    dappled: float = 0.0
+    paint: Paint = Paint()
 
 
 def _shares(**changed: float) -> tuple[float, ...]:
@@ -71,3 +94,16 @@ LIFELIKE = Mixture(
     surfaces=0.2,
 )
 """Nearer to what photographs show: more people and animals, larger, and nothing that is nothing in particular."""
+
+NATURAL = Mixture(
+    _shares(nested=2.0, person=5.0, face=2.0, animal=4.0, bird=1.5, tree=1.5, building=2.0, boulder=4.0, bunch=3.0),
+    (0.4, 0.35, 0.25, 0.0),
+    (0.25, 0.75),
+    photographs=0.5,
+    surfaces=0.2,
+    land=0.4,
+    dappled=0.4,
+    paint=Paint(photographs=0.75, contrast=(0.04, 0.24), distance=(0.0, 0.35)),
+)
+"""Nearer still: land, heaps and boulders; surfaces that are photographs, of strong contrast, hardly unlike what lies
+behind them; shadows of leaves on everything."""

@@ -1,4 +1,4 @@
-"""Rich scenes, generator versions 2 and 3: objects built of many shapes, real textures, shadows, occlusion.
+"""Rich scenes, generator versions 2 to 4: objects built of many shapes, real textures, shadows, occlusion.
 
 A scene is a background (a photograph, a pattern, or a wall above a floor) and one to six wholes, one over another:
 people, animals, plants, houses, cars, furniture and what is nothing in particular, with repeated and thin parts. An
@@ -17,11 +17,12 @@ from scipy.ndimage import uniform_filter
 
 from arrcoc_sam.scenes.blueprint import Blueprint
 from arrcoc_sam.scenes.canvas import MAX_NODES, Canvas, Patch, Window, cropped
-from arrcoc_sam.scenes.mixtures import FAMILIES, Mixture
+from arrcoc_sam.scenes.land import paint_land
+from arrcoc_sam.scenes.mixtures import FAMILIES, Mixture, Paint
 from arrcoc_sam.scenes.photographs import crop_photograph
 from arrcoc_sam.scenes.shapes import Frame, joined
 from arrcoc_sam.scenes.surfaces import Surface, sample_look, sample_surface
-from arrcoc_sam.scenes.textures import Color
+from arrcoc_sam.scenes.textures import Color, value_noise
 
 __all__ = ["clipped_patches", "paint_rich"]
 
@@ -29,11 +30,13 @@ Rng = np.random.Generator
 
 
 @dataclass(frozen=True)
-class _Light:
-    """Where the light of a scene comes from."""
+class _Setting:
+    """What all objects of a scene share: where the light comes from, what lies behind, what they are painted with."""
 
-    direction_xy: tuple[float, float]
+    light_xy: tuple[float, float]
     shadow: float
+    background: Color
+    paint: Paint
 
 
 def paint_rich(rng: Rng, size: int, mixture: Mixture) -> Canvas:
@@ -41,7 +44,10 @@ def paint_rich(rng: Rng, size: int, mixture: Mixture) -> Canvas:
     image, background = _background(rng, size, mixture)
     canvas = Canvas(image, np.zeros((size, size), np.uint8))
     angle = rng.uniform(0.0, 2 * np.pi)
-    light = _Light((float(np.cos(angle)), float(np.sin(angle))), float(rng.uniform(0.0, 0.65)))
+    light_xy = (float(np.cos(angle)), float(np.sin(angle)))
+    setting = _Setting(light_xy, float(rng.uniform(0.0, 0.65)), background, mixture.paint)
+    if mixture.land and rng.random() < mixture.land:
+        paint_land(rng, canvas, mixture.paint)
     for _ in range(int(rng.choice([1, 2, 3, 4], p=mixture.counts))):
         family = FAMILIES[str(rng.choice(list(FAMILIES), p=mixture.shares))][0]
         plan = family(rng)
@@ -49,7 +55,9 @@ def paint_rich(rng: Rng, size: int, mixture: Mixture) -> Canvas:
         looks: dict[str, Color] = {}
         copies = int(rng.integers(2, 5)) if rng.random() < 0.12 else 1
         for number in range(copies):  # a row of like objects
-            _paint_object(rng, canvas, plan, _shifted(rng, frame, number, copies), light, background, looks)
+            _paint_object(rng, canvas, plan, _shifted(rng, frame, number, copies), setting, looks)
+    if mixture.dappled and rng.random() < mixture.dappled:
+        _dapple(rng, canvas)
     return canvas
 
 
@@ -99,8 +107,7 @@ def _paint_object(
     canvas: Canvas,
     plan: Blueprint,
     frame: Frame,
-    light: _Light,
-    background: Color,
+    setting: _Setting,
     looks: dict[str, Color],
 ) -> None:
     """All pieces of an object, and the shadow that it throws."""
@@ -108,10 +115,10 @@ def _paint_object(
     if len(canvas.parents) + len(patches) > MAX_NODES or not (patches[0].coverage > 0.5).any():
         return
     if rng.random() < 0.7:
-        _throw_shadow(rng, canvas, patches[0], light)
-    surfaces = _surfaces(rng, plan, patches, background, looks)
+        _throw_shadow(rng, canvas, patches[0], setting)
+    surfaces = _surfaces(rng, plan, patches, setting, looks)
     nodes: dict[int, int] = {-1: -1}
-    shade = _shading(rng, patches[0], light)
+    shade = _shading(rng, patches[0], setting.light_xy)
     for number, (piece, patch) in enumerate(zip(plan.pieces, patches, strict=True)):
         level = 0 if piece.parent < 0 else canvas.levels[nodes[piece.parent]] + 1
         nodes[number] = canvas.add_node(nodes[piece.parent], level, patch)
@@ -149,10 +156,15 @@ def _inside(patch: Patch, parent: Patch) -> Patch:
 
 
 def _surfaces(
-    rng: Rng, plan: Blueprint, patches: list[Patch], background: Color, looks: dict[str, Color]
+    rng: Rng,
+    plan: Blueprint,
+    patches: list[Patch],
+    setting: _Setting,
+    looks: dict[str, Color],
 ) -> dict[str, tuple[Window, Surface]]:
     """One surface a look, over all pieces that have it; its colour differs from what it lies on."""
     surfaces: dict[str, tuple[Window, Surface]] = {}
+    paint = setting.paint
     for piece in plan.pieces:
         if piece.shape is None or piece.look in surfaces:
             continue
@@ -160,11 +172,14 @@ def _surfaces(
         window = joined(alike).window
         if piece.look not in looks:
             parent = plan.pieces[piece.parent] if piece.parent >= 0 else None
-            behind = looks[parent.look] if parent is not None and parent.look in looks else background
-            looks[piece.look] = sample_look(rng, [behind], distance=rng.uniform(0.1, 0.45))
+            behind = looks[parent.look] if parent is not None and parent.look in looks else setting.background
+            looks[piece.look] = sample_look(rng, [behind], distance=rng.uniform(*paint.distance))
         shape_hw = (window[0].stop - window[0].start, window[1].stop - window[1].start)
         if min(shape_hw) > 0:  # else it lies outside of the image
-            surfaces[piece.look] = (window, sample_surface(rng, shape_hw, looks[piece.look]))
+            surface = sample_surface(
+                rng, shape_hw, looks[piece.look], photograph=paint.photographs, contrast=paint.contrast
+            )
+            surfaces[piece.look] = (window, surface)
     return surfaces
 
 
@@ -175,11 +190,11 @@ def _part(values: NDArray[np.float32], window: Window, inner: Window) -> NDArray
     return values[rows, columns]
 
 
-def _shading(rng: Rng, whole: Patch, light: _Light) -> NDArray[np.float32]:
+def _shading(rng: Rng, whole: Patch, light_xy: tuple[float, float]) -> NDArray[np.float32]:
     """Light from one side, over the window of an object."""
     height, width = whole.coverage.shape
     y, x = np.linspace(-1.0, 1.0, height)[:, None], np.linspace(-1.0, 1.0, width)[None, :]
-    slope = x * light.direction_xy[0] + y * light.direction_xy[1]
+    slope = x * light_xy[0] + y * light_xy[1]
     return (1.0 + rng.uniform(0.0, 0.25) * slope)[..., None].astype(np.float32)
 
 
@@ -196,11 +211,11 @@ def _blend(rng: Rng, canvas: Canvas, patch: Patch, surface: NDArray[np.float32])
     canvas.image[patch.window] += (surface * tone - canvas.image[patch.window]) * blend
 
 
-def _throw_shadow(rng: Rng, canvas: Canvas, whole: Patch, light: _Light) -> None:
+def _throw_shadow(rng: Rng, canvas: Canvas, whole: Patch, setting: _Setting) -> None:
     """Darken what lies behind an object, on the side away from the light."""
     height, width = whole.coverage.shape
     far = rng.uniform(0.02, 0.16) * np.sqrt(height * width)
-    dx, dy = (-round(far * d) for d in light.direction_xy)
+    dx, dy = (-round(far * d) for d in setting.light_xy)
     soft = max(1, round(far * rng.uniform(0.2, 1.0)))
     (rows, columns), size = whole.window, canvas.size
     y0, x0 = max(rows.start + min(dy, 0) - soft, 0), max(columns.start + min(dx, 0) - soft, 0)
@@ -210,4 +225,11 @@ def _throw_shadow(rng: Rng, canvas: Canvas, whole: Patch, light: _Light) -> None
         (slice(rows.start + dy, rows.stop + dy), slice(columns.start + dx, columns.stop + dx)), whole.coverage
     )
     dark = uniform_filter(cropped(moved, window).astype(np.float32), 2 * soft + 1, mode="nearest")
-    canvas.image[window] *= np.float32(1.0) - np.float32(light.shadow) * dark[..., None]
+    canvas.image[window] *= np.float32(1.0) - np.float32(setting.shadow) * dark[..., None]
+
+
+def _dapple(rng: Rng, canvas: Canvas) -> None:
+    """Shadows as of leaves, on whatever is there."""
+    noise = value_noise(rng, (canvas.size, canvas.size), int(rng.integers(2, 9)))
+    dark = np.clip((noise - rng.uniform(-0.3, 0.4)) / rng.uniform(0.05, 0.5) + 0.5, 0.0, 1.0)
+    canvas.image *= (1.0 - rng.uniform(0.15, 0.6) * dark).astype(np.float32)[..., None]

@@ -33,7 +33,12 @@ def sample_look(rng: np.random.Generator, away_from: list[Color], *, distance: f
 
 
 def sample_surface(
-    rng: np.random.Generator, shape_hw: tuple[int, int], color: Color, *, photograph: float = 0.4
+    rng: np.random.Generator,
+    shape_hw: tuple[int, int],
+    color: Color,
+    *,
+    photograph: float = 0.4,
+    contrast: tuple[float, float] = (0.02, 0.14),
 ) -> Surface:
     """A painted window.
 
@@ -42,6 +47,7 @@ def sample_surface(
         shape_hw: Height and width in pixels.
         color: Its mean colour, about.
         photograph: Share of the surfaces that are crops of photographs.
+        contrast: Smallest and largest standard deviation of such a crop.
 
     Returns:
         (H, W, 3) RGB, about in [0, 1], not clipped.
@@ -53,5 +59,5 @@ def sample_surface(
         crop = np.broadcast_to((crop @ _GREY)[..., None], crop.shape)
     mean = crop.mean(axis=(0, 1), dtype=np.float64)
     spread = float(np.sqrt(((crop - mean.astype(np.float32)) ** 2).mean(dtype=np.float64)))
-    contrast = min(rng.uniform(0.02, 0.14) / max(spread, 1e-3), 2.5)
-    return np.asarray((crop - mean.astype(np.float32)) * np.float32(contrast) + color.astype(np.float32))
+    gain = min(rng.uniform(*contrast) / max(spread, 1e-3), 2.5)
+    return np.asarray((crop - mean.astype(np.float32)) * np.float32(gain) + color.astype(np.float32))

@@ -14,7 +14,7 @@ from arrcoc_sam.datasets.mask_sets import files_digest
 from arrcoc_sam.errors import InputError, UnknownNameError, explain
 from arrcoc_sam.scenes import STYLES, TRAIN_SEEDS, draw_bank
 from arrcoc_sam.training.configuration import read_section, read_toml
-from arrcoc_sam.training.settings import PRESETS, SegmenterTraining
+from arrcoc_sam.training.settings import PRESETS, SegmenterTraining, style_shares
 from arrcoc_sam.training.sources import (
     CocoSource,
     MaskSetSource,
@@ -56,7 +56,8 @@ class DataSettings:
         first_seed: Of the first scene.
         size: Side of the scenes in pixels.
         rich_share: The share of rich scenes among those that are drawn from.
-        lifelike_share: The share of lifelike ones; the rest is plain.
+        lifelike_share: The share of lifelike ones.
+        natural_share: The share of natural ones; the rest is plain.
     """
 
     kind: Literal["scenes", "coco", "triples", "masks"] = "scenes"
@@ -68,6 +69,7 @@ class DataSettings:
     size: int = 256
     rich_share: float = 0.0
     lifelike_share: float = 0.0
+    natural_share: float = 0.0
 
     def __post_init__(self) -> None:
         """Check what goes together.
@@ -85,19 +87,14 @@ class DataSettings:
             raise InputError(explain(came, f"at least one, with seeds of training, 0 to {TRAIN_SEEDS[-1]:,}"))
         if not 32 <= self.size <= 2048:
             raise InputError(explain(f"size={self.size}", "32 to 2048 pixels"))
-        came = f"rich_share={self.rich_share}, lifelike_share={self.lifelike_share}"
-        total = self.rich_share + self.lifelike_share
-        if min(self.rich_share, self.lifelike_share) < 0 or not total <= 1 + 1e-9:
-            raise InputError(explain(came, "shares in [0, 1] that add up to at most 1"))
         if self.scenes < len(self.shares):
-            raise InputError(explain(f"scenes={self.scenes} with {came}", f"at least {len(self.shares)} scenes"))
+            came = f"scenes={self.scenes} of the styles {', '.join(self.shares)}"
+            raise InputError(explain(came, f"at least {len(self.shares)} scenes"))
 
     @property
     def shares(self) -> dict[str, float]:
         """The share of each style that has one, by name."""
-        shares = {"rich": self.rich_share, "lifelike": self.lifelike_share}
-        plain = 1.0 - sum(shares.values())
-        return {style: share for style, share in {"plain": plain, **shares}.items() if share > 1e-9}
+        return style_shares(rich=self.rich_share, lifelike=self.lifelike_share, natural=self.natural_share)
 
     def open(self, root: Path, scenes: Path, report: Report | None = None) -> tuple[MaskSource, dict[str, Any]]:
         """The source, and what it was made of, for checkpoints to compare.

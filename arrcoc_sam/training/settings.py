@@ -12,7 +12,7 @@ from arrcoc_sam.training.optimizer import OptimizerName
 from arrcoc_sam.training.recipe import SAM1_RECIPE, SAM2_RECIPE, ClickRecipe
 from arrcoc_sam.training.schedule import Schedule, ScheduleShape
 
-__all__ = ["PRESETS", "SegmenterTraining", "Stage", "Validation"]
+__all__ = ["PRESETS", "SegmenterTraining", "Stage", "Validation", "style_shares"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,19 @@ class Stage:
                 raise InputError(explain(f"{name}={getattr(self, name)}", "at least 1"))
 
 
+def style_shares(**shares: float) -> dict[str, float]:
+    """The share of each style of scenes that has one, by name; plain scenes, the first, have what is left of 1.
+
+    Raises:
+        InputError: One is negative or no number, or they add up to more than 1.
+    """
+    left = 1.0 - sum(shares.values())
+    if min(shares.values()) < 0 or not left >= -1e-9:
+        came = ", ".join(f"{style}_share={share}" for style, share in shares.items())
+        raise InputError(explain(came, "shares in [0, 1] that add up to at most 1"))
+    return {style: share for style, share in {"plain": left, **shares}.items() if share > 1e-9}
+
+
 @dataclass(frozen=True)
 class Validation:
     """Judging the moving average on held-out scenes now and then, by clicks.
@@ -50,7 +63,8 @@ class Validation:
         every: Steps between; 0: never. The end of the run is judged too.
         scenes: How many.
         rich_share: The share of them that is rich.
-        lifelike_share: The share of them that is lifelike; the rest is plain.
+        lifelike_share: The share of them that is lifelike.
+        natural_share: The share of them that is natural; the rest is plain.
         size: Side of the scenes in pixels.
         first_seed: Of the scenes; one of those of validation, never of training or test.
         clicks: After how many clicks to judge, ascending from 1.
@@ -62,6 +76,7 @@ class Validation:
     scenes: int = 60
     rich_share: float = 0.5
     lifelike_share: float = 0.0
+    natural_share: float = 0.0
     size: int = 256
     first_seed: int = VALIDATION_SEEDS.start
     clicks: tuple[int, ...] = (1, 3)
@@ -76,10 +91,7 @@ class Validation:
         """
         if self.every < 0:
             raise InputError(explain(f"every={self.every}", "at least 0"))
-        total = self.rich_share + self.lifelike_share
-        if min(self.rich_share, self.lifelike_share) < 0 or not total <= 1 + 1e-9:
-            came = f"rich_share={self.rich_share}, lifelike_share={self.lifelike_share}"
-            raise InputError(explain(came, "shares in [0, 1] that add up to at most 1"))
+        style_shares(rich=self.rich_share, lifelike=self.lifelike_share, natural=self.natural_share)
         if not 32 <= self.size <= 2048:
             raise InputError(explain(f"size={self.size}", "32 to 2048 pixels"))
         seeds = (self.first_seed, self.first_seed + self.scenes - 1)

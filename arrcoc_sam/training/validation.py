@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from arrcoc_sam.quality.click_protocol import AnnotatedImage, evaluate_clicks, summarize_clicks
 from arrcoc_sam.report.writing import made_folder
-from arrcoc_sam.scenes import generate_scene
+from arrcoc_sam.scenes import STYLES, generate_scene
 from arrcoc_sam.segmenters.sam import SamSegmenter
 from arrcoc_sam.training.checkpoint import save_weights
 from arrcoc_sam.training.logs import TrainingLog
@@ -25,10 +25,11 @@ BEST = "best.safetensors"
 
 
 def validation_images(settings: Validation) -> list[AnnotatedImage]:
-    """Held-out scenes: the rich ones first, by their share, then the lifelike ones, then the plain ones."""
-    num_rich = round(settings.rich_share * settings.scenes)
-    num_lifelike = min(round(settings.lifelike_share * settings.scenes), settings.scenes - num_rich)
-    styles = ["rich"] * num_rich + ["lifelike"] * num_lifelike
+    """Held-out scenes: the rich ones first, by their share, then lifelike, then natural, then plain ones."""
+    styles: list[str] = []
+    for style in ("rich", "lifelike", "natural"):
+        count = round(getattr(settings, f"{style}_share") * settings.scenes)
+        styles += [style] * min(count, settings.scenes - len(styles))
     styles += ["plain"] * (settings.scenes - len(styles))
     images = []
     for seed, style in enumerate(styles, settings.first_seed):
@@ -75,7 +76,7 @@ class SegmenterValidator:
         report = evaluate_clicks(segmenter, self._images, clicks=self._settings.clicks)
         figures = {name: float(value) for name, value in report.summary.items()}
         style = report.nodes["image"].str.partition("-")[0]
-        for name in ("plain", "rich", "lifelike"):
+        for name in STYLES:
             nodes = report.nodes[style == name]
             if 0 < len(nodes) < len(report.nodes):
                 summary = summarize_clicks(nodes)

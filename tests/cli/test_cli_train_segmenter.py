@@ -154,26 +154,26 @@ def test_a_source_of_mixed_scenes_draws_by_its_share(share: float, tmp_path: Pat
     assert sum(shown) / len(shown) == pytest.approx(share)
 
 
-def test_a_source_of_three_styles_has_some_of_each(tmp_path: Path) -> None:
-    settings = DataSettings(scenes=5, size=32, rich_share=0.2, lifelike_share=0.7)
+def test_a_source_of_several_styles_has_some_of_each(tmp_path: Path) -> None:
+    settings = DataSettings(scenes=6, size=32, rich_share=0.2, lifelike_share=0.4, natural_share=0.3)
     source, facts = settings.open(tmp_path, tmp_path / "scenes")
-    assert facts["generator"] == [1, 2, 3]
-    assert (facts["rich_share"], facts["lifelike_share"]) == (0.2, 0.7)
+    assert facts["generator"] == [1, 2, 3, 4]
+    assert (facts["rich_share"], facts["lifelike_share"], facts["natural_share"]) == (0.2, 0.4, 0.3)
     drawn = {
         style: {generate_scene(seed, 32, style=style).image.tobytes() for seed in seeds}
-        for style, seeds in {"plain": [0], "rich": [1], "lifelike": [2, 3, 4]}.items()
+        for style, seeds in {"plain": [0], "rich": [1], "lifelike": [2, 3], "natural": [4, 5]}.items()
     }
     shown = [source[i].image.tobytes() for i in range(len(source))]
     assert set(shown) == set().union(*drawn.values())
     shares = {style: sum(image in images for image in shown) / len(shown) for style, images in drawn.items()}
-    assert shares == pytest.approx({"plain": 0.1, "rich": 0.2, "lifelike": 0.7}, abs=0.02)
+    assert shares == pytest.approx({"plain": 0.1, "rich": 0.2, "lifelike": 0.4, "natural": 0.3}, abs=0.02)
 
 
 @pytest.mark.parametrize(
     ("shares", "scenes"), [((0.6, 0.5), 10), ((-0.1, 0.5), 10), ((0.2, float("nan")), 10), ((0.2, 0.3), 2)]
 )
 def test_shares_of_scenes_that_cannot_be(shares: tuple[float, float], scenes: int) -> None:
-    with pytest.raises(InputError, match="lifelike_share"):
+    with pytest.raises(InputError, match="lifelike"):
         DataSettings(scenes=scenes, rich_share=shares[0], lifelike_share=shares[1])
 
 

@@ -16,17 +16,21 @@ from arrcoc_sam.errors import DataError, UnknownNameError
 from arrcoc_sam.scenes import STYLES, TEST_V1, TEST_V2, VALIDATION_SEEDS, generate_scene, photographs
 from arrcoc_sam.scenes.blueprint import Blueprint
 from arrcoc_sam.scenes.canvas import Canvas, Patch, annotate
-from arrcoc_sam.scenes.mixtures import FAMILIES, LIFELIKE
+from arrcoc_sam.scenes.land import paint_land
+from arrcoc_sam.scenes.mixtures import FAMILIES, LIFELIKE, NATURAL
 from arrcoc_sam.scenes.photographs import PHOTOGRAPHS, crop_photograph
 from arrcoc_sam.scenes.rich import clipped_patches
 from arrcoc_sam.scenes.shapes import Band, Contour, Frame, Polygon, Shape, Stroke, Without, rectangle
 from arrcoc_sam.scenes.splits import digest
 
-LIFELIKE_DIGEST = "472ff4d88fee44f6e8672dc9ab77ea46b7125b253fe8871ec27faf74fe2c529e"
+DIGESTS = {
+    "lifelike": "472ff4d88fee44f6e8672dc9ab77ea46b7125b253fe8871ec27faf74fe2c529e",
+    "natural": "5708ee8c8ce15a736c6b2f9c1ca4d27b984db8d642406fd2ac971c32ec1ce47f",
+}
 """Of the first five scenes at 96 pixels."""
 
 
-@given(seed=st.integers(0, 10_000), style=st.sampled_from(["rich", "lifelike"]))
+@given(seed=st.integers(0, 10_000), style=st.sampled_from(["rich", "lifelike", "natural"]))
 @settings(deadline=None, max_examples=40)
 def test_hierarchy_is_exact(seed: int, style: str) -> None:
     scene = generate_scene(seed, size=96, style=style)
@@ -59,18 +63,39 @@ def test_same_seed_same_bytes_and_other_seeds_and_styles_differ() -> None:
 
 def test_masks_follow_the_picture() -> None:
     """Colours change more across mask borders than elsewhere, real textures and all."""
-    ratios = []
-    for seed in range(16):
-        scene = generate_scene(seed, 192, style="rich")
-        smooth = ndimage.gaussian_filter(scene.image.astype(float), (1.5, 1.5, 0))
-        gradient = np.hypot(ndimage.sobel(smooth, 0), ndimage.sobel(smooth, 1)).sum(axis=2)
-        border = ndimage.morphological_gradient(scene.labels, size=3) > 0
-        ratios.append(gradient[border].mean() / gradient[~border].mean())
-    assert np.median(ratios) > 2.0
+    assert np.median([border_contrast(seed, "rich") for seed in range(16)]) > 2.0
 
 
-def test_lifelike_scenes_are_frozen() -> None:
-    assert digest(generate_scene(seed, 96, style="lifelike") for seed in range(5)) == LIFELIKE_DIGEST
+def border_contrast(seed: int, style: str) -> float:
+    """How much more colours change across the borders of masks than elsewhere."""
+    scene = generate_scene(seed, 192, style=style)
+    smooth = ndimage.gaussian_filter(scene.image.astype(float), (1.5, 1.5, 0))
+    gradient = np.hypot(ndimage.sobel(smooth, 0), ndimage.sobel(smooth, 1)).sum(axis=2)
+    border = ndimage.morphological_gradient(scene.labels, size=3) > 0
+    return float(gradient[border].mean() / gradient[~border].mean())
+
+
+@pytest.mark.parametrize("style", DIGESTS)
+def test_styles_are_frozen(style: str) -> None:
+    assert digest(generate_scene(seed, 96, style=style) for seed in range(5)) == DIGESTS[style]
+
+
+def test_land_lies_before_the_background_layer_by_layer() -> None:
+    canvas = Canvas(np.full((128, 128, 3), 0.5, np.float32), np.zeros((128, 128), np.uint8))
+    paint_land(np.random.default_rng(4), canvas, NATURAL.paint)
+    wholes = [node for node, parent in enumerate(canvas.parents) if parent < 0]
+    assert 2 <= len(wholes) <= 4
+    assert canvas.levels == [0 if parent < 0 else 1 for parent in canvas.parents]
+    sky = canvas.labels == 0
+    assert sky[0].mean() > sky[-1].mean()
+    np.testing.assert_array_equal(canvas.image[sky & (ndimage.maximum_filter(canvas.labels, 3) == 0)], 0.5)
+    assert canvas.labels[-1].max() > 0
+
+
+def test_natural_scenes_are_harder_to_see() -> None:
+    """Colours change less at the borders of masks, beside elsewhere, than in rich scenes."""
+    contrast = {style: np.median([border_contrast(seed, style) for seed in range(12)]) for style in ("rich", "natural")}
+    assert 1.0 < contrast["natural"] < contrast["rich"]
 
 
 def test_lifelike_scenes_have_no_abstract_objects_and_many_people() -> None:

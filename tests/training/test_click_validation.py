@@ -21,7 +21,7 @@ from arrcoc_sam.training.segmenter import SegmenterTraining, Stage, train_segmen
 from arrcoc_sam.training.settings import Validation
 from arrcoc_sam.training.validation import BEST, SegmenterValidator, read_best, validation_images
 
-VALIDATION = Validation(every=2, scenes=3, rich_share=0.34, lifelike_share=0.34, size=64)
+VALIDATION = Validation(every=2, scenes=4, rich_share=0.25, lifelike_share=0.25, natural_share=0.25, size=64)
 CONFIG = SegmenterTraining(
     stages=(Stage(64, 3, num_images=2, num_targets=2), Stage(96, 2, num_images=2, num_targets=2)),
     recipe=ClickRecipe(num_rounds=2),
@@ -49,7 +49,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 def test_scenes_are_held_out_and_of_every_style() -> None:
     images = validation_images(VALIDATION)
-    assert [image.name for image in images] == ["rich-5000000", "lifelike-5000001", "plain-5000002"]
+    assert [image.name for image in images] == ["rich-5000000", "lifelike-5000001", "natural-5000002", "plain-5000003"]
     for seed, image in enumerate(images, 5_000_000):
         assert (image.image == generate_scene(seed, 64, style=image.name.partition("-")[0]).image).all()
     assert not set(VALIDATION_SEEDS) & (set(TEST_V1.seeds) | set(TEST_V2.seeds))
@@ -84,7 +84,7 @@ def test_the_figures_are_those_of_the_protocol_and_the_best_weights_have_most(
     for name in ("oracle_iou", "automatic_iou", "pearson", "iou_after_3"):
         assert best["figures"][name] == pytest.approx(again[name], abs=1e-4)
         assert float(most[name]) == pytest.approx(again[name], abs=1e-4)
-    assert {f"{style}/oracle_iou" for style in ("rich", "lifelike", "plain")} <= set(logged[0])
+    assert {f"{style}/oracle_iou" for style in ("rich", "lifelike", "natural", "plain")} <= set(logged[0])
 
 
 def test_a_later_figure_that_is_worse_does_not_replace_the_best(
