@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -11,9 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor
 
-from arrcoc_sam.errors import InputError, ShapeError, describe, explain, first_line
+from arrcoc_sam.errors import DataError, InputError, ShapeError, describe, explain, first_line
 
-__all__ = ["Coordinates", "as_coordinates", "as_masks", "as_numbers", "as_size", "choose_device"]
+__all__ = ["Coordinates", "as_coordinates", "as_masks", "as_numbers", "as_size", "choose_device", "json_records"]
 
 Coordinates: TypeAlias = Tensor | np.ndarray | Sequence[Any]
 """Points or boxes as a caller has them: a tensor, an array or nested lists; the last axis is 2 or 4 long."""
@@ -165,3 +166,31 @@ def choose_device(device: torch.device | str) -> torch.device:
         came = f"device={device!r}" + (f" ({first_line(error)})" if known else "")
         raise InputError(explain(came, '"auto", "cpu", "cuda" or "mps"')) from error
     return chosen
+
+
+def json_records(document: Any, fields: Sequence[str], *, name: str) -> list[dict[str, Any]]:
+    """Records of a JSON document, each with all of some fields.
+
+    Args:
+        document: The text, or what was parsed of it already.
+        fields: What each record must have.
+        name: What the message calls them.
+
+    Raises:
+        DataError: No JSON, no array of objects, or a field is missing.
+    """
+    if isinstance(document, (str, bytes)):
+        try:
+            document = json.loads(document)
+        except ValueError as error:
+            raise DataError(explain(f"{name} are no JSON ({first_line(error)})", "an array of records")) from error
+    if not isinstance(document, list):
+        raise DataError(explain(f"{name} are {describe(document)}", "an array of records"))
+    for number, record in enumerate(document):
+        if not isinstance(record, dict):
+            raise DataError(explain(f"number {number} of {name} is {describe(record)}", "a record"))
+        missing = [field for field in fields if field not in record]
+        if missing:
+            came = f"number {number} of {name} lacks {', '.join(missing)}"
+            raise DataError(explain(came, f"the fields {', '.join(fields)}"))
+    return document

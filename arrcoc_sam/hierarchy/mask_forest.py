@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from arrcoc_sam.errors import HierarchyError, InputError, ShapeError, describe, explain
+from arrcoc_sam.errors import DataError, HierarchyError, InputError, ShapeError, describe, explain, first_line
 from arrcoc_sam.hierarchy.levels import NESTED_SHARE
 from arrcoc_sam.hierarchy.mask_hierarchy import MaskHierarchy
-from arrcoc_sam.inputs import Coordinates, as_coordinates, as_masks, as_numbers
+from arrcoc_sam.inputs import Coordinates, as_coordinates, as_masks, as_numbers, as_size, json_records
 from arrcoc_sam.masks import containment, mask_boxes, pairwise_intersection
-from arrcoc_sam.masks.rle import encode_rle
+from arrcoc_sam.masks.rle import decode_rle, encode_rle
 
 __all__ = ["MaskForest"]
 
@@ -96,11 +96,7 @@ class MaskForest:
         contains = (common / common.diagonal()[:, None] >= nested_share).tril(-1)
         before = torch.arange(len(order), device=masks.device)
         parent = torch.where(contains, before, -1).amax(-1) if len(order) else order
-        depth, above = torch.zeros_like(parent), parent
-        while bool((above >= 0).any()):
-            depth = depth + (above >= 0)
-            above = torch.where(above >= 0, parent[above.clamp_min(0)], -1)
-        return cls(masks[order], scores[order], order, common.diagonal(), parent, depth)
+        return cls(masks[order], scores[order], order, common.diagonal(), parent, _depths(parent))
 
     def __repr__(self) -> str:
         """Sizes instead of all the numbers."""
@@ -218,13 +214,77 @@ class MaskForest:
         return {"size": list(self.masks.shape[-2:]), "nodes": nodes}
 
     def to_json(self, *, indent: int | None = None) -> str:
-        """:meth:`to_dict` as JSON text."""
+        """:meth:`to_dict` as JSON text; :meth:`from_json` reads it."""
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> MaskForest:
+        """What :meth:`to_dict` made: the same nodes and parents, whatever they were joined by.
+
+        Args:
+            record: ``size`` and ``nodes``; of each node ``parent``, ``index``, ``score`` and ``segmentation``.
+
+        Returns:
+            The forest; areas and depths are counted anew.
+
+        Raises:
+            DataError: Something is missing or no number, sizes differ, or nodes are not in order: sorted by area, each
+                after its parent.
+        """
+        if "size" not in record or "nodes" not in record:
+            raise DataError(explain(f"a forest has only {', '.join(record) or 'nothing'}", "'size' and 'nodes'"))
+        nodes = json_records(
+            record["nodes"], ("parent", "index", "score", "segmentation"), name="the nodes of a forest"
+        )
+        try:
+            height, width = as_size(record["size"], "size")
+            parent = torch.tensor([-1 if node["parent"] is None else node["parent"] for node in nodes]).long()
+            scores = torch.tensor([torch.nan if node["score"] is None else node["score"] for node in nodes]).float()
+            index = torch.tensor([node["index"] for node in nodes]).long()
+        except (InputError, TypeError, ValueError, RuntimeError) as error:
+            came = f"a number in a forest is none ({first_line(error)})"
+            raise DataError(explain(came, "whole numbers or null as parents, numbers else")) from error
+        masks = torch.zeros(0, height, width, dtype=torch.bool)
+        if nodes:
+            masks = decode_rle([node["segmentation"] for node in nodes])
+        if masks.shape[1:] != (height, width):
+            came = f"masks of {masks.shape[1]} x {masks.shape[2]} pixels in a forest of {height} x {width}"
+            raise DataError(explain(came, "one size"))
+        areas = masks.sum((1, 2))
+        before = (parent >= -1) & (parent < torch.arange(len(nodes)))
+        if not bool(before.all()) or bool((areas.diff() > 0).any()):
+            came = f"a forest of areas {areas.tolist()} and parents {parent.tolist()}"
+            raise DataError(explain(came, "nodes sorted by area, the largest first, each after its parent"))
+        return cls(masks, scores, index, areas, parent, _depths(parent))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> MaskForest:
+        """What :meth:`to_json` wrote; see :meth:`from_dict`.
+
+        Raises:
+            DataError: No JSON, or no forest.
+        """
+        try:
+            record = json.loads(text)
+        except ValueError as error:
+            raise DataError(explain(f"a forest is no JSON ({first_line(error)})", "what to_json wrote")) from error
+        if not isinstance(record, dict):
+            raise DataError(explain(f"a forest is {describe(record)}", "an object with 'size' and 'nodes'"))
+        return cls.from_dict(record)
 
     def _existing(self, node: int) -> int:
         if not 0 <= node < len(self):
             raise InputError(explain(f"node {node} of a forest of {len(self)}", f"0 to {len(self) - 1}"))
         return node
+
+
+def _depths(parent: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
+    """How many nodes contain each."""
+    depth, above = torch.zeros_like(parent), parent
+    while bool((above >= 0).any()):
+        depth = depth + (above >= 0)
+        above = torch.where(above >= 0, parent[above.clamp_min(0)], -1)
+    return depth
 
 
 def _first_of_its_kind(

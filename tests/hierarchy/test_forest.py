@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arrcoc_sam.errors import HierarchyError, InputError, ShapeError
+from arrcoc_sam.errors import DataError, HierarchyError, InputError, ShapeError
 from arrcoc_sam.hierarchy.mask_forest import MaskForest
 from arrcoc_sam.masks.rle import decode_rle
 
@@ -132,6 +133,44 @@ def test_json_holds_everything(forest):
     assert [node["contained"] for node in record["nodes"]] == [None, None, 1, 1, 1, 1]
     masks = decode_rle([node["segmentation"] for node in record["nodes"]])
     assert torch.equal(masks, forest.masks)
+
+
+def test_json_comes_back(forest):
+    again = MaskForest.from_json(forest.to_json(indent=1))
+    for field in ("masks", "scores", "index", "areas", "parent", "depth"):
+        assert torch.equal(getattr(again, field), getattr(forest, field)), field
+        assert getattr(again, field).dtype == getattr(forest, field).dtype, field
+    assert again.to_dict() == forest.to_dict()
+    unscored = MaskForest.from_masks(np.ones((1, 3, 3), dtype=bool), torch.tensor([float("nan")]))
+    assert MaskForest.from_json(unscored.to_json()).scores.isnan().all()
+    empty = MaskForest.from_masks(torch.zeros(0, 4, 5, dtype=torch.bool))
+    assert MaskForest.from_json(empty.to_json()).to_dict() == empty.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda record: record.pop("size"), "'size' and 'nodes'"),
+        (lambda record: record.update(size=[20]), "(height, width)"),
+        (lambda record: record.update(size=[20, 21]), "20 x 20 pixels in a forest of 20 x 21"),
+        (lambda record: record.update(nodes={}), "an array of records"),
+        (lambda record: record["nodes"][1].pop("score"), "number 1 of the nodes of a forest lacks score"),
+        (lambda record: record["nodes"][1].update(score="high"), "a number in a forest"),
+        (lambda record: record["nodes"][2].update(parent=2), "each after its parent"),
+        (lambda record: record["nodes"].reverse(), "sorted by area"),
+    ],
+)
+def test_records_that_are_no_forest(forest, change, words):
+    record = forest.to_dict()
+    change(record)
+    with pytest.raises(DataError, match=re.escape(words)):
+        MaskForest.from_dict(record)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "3", b"\xff"])
+def test_text_that_is_no_forest(text):
+    with pytest.raises(DataError, match="a forest is"):
+        MaskForest.from_json(text)
 
 
 def test_contained_share_of_a_part_that_reaches_out():

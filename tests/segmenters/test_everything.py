@@ -12,7 +12,7 @@ import torch
 from segment_anything import SamAutomaticMaskGenerator, build_sam_vit_b
 from segment_anything.modeling import Sam
 
-from arrcoc_sam.errors import InputError
+from arrcoc_sam.errors import DataError, InputError
 from arrcoc_sam.masks import decode_rle, pairwise_iou
 from arrcoc_sam.prompts import Prompts, grid_points_xy
 from arrcoc_sam.scenes import generate_scene
@@ -169,6 +169,8 @@ def test_records_forest_and_json(segmenter: SamSegmenter, picture: Picture) -> N
     assert masks.shape == (len(found), *size_hw)
     assert masks.sum((1, 2)).tolist() == [record["area"] for record in found]
     assert json.loads(found.to_json()) == list(found.records)
+    again = AutomaticMasks.from_json(found.to_json())
+    assert (again.size_hw, again.records) == (found.size_hw, found.records)
     assert found[-1] is found.records[-1]
     assert repr(found) == f"AutomaticMasks({len(found)} masks; {size_hw[0]} x {size_hw[1]} pixels)"
     forest = found.forest()
@@ -191,6 +193,11 @@ def test_nothing_found(segmenter: SamSegmenter, picture: Picture) -> None:
     assert len(found) == 0
     assert found.masks().shape == (0, 40, 50)
     assert found.to_json() == "[]"
+    assert AutomaticMasks.from_json("[]", size_hw=(40, 50)).masks().shape == (0, 40, 50)
+    with pytest.raises(DataError, match="size_hw"):
+        AutomaticMasks.from_json("[]")
+    with pytest.raises(DataError, match="lacks segmentation, area"):
+        AutomaticMasks.from_json('[{"crop_box": [0, 0, 1, 1]}]')
     assert len(found.forest()) == 0
     assert found.scores.shape == (0,)
 

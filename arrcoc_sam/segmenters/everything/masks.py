@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
+from arrcoc_sam.errors import DataError, explain
 from arrcoc_sam.hierarchy import MaskForest
 from arrcoc_sam.hierarchy.levels import NESTED_SHARE
+from arrcoc_sam.inputs import json_records
 from arrcoc_sam.masks import RLE, decode_rle
+from arrcoc_sam.masks.rle import run_lengths
 
 __all__ = ["AutomaticMasks", "MaskRecord"]
 
@@ -79,5 +82,26 @@ class AutomaticMasks:
         return MaskForest.from_masks(self.masks(), self.scores, duplicate_iou=duplicate_iou, nested_share=nested_share)
 
     def to_json(self, *, indent: int | None = None) -> str:
-        """The records as a JSON array, such as ``amg.py`` of segment-anything writes it."""
+        """The records as a JSON array, such as ``amg.py`` of segment-anything writes it; :meth:`from_json` reads it."""
         return json.dumps(list(self.records), indent=indent, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, size_hw: tuple[int, int] | None = None) -> AutomaticMasks:
+        """What :meth:`to_json` wrote, or ``amg.py --convert-to-rle`` of segment-anything.
+
+        Args:
+            text: The JSON array.
+            size_hw: Height and width of the image, for an array without masks; else their run lengths tell.
+
+        Raises:
+            DataError: No JSON array of records of one size, or none at all and no ``size_hw``.
+        """
+        records = json_records(text, tuple(MaskRecord.__annotations__), name="the masks")
+        sizes = {run_lengths(record["segmentation"])[0] for record in records}
+        if size_hw is not None:
+            sizes.add((size_hw[0], size_hw[1]))
+        if len(sizes) != 1:
+            came = f"{len(records)} masks of {' and '.join(f'{h} x {w}' for h, w in sorted(sizes)) or 'no'} pixels"
+            raise DataError(explain(came, "masks of one image", None if sizes else "say its size as size_hw"))
+        height, width = sizes.pop()
+        return cls((height, width), tuple(cast(MaskRecord, record) for record in records))
