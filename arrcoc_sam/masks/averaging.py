@@ -172,4 +172,17 @@ def area_average(
     """
     given = as_masks(masks, soft=True)
     (height, width), (grid_h, grid_w) = given.shape[-2:], as_size(grid_hw, "grid_hw")
+    if torch.compiler.is_compiling():
+        return _average_in_one_graph(given, grid_h, grid_w)
     return average_over_windows(given, CellWindows.of(height, grid_h), CellWindows.of(width, grid_w))
+
+
+def _average_in_one_graph(
+    masks: Bool[Tensor, "*N H W"] | Float[Tensor, "*N H W"], grid_h: int, grid_w: int
+) -> Float[Tensor, "*N h w"]:
+    """The same for ``torch.compile``: windows are lists of numbers, which would break its graph."""
+    dtype = torch.float64 if masks.dtype == torch.float64 else torch.float32
+    *batch, height, width = masks.shape
+    if height % grid_h == 0 and width % grid_w == 0:
+        return masks.reshape(*batch, grid_h, height // grid_h, grid_w, width // grid_w).to(dtype).mean((-3, -1))
+    return separable_average(masks, overlap_matrix(height, grid_h), overlap_matrix(width, grid_w)).to(dtype)

@@ -179,6 +179,22 @@ class TestHierarchical:
         assert loss.dtype == torch.float32
         torch.testing.assert_close(loss, expected, rtol=1e-2, atol=0)
 
+    @pytest.mark.parametrize(("side", "soft"), [(24, False), (25, True)])
+    def test_one_graph_for_the_compiler(self, side, soft, as_at_run_time):
+        """Cells that are whole pixels, and cells that are not."""
+        soft_masks = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(side))
+        masks, confidence = soft_masks if soft else soft_masks > 0.5, torch.tensor([[0.9, 0.4, 0.7], [0.2, 1.0, 0.5]])
+        levels = [torch.linspace(-2, 2, 2 * n * n).view(2, n, n).requires_grad_() for n in (4, 8, 12)]
+
+        def step(*logits):
+            return LF.hierarchical_focal_dice_loss(logits, masks, confidence)
+
+        results = []
+        for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
+            loss = function(*levels)
+            results.append((loss.detach(), *torch.autograd.grad(loss, levels)))
+        torch.testing.assert_close(results[1], results[0])
+
 
 @pytest.mark.usefixtures("as_at_run_time")
 class TestHierarchicalErrors:
