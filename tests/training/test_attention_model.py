@@ -110,6 +110,18 @@ def test_every_level_sees_a_map_that_is_finer_than_its_grid() -> None:
         assert (level - changed).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("backbone", ["test_convnext", Fine()])
+def test_half_precision_on_the_cpu(backbone: str | nn.Module) -> None:
+    """Maps that are averaged down and maps that are interpolated up."""
+    model = build(backbone, batch_norm="group")
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(IMAGES, POINTS, INDEX)
+    assert {level.dtype for level in logits} == {torch.bfloat16}
+    sum(level.float().square().mean() for level in logits).backward()  # type: ignore[union-attr]
+    for level, exact in zip(logits, model(IMAGES, POINTS, INDEX), strict=True):
+        torch.testing.assert_close(level.float(), exact, rtol=0.1, atol=0.05)
+
+
 def test_a_frozen_backbone_answers_once_and_is_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     backbone = Maps()

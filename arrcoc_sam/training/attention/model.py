@@ -291,6 +291,7 @@ def _resized(maps: Float[Tensor, "B C h w"], rows: int) -> Float[Tensor, "B C r 
     """Averaged down, or interpolated up, to a square grid."""
     if tuple(maps.shape[-2:]) == (rows, rows):
         return maps
-    if maps.shape[-1] > rows:
-        return F.interpolate(maps, (rows, rows), mode="bilinear", align_corners=False, antialias=True)
+    if maps.shape[-1] > rows:  # in float32: on the CPU torch 2.11 antialiases no half precision
+        sized = F.interpolate(maps.float(), (rows, rows), mode="bilinear", align_corners=False, antialias=True)
+        return sized.to(maps.dtype)
     return F.interpolate(maps, (rows, rows), mode="bilinear", align_corners=False)
