@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -14,10 +15,22 @@ from torch import Tensor
 
 from arrcoc_sam.errors import DataError, InputError, ShapeError, describe, explain, first_line
 
-__all__ = ["Coordinates", "as_coordinates", "as_masks", "as_numbers", "as_size", "choose_device", "json_records"]
+__all__ = [
+    "Coordinates",
+    "as_coordinates",
+    "as_masks",
+    "as_numbers",
+    "as_records",
+    "as_size",
+    "choose_device",
+    "parsed_json",
+]
 
 Coordinates: TypeAlias = Tensor | np.ndarray | Sequence[Any]
 """Points or boxes as a caller has them: a tensor, an array or nested lists; the last axis is 2 or 4 long."""
+
+RecordKind: TypeAlias = Literal["any", "whole number", "whole number or null", "finite number", "finite number or null"]
+"""What a field of a record holds."""
 
 
 def as_masks(
@@ -168,29 +181,47 @@ def choose_device(device: torch.device | str) -> torch.device:
     return chosen
 
 
-def json_records(document: Any, fields: Sequence[str], *, name: str) -> list[dict[str, Any]]:
-    """Records of a JSON document, each with all of some fields.
-
-    Args:
-        document: The text, or what was parsed of it already.
-        fields: What each record must have.
-        name: What the message calls them.
+def parsed_json(text: str | bytes, name: str) -> Any:
+    """What a JSON text says.
 
     Raises:
-        DataError: No JSON, no array of objects, or a field is missing.
+        DataError: It is none.
     """
-    if isinstance(document, (str, bytes)):
-        try:
-            document = json.loads(document)
-        except ValueError as error:
-            raise DataError(explain(f"{name} are no JSON ({first_line(error)})", "an array of records")) from error
-    if not isinstance(document, list):
-        raise DataError(explain(f"{name} are {describe(document)}", "an array of records"))
-    for number, record in enumerate(document):
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DataError(explain(f"{name} is no JSON ({first_line(error)})", "JSON text")) from error
+
+
+def as_records(given: object, kinds: Mapping[str, RecordKind], name: str) -> list[dict[str, Any]]:
+    """Records of a JSON document whose fields hold what they should.
+
+    Args:
+        given: What was parsed.
+        kinds: The fields that each record has, and what is in them; "any" is not looked at.
+        name: What the message calls the records.
+
+    Raises:
+        DataError: No list of dictionaries, a field is missing, or it holds something else.
+    """
+    if not isinstance(given, list):
+        raise DataError(explain(f"{name} are {describe(given)}", "a list of records"))
+    for number, record in enumerate(given):
         if not isinstance(record, dict):
-            raise DataError(explain(f"number {number} of {name} is {describe(record)}", "a record"))
-        missing = [field for field in fields if field not in record]
+            raise DataError(explain(f"number {number} of {name} is {describe(record)}", "a dictionary"))
+        missing = [field for field in kinds if field not in record]
         if missing:
             came = f"number {number} of {name} lacks {', '.join(missing)}"
-            raise DataError(explain(came, f"the fields {', '.join(fields)}"))
-    return document
+            raise DataError(explain(came, f"the fields {', '.join(kinds)}"))
+        for field, kind in kinds.items():
+            if not _is_of(record[field], kind):
+                came = f"{field} of number {number} of {name} is {describe(record[field])}"
+                raise DataError(explain(came, f"a {kind}"))
+    return given
+
+
+def _is_of(value: object, kind: RecordKind) -> bool:
+    if kind == "any" or (value is None and kind.endswith("or null")):
+        return True
+    whole = type(value) is int  # a bool is none
+    return whole or (kind.startswith("finite number") and isinstance(value, float) and math.isfinite(value))

@@ -63,13 +63,17 @@ def blocks(page: str) -> list[tuple[int, str]]:
 
 
 def command_lines(page: str) -> list[tuple[int, list[str]]]:
-    """Line and words of each ``arrcoc-sam …`` in a block of commands."""
-    found: list[tuple[int, list[str]]] = []
-    text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", "  ")
-    for number, line in enumerate(text.splitlines(), 1):
+    """Line and words of each ``arrcoc-sam …``, which may go on in the next line."""
+    found, lines = [], (ROOT / page).read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines):
         words = re.match(r"(?:uv run )?arrcoc-sam (.*)", line)
         if words:
-            found.append((number, shlex.split(words[1], comments=True)))
+            text = words[1]
+            for following in lines[number + 1 :]:
+                if not text.endswith("\\"):
+                    break
+                text = text[:-1] + following
+            found.append((number + 1, shlex.split(text, comments=True)))
     return found
 
 
@@ -164,7 +168,7 @@ def test_commands_of_a_page_have_these_options(page: str) -> None:
     for line, words in command_lines(page):
         command: Any = get_command(app)
         while words and hasattr(command, "commands"):
-            assert words[0] in command.commands, f"{page}, command {line}: {words[0]}"
+            assert words[0] in command.commands, f"{page}:{line}: {words[0]}"
             command = command.commands[words.pop(0)]
         words = words[: words.index(">")] if ">" in words else words
         command.make_parser(command.context_class(command)).parse_args(words)  # raises where there is no such option
@@ -177,11 +181,12 @@ def test_an_option_that_is_not_there_is_found(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_scripts_that_pages_run_are_there() -> None:
-    pages = [*PAGES, *(path.relative_to(ROOT).as_posix() for path in ROOT.glob("*/**/README.md"))]
+    folders = ("arrcoc_sam", "benchmarks", "experiments", "notebooks")
+    more = (path for folder in folders for path in (ROOT / folder).rglob("README.md"))
+    pages = [*PAGES, *(path.relative_to(ROOT).as_posix() for path in more)]
     named = {
         (page, script)
         for page in pages
-        if not page.startswith((".venv", "runs"))
         for script in re.findall(
             r"^uv run (?:python|torchrun \S+ \d+) (\S+\.py)", (ROOT / page).read_text("utf-8"), re.M
         )

@@ -13,14 +13,30 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from arrcoc_sam.errors import DataError, HierarchyError, InputError, ShapeError, describe, explain, first_line
+from arrcoc_sam.errors import DataError, HierarchyError, InputError, ShapeError, describe, explain
 from arrcoc_sam.hierarchy.levels import NESTED_SHARE
 from arrcoc_sam.hierarchy.mask_hierarchy import MaskHierarchy
-from arrcoc_sam.inputs import Coordinates, as_coordinates, as_masks, as_numbers, as_size, json_records
+from arrcoc_sam.inputs import (
+    Coordinates,
+    RecordKind,
+    as_coordinates,
+    as_masks,
+    as_numbers,
+    as_records,
+    as_size,
+    parsed_json,
+)
 from arrcoc_sam.masks import containment, mask_boxes, pairwise_intersection
 from arrcoc_sam.masks.rle import decode_rle, encode_rle
 
 __all__ = ["MaskForest"]
+
+_NODE: dict[str, RecordKind] = {
+    "parent": "whole number or null",
+    "index": "whole number",
+    "score": "finite number or null",
+    "segmentation": "any",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +97,7 @@ class MaskForest:
             raise ShapeError(explain(f"masks is {describe(masks)}", "(N, H, W)"))
         scores = masks.new_ones(len(masks), dtype=torch.float32) if scores is None else scores
         scores = as_numbers(scores, "scores", "(N,)", masks.device)
+        scores = scores if scores.is_floating_point() else scores.float()
         if scores.shape != masks.shape[:1]:
             raise ShapeError(explain(f"scores is {describe(scores)}", f"(N,) = ({len(masks)},)"))
         for name, share in (("nested_share", nested_share), ("duplicate_iou", duplicate_iou)):
@@ -225,37 +242,45 @@ class MaskForest:
             record: ``size`` and ``nodes``; of each node ``parent``, ``index``, ``score`` and ``segmentation``.
 
         Returns:
-            The forest; areas and depths are counted anew.
+            The forest, scores as float32; areas and depths are counted anew.
 
         Raises:
-            DataError: Something is missing or no number, sizes differ, or nodes are not in order: sorted by area, each
-                after its parent.
+            DataError: Something is missing or no number, sizes differ, a mask is empty or beside its parent, or nodes
+                are not in order: sorted by area, each after its parent.
         """
-        if "size" not in record or "nodes" not in record:
-            raise DataError(explain(f"a forest has only {', '.join(record) or 'nothing'}", "'size' and 'nodes'"))
-        nodes = json_records(
-            record["nodes"], ("parent", "index", "score", "segmentation"), name="the nodes of a forest"
-        )
+        given: object = record
+        if not isinstance(given, Mapping) or "size" not in given or "nodes" not in given:
+            raise DataError(explain(f"a forest is {describe(record)}", "a dictionary with 'size' and 'nodes'"))
+        nodes = as_records(record["nodes"], _NODE, "the nodes of a forest")
         try:
-            height, width = as_size(record["size"], "size")
-            parent = torch.tensor([-1 if node["parent"] is None else node["parent"] for node in nodes]).long()
-            scores = torch.tensor([torch.nan if node["score"] is None else node["score"] for node in nodes]).float()
-            index = torch.tensor([node["index"] for node in nodes]).long()
-        except (InputError, TypeError, ValueError, RuntimeError) as error:
-            came = f"a number in a forest is none ({first_line(error)})"
-            raise DataError(explain(came, "whole numbers or null as parents, numbers else")) from error
-        masks = torch.zeros(0, height, width, dtype=torch.bool)
-        if nodes:
-            masks = decode_rle([node["segmentation"] for node in nodes])
-        if masks.shape[1:] != (height, width):
-            came = f"masks of {masks.shape[1]} x {masks.shape[2]} pixels in a forest of {height} x {width}"
-            raise DataError(explain(came, "one size"))
-        areas = masks.sum((1, 2))
-        before = (parent >= -1) & (parent < torch.arange(len(nodes)))
-        if not bool(before.all()) or bool((areas.diff() > 0).any()):
-            came = f"a forest of areas {areas.tolist()} and parents {parent.tolist()}"
-            raise DataError(explain(came, "nodes sorted by area, the largest first, each after its parent"))
-        return cls(masks, scores, index, areas, parent, _depths(parent))
+            size = as_size(record["size"], "size")
+            masks = [decode_rle([node["segmentation"]])[0] for node in nodes]
+        except (DataError, InputError) as error:
+            raise DataError(f"a forest: {error}") from error
+        areas = [int(mask.sum()) for mask in masks]
+        for number, (node, mask) in enumerate(zip(nodes, masks, strict=True)):
+            parent = node["parent"]
+            wrong = None
+            if tuple(mask.shape) != size:
+                wrong = f"has {mask.shape[0]} x {mask.shape[1]} pixels in a forest of {size[0]} x {size[1]}"
+            elif not 0 < areas[number] <= (areas[number - 1] if number else areas[number]):
+                wrong = f"has {areas[number]} pixels after one of {areas[max(number - 1, 0)]}"
+            elif node["index"] < 0 or (parent is not None and not 0 <= parent < number):
+                wrong = f"has the index {node['index']} and the parent {parent}"
+            elif parent is not None and not bool((mask & masks[parent]).any()):
+                wrong = f"lies beside its parent {parent}"
+            if wrong is not None:
+                expected = "masks of one size, sorted by area, none empty, each after the parent that it lies in"
+                raise DataError(explain(f"node {number} of a forest {wrong}", expected))
+        parents = torch.tensor([-1 if node["parent"] is None else node["parent"] for node in nodes], dtype=torch.int64)
+        return cls(
+            masks=torch.stack(masks) if masks else torch.zeros(0, *size, dtype=torch.bool),
+            scores=torch.tensor([torch.nan if node["score"] is None else node["score"] for node in nodes]).float(),
+            index=torch.tensor([node["index"] for node in nodes], dtype=torch.int64),
+            areas=torch.tensor(areas, dtype=torch.int64),
+            parent=parents,
+            depth=_depths(parents),
+        )
 
     @classmethod
     def from_json(cls, text: str | bytes) -> MaskForest:
@@ -264,10 +289,7 @@ class MaskForest:
         Raises:
             DataError: No JSON, or no forest.
         """
-        try:
-            record = json.loads(text)
-        except ValueError as error:
-            raise DataError(explain(f"a forest is no JSON ({first_line(error)})", "what to_json wrote")) from error
+        record = parsed_json(text, "a forest")
         if not isinstance(record, dict):
             raise DataError(explain(f"a forest is {describe(record)}", "an object with 'size' and 'nodes'"))
         return cls.from_dict(record)

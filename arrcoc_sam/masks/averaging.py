@@ -180,9 +180,19 @@ def area_average(
 def _average_in_one_graph(
     masks: Bool[Tensor, "*N H W"] | Float[Tensor, "*N H W"], grid_h: int, grid_w: int
 ) -> Float[Tensor, "*N h w"]:
-    """The same for ``torch.compile``: windows are lists of numbers, which would break its graph."""
+    """The same for ``torch.compile``: windows are lists of numbers, and chunks are loops, which would break its graph.
+
+    Where cells are not whole pixels, by products with matrices that are mostly 0: a pixel that is NaN or infinite
+    spoils all cells of its mask.
+    """
     dtype = torch.float64 if masks.dtype == torch.float64 else torch.float32
     *batch, height, width = masks.shape
     if height % grid_h == 0 and width % grid_w == 0:
         return masks.reshape(*batch, grid_h, height // grid_h, grid_w, width // grid_w).to(dtype).mean((-3, -1))
-    return separable_average(masks, overlap_matrix(height, grid_h), overlap_matrix(width, grid_w)).to(dtype)
+    wide = torch.float32 if masks.device.type == "mps" else torch.float64
+    rows, columns = (
+        overlap_matrix(pixels, cells).to(device=masks.device, dtype=wide)
+        for pixels, cells in ((height, grid_h), (width, grid_w))
+    )
+    with full_precision(masks.device):
+        return (rows @ (masks.to(wide) @ columns.T)).to(dtype)

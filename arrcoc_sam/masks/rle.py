@@ -158,15 +158,20 @@ def run_lengths(rle: Mapping[str, Any]) -> tuple[tuple[int, int], np.ndarray]:
         height, width = (int(side) for side in size)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(explain(f"the size of a run-length mask is {size!r}", "[height, width]")) from error
-    if height < 1 or width < 1:
-        raise DataError(explain(f"the size of a run-length mask is {size!r}", "[height, width] of at least 1 each"))
+    if height < 1 or width < 1 or [height, width] != list(size):
+        expected = "[height, width], whole numbers of at least 1"
+        raise DataError(explain(f"the size of a run-length mask is {size!r}", expected))
     if isinstance(counts, (str, bytes)):
         runs = _parse(counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts)
     else:
         try:
-            runs = np.asarray(counts, dtype=np.int64).reshape(-1)
-        except (TypeError, ValueError, OverflowError) as error:
+            given = np.asarray(counts).reshape(-1)
+            runs = given.astype(np.int64)
+            whole = given.dtype.kind in "iuf" and bool((given == runs).all())
+        except (TypeError, ValueError, OverflowError, RuntimeWarning) as error:
             raise DataError(explain(f"the counts are {describe(counts)}", "a string or a list of counts")) from error
+        if not whole:
+            raise DataError(explain(f"the counts are {describe(counts)}", "a string or a list of whole numbers"))
     if ((runs < 0) | (runs > height * width)).any():  # the latter could make the sum wrap around
         raise DataError(
             explain(

@@ -61,8 +61,8 @@ def generate_scene(seed: int, size: int = 256, *, style: str = "plain") -> Scene
         size: Side of the square image in pixels, at least 32.
         style: "plain", contours in contours with procedural surfaces; or "rich", people, animals, houses and much else,
             with real textures, shadows, thin and repeated parts, and a camera's noise and JPEG; or "lifelike", rich
-            with more people and animals, larger ones, before photographs; or "natural", lifelike with land, boulders
-            and heaps, harder to tell from what lies behind them.
+            with more people and animals, larger ones, before photographs; or "natural", some of them on land, with
+            boulders, heaps and abstract objects too, harder to tell from what lies behind them.
 
     Returns:
         The scene; at least one node of level 0 with a part is annotated.
@@ -70,7 +70,7 @@ def generate_scene(seed: int, size: int = 256, *, style: str = "plain") -> Scene
     Raises:
         InputError: ``size`` or ``seed`` out of range.
         UnknownNameError: No such style.
-        DataError: Rich scenes, and scikit-image's photographs are not there.
+        DataError: Scenes that are not plain, and scikit-image's photographs are not there.
 
     Example:
         >>> scene = generate_scene(7, size=64)

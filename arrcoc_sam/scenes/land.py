@@ -1,4 +1,7 @@
-"""Land behind the objects of natural scenes: ridges, fields, water, one before another, each an object of its own."""
+"""Land behind the objects of natural scenes: ridges, fields, water, one before another, each an object of its own.
+
+What lies on them is of the weaker contrast of rich scenes: version 4 was drawn so.
+"""
 
 from __future__ import annotations
 

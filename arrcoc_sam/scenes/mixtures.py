@@ -1,4 +1,4 @@
-"""What rich scenes show: which objects, how many, how large, and before what."""
+"""What scenes that are not plain show: which objects, how many, how large, and before what."""
 
 from __future__ import annotations
 
@@ -105,5 +105,5 @@ NATURAL = Mixture(
     dappled=0.4,
     paint=Paint(photographs=0.75, contrast=(0.04, 0.24), distance=(0.0, 0.35)),
 )
-"""Nearer still: land, heaps and boulders; surfaces that are photographs, of strong contrast, hardly unlike what lies
-behind them; shadows of leaves on everything."""
+"""Nearer still: some on land, with boulders and heaps, and abstract objects too; most surfaces are photographs, of
+strong contrast, hardly unlike what lies behind them; shadows of leaves on some."""

@@ -8,7 +8,7 @@ from arrcoc_sam.scenes.blueprint import Blueprint
 from arrcoc_sam.scenes.contours import NUM_ANGLES, Radii, sample_contour
 from arrcoc_sam.scenes.shapes import Band, Contour
 
-__all__ = ["boulder", "bunch"]
+__all__ = ["boulder", "bunch", "rough"]
 
 Rng = np.random.Generator
 

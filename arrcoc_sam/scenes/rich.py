@@ -1,9 +1,9 @@
 """Rich scenes, generator versions 2 to 4: objects built of many shapes, real textures, shadows, occlusion.
 
-A scene is a background (a photograph, a pattern, or a wall above a floor) and one to six wholes, one over another:
-people, animals, plants, houses, cars, furniture and what is nothing in particular, with repeated and thin parts. An
-object throws a shadow on what lies behind it and is shaded itself. What is drawn into masks is geometry in float64;
-photographs and JPEG touch the pixels alone. What there is of all that is a
+A scene is a background (a photograph, a pattern, or a wall above a floor, and land before it in some) and a few wholes,
+one over another: people, animals, plants, houses, cars, furniture and what is nothing in particular, with repeated and
+thin parts. An object throws a shadow on what lies behind it and is shaded itself. What is drawn into masks is geometry
+in float64; photographs and JPEG touch the pixels alone. What there is of all that is a
 :class:`~arrcoc_sam.scenes.mixtures.Mixture`.
 """
 

@@ -88,7 +88,8 @@ class DataSettings:
         if not 32 <= self.size <= 2048:
             raise InputError(explain(f"size={self.size}", "32 to 2048 pixels"))
         if self.scenes < len(self.shares):
-            came = f"scenes={self.scenes} of the styles {', '.join(self.shares)}"
+            named = [f"{style}_share" for style in self.shares if style != "plain"]
+            came = f"scenes={self.scenes} with {', '.join(named)}"
             raise InputError(explain(came, f"at least {len(self.shares)} scenes"))
 
     @property

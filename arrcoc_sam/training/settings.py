@@ -49,7 +49,7 @@ def style_shares(**shares: float) -> dict[str, float]:
         InputError: One is negative or no number, or they add up to more than 1.
     """
     left = 1.0 - sum(shares.values())
-    if min(shares.values()) < 0 or not left >= -1e-9:
+    if any(share < 0 for share in shares.values()) or not left >= -1e-9:
         came = ", ".join(f"{style}_share={share}" for style, share in shares.items())
         raise InputError(explain(came, "shares in [0, 1] that add up to at most 1"))
     return {style: share for style, share in {"plain": left, **shares}.items() if share > 1e-9}
@@ -91,7 +91,11 @@ class Validation:
         """
         if self.every < 0:
             raise InputError(explain(f"every={self.every}", "at least 0"))
-        style_shares(rich=self.rich_share, lifelike=self.lifelike_share, natural=self.natural_share)
+        shares = style_shares(rich=self.rich_share, lifelike=self.lifelike_share, natural=self.natural_share)
+        unseen = [style for style, count in self.counts.items() if count == 0 and style in shares]
+        if unseen:
+            came = f"scenes={self.scenes}, which rounds the share of {', '.join(unseen)} to none"
+            raise InputError(explain(came, "at least one scene of each style that has a share"))
         if not 32 <= self.size <= 2048:
             raise InputError(explain(f"size={self.size}", "32 to 2048 pixels"))
         seeds = (self.first_seed, self.first_seed + self.scenes - 1)
@@ -105,6 +109,15 @@ class Validation:
         known = ("oracle_iou", "automatic_iou", "pearson", "selection_accuracy", "distinct_share", *later)
         if self.figure not in known:
             raise UnknownNameError(explain(f"figure={self.figure!r}", f"one of {', '.join(known)}"))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many scenes of each style, in the order in which they are drawn; plain ones are what is left."""
+        counts: dict[str, int] = {}
+        for style in ("rich", "lifelike", "natural"):
+            wanted = round(getattr(self, f"{style}_share") * self.scenes)
+            counts[style] = min(wanted, self.scenes - sum(counts.values()))
+        return counts | {"plain": self.scenes - sum(counts.values())}
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,7 @@ BEST = "best.safetensors"
 
 def validation_images(settings: Validation) -> list[AnnotatedImage]:
     """Held-out scenes: the rich ones first, by their share, then lifelike, then natural, then plain ones."""
-    styles: list[str] = []
-    for style in ("rich", "lifelike", "natural"):
-        count = round(getattr(settings, f"{style}_share") * settings.scenes)
-        styles += [style] * min(count, settings.scenes - len(styles))
-    styles += ["plain"] * (settings.scenes - len(styles))
+    styles = [style for style, count in settings.counts.items() for _ in range(count)]
     images = []
     for seed, style in enumerate(styles, settings.first_seed):
         scene = generate_scene(seed, settings.size, style=style)

@@ -173,7 +173,7 @@ def test_a_source_of_several_styles_has_some_of_each(tmp_path: Path) -> None:
     ("shares", "scenes"), [((0.6, 0.5), 10), ((-0.1, 0.5), 10), ((0.2, float("nan")), 10), ((0.2, 0.3), 2)]
 )
 def test_shares_of_scenes_that_cannot_be(shares: tuple[float, float], scenes: int) -> None:
-    with pytest.raises(InputError, match="lifelike"):
+    with pytest.raises(InputError, match="lifelike_share"):
         DataSettings(scenes=scenes, rich_share=shares[0], lifelike_share=shares[1])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import numpy as np
@@ -152,14 +153,23 @@ def test_json_comes_back(forest):
     [
         (lambda record: record.pop("size"), "'size' and 'nodes'"),
         (lambda record: record.update(size=[20]), "(height, width)"),
-        (lambda record: record.update(size=[20, 21]), "20 x 20 pixels in a forest of 20 x 21"),
-        (lambda record: record.update(nodes={}), "an array of records"),
+        (lambda record: record.update(size=[20, 21]), "node 0 of a forest has 20 x 20 pixels in a forest of 20 x 21"),
+        (lambda record: record.update(nodes={}), "a list of records"),
+        (lambda record: record["nodes"].append(3), "number 6 of the nodes of a forest is 3"),
         (lambda record: record["nodes"][1].pop("score"), "number 1 of the nodes of a forest lacks score"),
-        (lambda record: record["nodes"][1].update(score="high"), "a number in a forest"),
-        (lambda record: record["nodes"][2].update(parent=2), "each after its parent"),
-        (lambda record: record["nodes"].reverse(), "sorted by area"),
+        (lambda record: record["nodes"][1].update(score="high"), "score of number 1"),
+        (lambda record: record["nodes"][1].update(score=math.inf), "a finite number or null"),
+        (lambda record: record["nodes"][1].update(index=True), "index of number 1"),
+        (lambda record: record["nodes"][1].update(index=-1), "has the index -1"),
+        (lambda record: record["nodes"][2].update(parent=0.5), "a whole number or null"),
+        (lambda record: record["nodes"][2].update(parent=2), "has the index 2 and the parent 2"),
+        (lambda record: record["nodes"][2].update(parent=1), "lies beside its parent 1"),
+        (lambda record: record["nodes"][2].update(segmentation=None), "a run-length mask is None"),
+        (lambda record: record["nodes"][0].update(segmentation={"size": [20, 20], "counts": [400]}), "has 0 pixels"),
+        (lambda record: record["nodes"].reverse(), "and the parent 4"),
     ],
 )
+@pytest.mark.usefixtures("as_at_run_time")
 def test_records_that_are_no_forest(forest, change, words):
     record = forest.to_dict()
     change(record)
@@ -167,10 +177,17 @@ def test_records_that_are_no_forest(forest, change, words):
         MaskForest.from_dict(record)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "3", b"\xff"])
+@pytest.mark.usefixtures("as_at_run_time")
+@pytest.mark.parametrize("text", ["{", "[]", "3", b"\xff", "[" * 100_000, None])
 def test_text_that_is_no_forest(text):
     with pytest.raises(DataError, match="a forest is"):
         MaskForest.from_json(text)
+
+
+@pytest.mark.usefixtures("as_at_run_time")
+def test_whole_scores_are_numbers():
+    forest = MaskForest.from_masks(torch.stack([box(0, 5, 0, 5), box(0, 2, 0, 2)]), [1, 0])
+    assert MaskForest.from_json(forest.to_json()).scores.tolist() == [1.0, 0.0]
 
 
 def test_contained_share_of_a_part_that_reaches_out():

@@ -179,21 +179,24 @@ class TestHierarchical:
         assert loss.dtype == torch.float32
         torch.testing.assert_close(loss, expected, rtol=1e-2, atol=0)
 
-    @pytest.mark.parametrize(("side", "soft"), [(24, False), (25, True)])
-    def test_one_graph_for_the_compiler(self, side, soft, as_at_run_time):
-        """Cells that are whole pixels, and cells that are not."""
-        soft_masks = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(side))
-        masks, confidence = soft_masks if soft else soft_masks > 0.5, torch.tensor([[0.9, 0.4, 0.7], [0.2, 1.0, 0.5]])
-        levels = [torch.linspace(-2, 2, 2 * n * n).view(2, n, n).requires_grad_() for n in (4, 8, 12)]
+    @pytest.mark.parametrize(("side", "soft"), [(24, False), (25, True), (25, False)])
+    def test_one_graph_for_the_compiler_whatever_the_batch(self, side, soft, as_at_run_time):
+        """Cells that are whole pixels, and cells that are not; more batch sizes than the compiler makes graphs."""
 
-        def step(*logits):
+        def step(masks, confidence, *logits):
             return LF.hierarchical_focal_dice_loss(logits, masks, confidence)
 
-        results = []
-        for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
-            loss = function(*levels)
-            results.append((loss.detach(), *torch.autograd.grad(loss, levels)))
-        torch.testing.assert_close(results[1], results[0])
+        torch.compiler.reset()
+        compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+        for batch in range(1, 12):
+            drawn = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(batch))
+            masks, confidence = drawn if soft else drawn > 0.5, drawn[:, :, 0, 0]
+            levels = [torch.linspace(-2, 2, batch * n * n).view(batch, n, n).requires_grad_() for n in (4, 8, 12)]
+            results = []
+            for function in (step, compiled):
+                loss = function(masks, confidence, *levels)
+                results.append((loss.detach(), *torch.autograd.grad(loss, levels)))
+            torch.testing.assert_close(results[1], results[0])
 
 
 @pytest.mark.usefixtures("as_at_run_time")

@@ -61,7 +61,7 @@ def test_a_bank_of_rich_scenes(tmp_path: Path) -> None:
     assert drawn[1].version == SceneBank.open(tmp_path).version == 2
     with pytest.raises(DataError, match="'version': 2"):
         draw_bank(tmp_path, first_seed=3, num_scenes=2, size=48, workers=1)
-    with pytest.raises(UnknownNameError, match="plain, rich, lifelike"):
+    with pytest.raises(UnknownNameError, match="plain, rich, lifelike, natural"):
         draw_bank(tmp_path / "other", first_seed=3, num_scenes=2, style="odd")
     assert not (tmp_path / "other").exists()
 

@@ -118,7 +118,7 @@ def test_whole_test_split_is_frozen() -> None:
 
 
 def test_unknown_style() -> None:
-    with pytest.raises(UnknownNameError, match="plain, rich, lifelike"):
+    with pytest.raises(UnknownNameError, match="plain, rich, lifelike, natural"):
         generate_scene(0, style="baroque")
 
 

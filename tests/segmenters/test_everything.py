@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -188,16 +189,53 @@ def test_point_grids_are_points_per_side_spelled_out(segmenter: SamSegmenter, pi
     assert spelled.generate(image).records == AutomaticMaskGenerator(segmenter, **options).generate(image).records
 
 
+RECORD = {
+    "segmentation": {"size": [2, 2], "counts": "22"},
+    "area": 2,
+    "bbox": [1, 0, 0, 1],
+    "predicted_iou": 0.9,
+    "point_coords": [[1.0, 0.5]],
+    "stability_score": 1.0,
+    "crop_box": [0, 0, 2, 2],
+}
+
+
+def test_masks_of_the_command_and_of_amg() -> None:
+    """The one says the size of its image; the other writes floats where SAM's generator has them."""
+    document = {"image": "a.jpg", "size_hw": [2, 2], "masks": [RECORD]}
+    for text in (json.dumps(document), json.dumps([RECORD | {"bbox": [1.0, 0.0, 0.0, 1.0]}])):
+        found = AutomaticMasks.from_json(text)
+        assert (found.size_hw, found.masks().tolist()) == ((2, 2), [[[False, True], [False, True]]])
+    assert AutomaticMasks.from_json(json.dumps(document | {"masks": []})).size_hw == (2, 2)
+
+
+@pytest.mark.usefixtures("as_at_run_time")
+@pytest.mark.parametrize(
+    ("records", "size_hw", "words"),
+    [
+        ([], None, "say its size as size_hw"),
+        ({"image": "a.jpg"}, None, "a list of records"),
+        ([{"crop_box": [0, 0, 1, 1]}], None, "lacks segmentation, area"),
+        ([RECORD | {"predicted_iou": "high"}], None, "predicted_iou of number 0"),
+        ([RECORD, RECORD | {"area": 1.5}], None, "area of number 1"),
+        ([RECORD, RECORD | {"segmentation": {"size": [2, 2], "counts": "2"}}], None, "mask 1: "),
+        ([RECORD | {"segmentation": {"size": [2, 2.5], "counts": [2, 2]}}], None, "whole numbers"),
+        ([RECORD | {"segmentation": {"size": [2, 2], "counts": [1.5, 2.5]}}], None, "whole numbers"),
+        ([RECORD], (3, 2), "of sizes 2 x 2, 3 x 2"),
+        ([RECORD], (2,), "(height, width)"),
+    ],
+)
+def test_records_that_are_no_masks(records: object, size_hw: tuple[int, int] | None, words: str) -> None:
+    with pytest.raises((DataError, InputError), match=re.escape(words)):
+        AutomaticMasks.from_json(json.dumps(records), size_hw=size_hw)
+
+
 def test_nothing_found(segmenter: SamSegmenter, picture: Picture) -> None:
     found = AutomaticMaskGenerator(segmenter, points_per_side=2, min_predicted_iou=5.0).generate(picture(40, 50, 0))
     assert len(found) == 0
     assert found.masks().shape == (0, 40, 50)
     assert found.to_json() == "[]"
     assert AutomaticMasks.from_json("[]", size_hw=(40, 50)).masks().shape == (0, 40, 50)
-    with pytest.raises(DataError, match="size_hw"):
-        AutomaticMasks.from_json("[]")
-    with pytest.raises(DataError, match="lacks segmentation, area"):
-        AutomaticMasks.from_json('[{"crop_box": [0, 0, 1, 1]}]')
     assert len(found.forest()) == 0
     assert found.scores.shape == (0,)
 

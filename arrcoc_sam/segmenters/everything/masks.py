@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
-from arrcoc_sam.errors import DataError, explain
+from arrcoc_sam.errors import DataError, explain, listed
 from arrcoc_sam.hierarchy import MaskForest
 from arrcoc_sam.hierarchy.levels import NESTED_SHARE
-from arrcoc_sam.inputs import json_records
+from arrcoc_sam.inputs import RecordKind, as_records, as_size, parsed_json
 from arrcoc_sam.masks import RLE, decode_rle
 from arrcoc_sam.masks.rle import run_lengths
 
@@ -38,6 +38,10 @@ class MaskRecord(TypedDict):
     """Share of the mask that stays when its threshold moves by the offset."""
     crop_box: list[int]
     """X, Y, width and height of the crop that it was found in."""
+
+
+_KINDS: dict[str, RecordKind] = dict.fromkeys(MaskRecord.__annotations__, "any")
+_KINDS |= {"area": "whole number", "predicted_iou": "finite number", "stability_score": "finite number"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,26 +86,35 @@ class AutomaticMasks:
         return MaskForest.from_masks(self.masks(), self.scores, duplicate_iou=duplicate_iou, nested_share=nested_share)
 
     def to_json(self, *, indent: int | None = None) -> str:
-        """The records as a JSON array, such as ``amg.py`` of segment-anything writes it; :meth:`from_json` reads it."""
+        """The records as a JSON array, such as ``amg.py`` of segment-anything writes it; :meth:`from_json` reads it.
+
+        The size of an image without masks is lost.
+        """
         return json.dumps(list(self.records), indent=indent, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str | bytes, *, size_hw: tuple[int, int] | None = None) -> AutomaticMasks:
-        """What :meth:`to_json` wrote, or ``amg.py --convert-to-rle`` of segment-anything.
+        """What :meth:`to_json` wrote, ``amg.py --convert-to-rle`` of segment-anything, or ``segment --everything``.
 
         Args:
-            text: The JSON array.
-            size_hw: Height and width of the image, for an array without masks; else their run lengths tell.
+            text: The JSON.
+            size_hw: Height and width of the image, where there are no masks whose run lengths tell.
 
         Raises:
-            DataError: No JSON array of records of one size, or none at all and no ``size_hw``.
+            DataError: No JSON of masks of one size, or none at all and no ``size_hw``.
+            InputError: ``size_hw`` is no size.
         """
-        records = json_records(text, tuple(MaskRecord.__annotations__), name="the masks")
-        sizes = {run_lengths(record["segmentation"])[0] for record in records}
-        if size_hw is not None:
-            sizes.add((size_hw[0], size_hw[1]))
+        document = parsed_json(text, "text")
+        if isinstance(document, dict) and {"size_hw", "masks"} <= document.keys():
+            size_hw, document = document["size_hw"] if size_hw is None else size_hw, document["masks"]
+        records = as_records(document, _KINDS, "the masks")
+        sizes = set() if size_hw is None else {as_size(size_hw, "size_hw")}
+        for number, record in enumerate(records):
+            try:
+                sizes.add(run_lengths(record["segmentation"])[0])
+            except DataError as error:
+                raise DataError(f"mask {number}: {error}") from error
         if len(sizes) != 1:
-            came = f"{len(records)} masks of {' and '.join(f'{h} x {w}' for h, w in sorted(sizes)) or 'no'} pixels"
+            came = f"{len(records)} masks of sizes {listed([f'{h} x {w}' for h, w in sorted(sizes)])}"
             raise DataError(explain(came, "masks of one image", None if sizes else "say its size as size_hw"))
-        height, width = sizes.pop()
-        return cls((height, width), tuple(cast(MaskRecord, record) for record in records))
+        return cls(sizes.pop(), tuple(cast(MaskRecord, record) for record in records))
