@@ -51,12 +51,12 @@ PLAN = SegmenterTraining(
 SCENES = {
     "plain": range(40_000, 80_000),
     "rich": range(1_020_000, 1_045_000),
-    "lifelike": range(1_120_000, 1_145_000),
+    "natural": range(1_220_000, 1_245_000),
 }
 """Seeds, by style: as many as processes get through while the GPU is at work, and as its memory holds (25 GB)."""
 
-SHARES = {"plain": 0.5, "rich": 0.2, "lifelike": 0.3}
-"""Of the images, by the style of the scenes."""
+SHARES = {"plain": 0.45, "rich": 0.15, "natural": 0.4}
+"""Of the images, by the style of the scenes; all of one size, on a GPU natural ones too."""
 
 LOG_EVERY, TELL_EVERY = 20, 100
 """Steps between rows of the log, and between lines on the screen."""

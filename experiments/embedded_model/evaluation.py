@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from phases import BEFORE, CLICKS, PHASES, TRAINING_SCENES
+from phases import BEFORE, CLICKS, PHASES, SHIPPED, TRAINING_SCENES
 from real_pack import data_folder, real_pack
 from rich.progress import Progress
 from scoring_samples import SCENES, start_worker
@@ -51,6 +51,7 @@ def evaluate() -> dict[str, Any]:
         "scenes": {style: [seeds.start, seeds.stop] for style, seeds in TRAINING_SCENES.items()},
         "scoring": {style: [seeds.start, seeds.stop] for style, seeds in SCENES.items()},
         "before": BEFORE,
+        "averaged": list(SHIPPED),
         "phases": {str(number): asdict(phase) for number, phase in PHASES.items()},
         "versions": {"arrcoc_sam": aa.__version__, "torch": torch.__version__, "numpy": np.__version__},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU",

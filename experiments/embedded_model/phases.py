@@ -37,8 +37,16 @@ class Phase:
 BEFORE = "1a0e12c"
 """The commit whose weights the phases begin with; its run.py made them from nothing, in the phases 0 to 3."""
 
-TRAINING_SCENES = {"plain": range(16_000), "rich": range(1_000_000, 1_008_000), "lifelike": range(1_100_000, 1_112_000)}
+TRAINING_SCENES = {
+    "plain": range(16_000),
+    "rich": range(1_000_000, 1_008_000),
+    "lifelike": range(1_100_000, 1_112_000),
+    "natural": range(1_200_000, 1_207_000),
+}
 """Seeds of the scenes of training, by style."""
+
+SIDES = {"natural": 384}
+"""Sides of scenes in pixels where they are not 256: what is shown large is as sharp as in photographs."""
 
 MEANT = ClickRecipe(iou_weight=5.0, expected_iou=True, supervise_meant=True)
 """Everything that a click may mean is learned, and the head learns the expected IoU."""
@@ -325,4 +333,40 @@ PHASES = {
         ),
         shares={"plain": 0.5, "rich": 0.2, "lifelike": 0.3},
     ),
+    # as phase 22, with natural scenes in place of lifelike ones; two processes
+    24: Phase(
+        SegmenterTraining(
+            stages=(Stage(224, 3900, num_targets=12),),
+            recipe=replace(MEANT, num_rounds=1, given_mask_probability=0.2, grouping_weight=1.5, decoded_targets=1),
+            augmentation=Augmentation(smallest_crop=0.45, rotate=False),
+            optimizer="muon",
+            learning_rate=8e-4,
+            warmup_steps=50,
+            decay_share=1.0,
+            floor=0.2,
+            ema_decay=0.998,
+            freeze_batch_norm=True,
+            seed=100,
+        ),
+        shares={"plain": 0.35, "rich": 0.15, "natural": 0.5},
+    ),
+    # as phase 23, with natural scenes, at the size of the frame; two processes
+    25: Phase(
+        SegmenterTraining(
+            stages=(Stage(352, 850, num_targets=8),),
+            recipe=replace(MEANT, given_mask_probability=0.2, grouping_weight=1.0, decoded_targets=3),
+            augmentation=Augmentation(smallest_crop=0.45, rotate=False),
+            optimizer="muon",
+            learning_rate=3e-4,
+            warmup_steps=50,
+            decay_share=1.0,
+            ema_decay=0.995,
+            freeze_batch_norm=True,
+            seed=101,
+        ),
+        shares={"plain": 0.45, "rich": 0.15, "natural": 0.4},
+    ),
 }
+
+SHIPPED = (23, 25)
+"""The phases whose weights are averaged for shipping."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from card import write_card
 from evaluation import evaluate
 from figures import draw_figures
-from phases import PHASES
+from phases import PHASES, SHIPPED
 from shipping import ship
-from training import train
+from training import averaged, train
 
 from arrcoc_sam.segmenters.tiny import tiny_weights_path
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["all", "train", "ship", "evaluate", "figures", "card"])
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "embedded_model", help="scenes and checkpoints")
-    parser.add_argument("--trained", type=Path, help="weights to ship; those of the last phase by default")
+    parser.add_argument("--trained", type=Path, help="weights to ship; by default the mean of some phases")
     parser.add_argument("--phase", type=int, choices=PHASES, help="only this phase of the training")
     parser.add_argument("--device", default="cpu", help="of the training; what is shipped was trained on a cpu")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw batches; none on two cores")
@@ -36,7 +36,7 @@ def main() -> None:
         phases = list(PHASES) if arguments.phase is None else [arguments.phase]
         train(arguments.out, phases, device=arguments.device, num_workers=arguments.workers)
     if arguments.what in ("all", "ship"):
-        ship(arguments.trained or arguments.out / f"phase{max(PHASES)}.safetensors")
+        ship(arguments.trained or averaged(arguments.out, SHIPPED))
     if arguments.what in ("all", "evaluate"):
         print(json.dumps(evaluate(), indent=1))
     if arguments.what in ("all", "figures"):

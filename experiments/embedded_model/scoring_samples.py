@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from ceilings import clicks
 from numpy import ndarray
+from phases import SIDES
 from torch import Tensor
 
 import arrcoc_sam as aa
@@ -35,8 +36,8 @@ FRAME = 352
 
 SCENES = {
     "plain": range(30_000, 32_600),
-    "rich": range(1_008_000, 1_008_550),
-    "lifelike": range(1_112_000, 1_112_300),
+    "rich": range(1_008_000, 1_008_500),
+    "natural": range(1_207_000, 1_207_350),
 }
 """Seeds of scenes that the masks were not trained on."""
 
@@ -67,7 +68,7 @@ def start_worker() -> None:
 
 def all_seen(weights: Path, pool: Executor, progress: Callable[[int, int], None]) -> dict[str, Seen]:
     """What these weights answer to every scene, by network; kept beside them for the next time."""
-    plan = Path(__file__).read_bytes() + weights.read_bytes()
+    plan = Path(__file__).read_bytes() + repr(SIDES).encode() + weights.read_bytes()
     kept = weights.with_name(f"{weights.stem}-seen-{hashlib.sha256(plan).hexdigest()[:12]}.npz")
     if not kept.is_file():
         seeds = [(style, seed) for style, range_ in SCENES.items() for seed in range_]
@@ -91,7 +92,7 @@ def all_seen(weights: Path, pool: Executor, progress: Callable[[int, int], None]
 def see(weights: Path, scene: tuple[str, int]) -> dict[str, Seen]:
     """A prompt for each node of a scene, for some of them foreign masks, too, and in some scenes further clicks."""
     style, seed = scene
-    drawn, rng = generate_scene(seed, TEST_V1.size, style=style), np.random.default_rng(seed)
+    drawn, rng = generate_scene(seed, SIDES.get(style, TEST_V1.size), style=style), np.random.default_rng(seed)
     segmenter = uncorrected(weights)
     embedding = segmenter.encode(drawn.image)
     first, chosen = clicks_and_boxes(segmenter, embedding, drawn, rng)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from phases import BEFORE, PHASES, TRAINING_SCENES
+from phases import BEFORE, PHASES, SIDES, TRAINING_SCENES
 from rich.progress import Progress
 from safetensors.torch import save_file
 from segment_anything.modeling import Sam
@@ -57,12 +57,27 @@ def draw_scenes(out: Path, shares: Mapping[str, float], progress: Progress) -> M
             out / style,
             first_seed=seeds.start,
             num_scenes=len(seeds),
+            size=SIDES.get(style, 256),
             style=style,
             progress=lambda done, total, task=task: progress.update(task, completed=done / total),
         )
         progress.update(task, completed=1.0)
         sources.append(SceneSource(bank))
     return MixedSource(sources, list(shares.values()))
+
+
+def averaged(out: Path, phases: Sequence[int]) -> Path:
+    """The mean of the weights of phases that were run, as a file beside theirs: better than those of either."""
+    files = [safetensors.torch.load_file(out / f"phase{number}.safetensors") for number in phases]
+    mean = {
+        name: sum(file[name] for file in files) / len(files) if value.is_floating_point() else value
+        for name, value in files[-1].items()
+    }
+    model = build_tiny()
+    model.load_state_dict(mean)
+    path = out / f"mean_of_{'_'.join(map(str, phases))}.safetensors"
+    save_model(model, path)
+    return path
 
 
 def grown() -> Sam:
