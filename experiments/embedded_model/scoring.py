@@ -11,7 +11,7 @@ from torch import Tensor
 from arrcoc_sam.quality.click_protocol import ANY_NODE_TOLERANCE
 from arrcoc_sam.segmenters.mask_scoring import MaskScoring
 
-EPOCHS, PROMPTS_A_STEP, RATE, WEIGHT_DECAY = 40, 128, 2e-3, 1e-2
+EPOCHS, PROMPTS_A_STEP, RATE, WEIGHT_DECAY = 80, 128, 2e-3, 1e-2
 
 REGRET_WEIGHT, MISS_WEIGHT, CHOICE_TEMPERATURE = 0.1, 0.0, 0.05
 """Weights, beside the squared error, of the IoU that is lost by choosing a mask by what is said of it, and of the
