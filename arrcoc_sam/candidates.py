@@ -20,9 +20,9 @@ from arrcoc_sam.errors import HierarchyError, InputError, MixedSizesError, Shape
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.hierarchy import MaskHierarchy
 from arrcoc_sam.hierarchy.levels import DISTINCT_IOU, LEVELS, NESTED_SHARE
-from arrcoc_sam.inputs import as_size
+from arrcoc_sam.inputs import Rows, as_count, as_size, kept_rows
 from arrcoc_sam.masks import stability_score
-from arrcoc_sam.selection import Selection, check_strategy, ensemble_masks, select_masks
+from arrcoc_sam.selection import Selection, check_strategy, choose_mask, ensemble_masks, select_masks
 
 __all__ = ["MaskCandidates", "ensemble", "interpolate_twice", "select", "upscale"]
 
@@ -115,18 +115,15 @@ class MaskCandidates:
             f"{height} x {width} logits, {len(self.transforms)} images, on {self.logits.device})"
         )
 
-    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> MaskCandidates:
+    def __getitem__(self, index: Rows) -> MaskCandidates:
         """The candidates of some prompts; an integer keeps the axis K, of length 1."""
-        if isinstance(index, int):
-            if not -len(self) <= index < len(self):
-                raise IndexError(f"prompt {index} of {len(self)}")
-            index = slice(index % len(self), index % len(self) + 1)
+        rows = kept_rows(index, len(self), "prompt")
         return replace(
             self,
-            logits=self.logits[index],
-            predicted_iou=self.predicted_iou[index],
-            image_index=self.image_index[index],
-            object_score=None if self.object_score is None else self.object_score[index],
+            logits=self.logits[rows],
+            predicted_iou=self.predicted_iou[rows],
+            image_index=self.image_index[rows],
+            object_score=None if self.object_score is None else self.object_score[rows],
         )
 
     def __iter__(self) -> Iterator[MaskCandidates]:
@@ -138,9 +135,12 @@ class MaskCandidates:
         Raises:
             InputError: There is no such image.
         """
-        if not 0 <= image < len(self.transforms):
+        number = as_count(image, "image", least=0)
+        if number >= len(self.transforms):
             raise InputError(explain(f"image {image} of {len(self.transforms)}", f"0 to {len(self.transforms) - 1}"))
-        return self[self.image_index == image]
+        chosen = self[self.image_index == number]
+        # without a prompt nothing else says how large the image is
+        return chosen if len(chosen) else replace(chosen, transforms=(self.transforms[number],))
 
     def for_tokens(self, tokens: Sequence[int]) -> MaskCandidates:
         """The candidates of some of the decoder's tokens, in the order given.
@@ -218,9 +218,7 @@ class MaskCandidates:
         Raises:
             InputError: A chunk size under 1.
         """
-        if chunk_size < 1:
-            raise InputError(explain(f"chunk_size={chunk_size}", "at least 1"))
-        return self._chunks(chunk_size, threshold)
+        return self._chunks(as_count(chunk_size, "chunk_size"), threshold)
 
     def hierarchy(
         self, *, threshold: float = 0.0, distinct_iou: float = DISTINCT_IOU, nested_share: float = NESTED_SHARE
@@ -251,7 +249,8 @@ class MaskCandidates:
         Args:
             hierarchy: What :meth:`hierarchy` read from these candidates.
         """
-        return self.stability.gather(1, torch.searchsorted(self.token_index, hierarchy.token_index))
+        columns = (hierarchy.token_index[..., None] == self.token_index).int().argmax(-1)
+        return self.stability.gather(1, columns)
 
     def to(self, device: torch.device | str) -> MaskCandidates:
         """The candidates on another device."""
@@ -328,9 +327,12 @@ def select(candidates: MaskCandidates, strategy: str, *, threshold: float = 0.0,
         MixedSizesError: Images of several sizes.
         InputError: As :func:`arrcoc_sam.selection.select_masks`, and its other errors.
     """
+    _require_candidates(candidates, "select_masks(masks, predicted_iou, strategy)")
     if strategy == "stability":
         arguments = {**arguments, "stability": candidates.stability}
     check_strategy(strategy, arguments)  # before anything is upscaled
+    if strategy in ("automatic", "stability") and candidates.logits.shape[1]:
+        return _without_looking(candidates, arguments.get("stability", candidates.predicted_iou), threshold)
     among = candidates._multimask_tokens(f"for {strategy!r}") if strategy in LEVELS else candidates
     selection = select_masks(among.masks(threshold=threshold), among.predicted_iou, strategy, **arguments)
     tokens = among.token_index[selection.index]
@@ -344,4 +346,22 @@ def ensemble(candidates: MaskCandidates, method: str, *, threshold: float = 0.0)
         MixedSizesError: Images of several sizes.
         UnknownNameError: No such method.
     """
+    _require_candidates(candidates, "ensemble_masks(masks, predicted_iou, method)")
     return ensemble_masks(candidates.masks(threshold=threshold), candidates.predicted_iou, method)
+
+
+def _without_looking(candidates: MaskCandidates, numbers: Float[Tensor, "K M"], threshold: float) -> Selection:
+    """The candidates of the largest numbers: a choice for which no other mask has to be upscaled."""
+    index = choose_mask(numbers)
+    prompts = torch.arange(len(index), device=index.device)
+    logits, score = candidates.logits[prompts, index], candidates.predicted_iou[prompts, index]
+    chosen = replace(
+        candidates, logits=logits[:, None], predicted_iou=score[:, None], token_index=candidates.token_index[:1]
+    )
+    return Selection(masks=chosen.masks(threshold=threshold)[:, 0], index=index, score=score)
+
+
+def _require_candidates(given: object, of_masks: str) -> None:
+    if not isinstance(given, MaskCandidates):
+        came = f"candidates is {describe(given)}"
+        raise InputError(explain(came, "what decode answers", f"of masks: arrcoc_sam.selection.{of_masks}"))

@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from arrcoc_sam.errors import ImageReadError, ImageTooLargeError, InputError, ShapeError, describe, explain
 
 __all__ = [
+    "MAX_PIXELS",
     "ImageHeader",
     "ImageInput",
     "header_size",
@@ -28,6 +29,9 @@ __all__ = [
 
 ImageInput: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 """What :func:`load_image` takes: a path, a PIL image, or an H×W×3 uint8 array."""
+
+MAX_PIXELS = 100_000_000
+"""Height × width above which an image is refused, unless more is allowed."""
 
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSED: dict[int, Image.Transpose] = {
@@ -43,7 +47,7 @@ _SIDEWAYS = (5, 6, 7, 8)
 _limit_lock = threading.Lock()
 
 
-def load_image(image: ImageInput, *, max_pixels: int = 100_000_000) -> UInt8[np.ndarray, "H W 3"]:
+def load_image(image: ImageInput, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
     """An image as an RGB array, upright.
 
     EXIF orientation is applied; grey, palette, CMYK and the like become RGB; an alpha channel is dropped, as
@@ -253,7 +257,7 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
             explain(
                 f"{name} is {width} x {height} = {width * height / 1e6:.1f} megapixels",
                 f"at most max_pixels = {max_pixels / 1e6:.1f} megapixels",
-                "scale it down; in Python load_image takes a larger max_pixels",
+                "scale it down; in Python load_image and a segmenter's encode take a larger max_pixels",
             )
         )
 

@@ -17,17 +17,24 @@ from arrcoc_sam.errors import DataError, InputError, ShapeError, describe, expla
 
 __all__ = [
     "Coordinates",
+    "RecordKind",
+    "Rows",
     "as_coordinates",
+    "as_count",
     "as_masks",
     "as_numbers",
     "as_records",
     "as_size",
     "choose_device",
+    "kept_rows",
     "parsed_json",
 ]
 
 Coordinates: TypeAlias = Tensor | np.ndarray | Sequence[Any]
 """Points or boxes as a caller has them: a tensor, an array or nested lists; the last axis is 2 or 4 long."""
+
+Rows: TypeAlias = int | np.integer | slice | Sequence[int] | Sequence[bool] | Tensor | np.ndarray
+"""An index of rows, as tensors take it."""
 
 RecordKind: TypeAlias = Literal["any", "whole number", "whole number or null", "finite number", "finite number or null"]
 """What a field of a record holds."""
@@ -126,12 +133,12 @@ def as_coordinates(values: Coordinates, length: int, name: str) -> Float64[Tenso
 
 
 def as_numbers(
-    values: Tensor | np.ndarray | Sequence[Any], name: str, axes: str, device: torch.device
+    values: Tensor | np.ndarray | Sequence[Any] | float, name: str, axes: str, device: torch.device
 ) -> Shaped[Tensor, "*N"]:
     """Numbers as a tensor on ``device``, their dtype as it came.
 
     Args:
-        values: A tensor, an array or nested lists.
+        values: A tensor, an array, nested lists or a number.
         name: The argument's name in the error message.
         axes: The shape that is wanted, for the message.
         device: Where the tensor is wanted.
@@ -161,6 +168,49 @@ def as_size(size_hw: Sequence[int], name: str) -> tuple[int, int]:
     return height, width
 
 
+def as_count(value: object, name: str, *, least: int = 1) -> int:
+    """A whole number as an int.
+
+    Args:
+        value: An int, or an integer of numpy or torch.
+        name: The argument's name in the error message.
+        least: The smallest number there may be.
+
+    Raises:
+        InputError: No whole number, or a smaller one.
+    """
+    try:
+        count = operator.index(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(explain(f"{name}={value!r}", f"a whole number, at least {least}")) from error
+    if count < least or isinstance(value, bool):
+        raise InputError(explain(f"{name}={value!r}", f"a whole number, at least {least}"))
+    return count
+
+
+def kept_rows(index: Rows, length: int, what: str) -> slice | Sequence[int] | Sequence[bool] | Tensor | np.ndarray:
+    """An index under which the axis stays: one integer, of whatever library, is a slice of length 1.
+
+    Args:
+        index: As it was given; what is no single integer comes back as it is.
+        length: Of the axis.
+        what: A row is, for the error message.
+
+    Raises:
+        IndexError: An integer out of range.
+
+    Example:
+        >>> kept_rows(-1, 3, "prompt"), kept_rows(torch.tensor(0), 3, "prompt"), kept_rows([2, 0], 3, "prompt")
+        (slice(2, 3, None), slice(0, 1, None), [2, 0])
+    """
+    if isinstance(index, (slice, list, tuple)) or (isinstance(index, (Tensor, np.ndarray)) and index.ndim > 0):
+        return index
+    row = operator.index(index)  # type: ignore[arg-type]
+    if not -length <= row < length:
+        raise IndexError(f"{what} {row} of {length}")
+    return slice(row % length, row % length + 1)
+
+
 def choose_device(device: torch.device | str) -> torch.device:
     """The device meant: "auto" is CUDA's where there is one, and else the CPU.
 
@@ -174,7 +224,7 @@ def choose_device(device: torch.device | str) -> torch.device:
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         known = str(device).partition(":")[0] in ("cpu", "cuda", "mps")  # else torch's answer is a list of all types
         came = f"device={device!r}" + (f" ({first_line(error)})" if known else "")
         raise InputError(explain(came, '"auto", "cpu", "cuda" or "mps"')) from error

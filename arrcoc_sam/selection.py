@@ -6,17 +6,21 @@ is never taken while another candidate has a number, and where none has one the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from arrcoc_sam.errors import HierarchyError, InputError, ShapeError, UnknownNameError, describe, explain
 from arrcoc_sam.hierarchy.levels import LEVELS
+from arrcoc_sam.inputs import Coordinates, as_masks, as_numbers
 from arrcoc_sam.masks import areas, mask_boxes, mask_iou
+from arrcoc_sam.prompts.prompt_inputs import checked_boxes
 
 __all__ = [
     "ENSEMBLE_METHODS",
@@ -114,7 +118,7 @@ def check_strategy(strategy: str, arguments: Mapping[str, Any]) -> None:
         UnknownNameError: No such strategy.
         InputError: Its argument is missing, or another was given.
     """
-    if strategy not in _STRATEGIES:
+    if not isinstance(strategy, str) or strategy not in _STRATEGIES:
         raise UnknownNameError(explain(f"no strategy is called {strategy!r}", f"one of {', '.join(STRATEGIES)}"))
     needed, _ = _STRATEGIES[strategy]
     if needed is not None and arguments.get(needed) is None:
@@ -130,9 +134,9 @@ def select_masks(
     strategy: str,
     *,
     stability: Float[Tensor, "K M"] | None = None,
-    target: Bool[Tensor, "K H W"] | Bool[Tensor, "H W"] | None = None,
-    box_xyxy: Float[Tensor, "K 4"] | Float[Tensor, " 4"] | None = None,
-    ratio: float | Float[Tensor, " K"] | None = None,
+    target: Bool[Tensor, "K H W"] | Bool[Tensor, "H W"] | np.ndarray | None = None,
+    box_xyxy: Coordinates | None = None,
+    ratio: float | Float[Tensor, " K"] | Sequence[float] | None = None,
 ) -> Selection:
     """Pick one mask a prompt.
 
@@ -156,8 +160,8 @@ def select_masks(
         predicted_iou: Their predicted IoU, raw.
         strategy: A name of ``STRATEGIES``.
         stability: Their stability, in [0, 1].
-        target: The mask meant, one a prompt or one for all.
-        box_xyxy: Boxes in pixel indices, one a prompt or one for all.
+        target: The mask meant, (H, W) for all prompts or (K, H, W).
+        box_xyxy: Boxes in pixel indices, (4,) for all prompts or (K, 4).
         ratio: Share of the image, in [0, 1], one a prompt or one for all.
 
     Returns:
@@ -215,17 +219,20 @@ def ensemble_masks(
         >>> ensemble_masks(masks, torch.zeros(1, 3), "voting").int()
         tensor([[[1, 1, 0]]], dtype=torch.int32)
     """
-    if method not in ENSEMBLE_METHODS:
+    if not isinstance(method, str) or method not in ENSEMBLE_METHODS:
         raise UnknownNameError(
             explain(f"no ensemble method is called {method!r}", f"one of {', '.join(ENSEMBLE_METHODS)}")
         )
     _require_candidates(masks, predicted_iou)
     if method == "union":
-        return masks.any(1)
+        return reduce(torch.logical_or, masks.unbind(1))
     if method == "intersection":
-        return masks.all(1)
+        return reduce(torch.logical_and, masks.unbind(1))
     if method == "voting":
-        return masks.sum(1) * 2 > masks.shape[1]
+        votes = torch.zeros_like(masks[:, 0], dtype=torch.uint8 if masks.shape[1] < 256 else torch.int32)
+        for candidate in masks.unbind(1):
+            votes += candidate
+        return votes > masks.shape[1] // 2
     known = torch.where(predicted_iou.isnan(), -torch.inf, predicted_iou)
     weights = torch.where(predicted_iou.isnan().all(-1, keepdim=True), 0.0, known).softmax(-1)
     # One candidate at a time: a float copy of all of them would be four times the masks.
@@ -247,15 +254,20 @@ def _require_candidates(masks: Tensor, predicted_iou: Tensor) -> None:
 
 def _for_each(value: Any, num_prompts: int, shape: tuple[int, ...], name: str, device: torch.device) -> Tensor:
     """One value a prompt, of one for all or of one a prompt."""
-    given = torch.as_tensor(value, device=device)
-    if name == "target" and given.dtype != torch.bool:
-        raise InputError(explain(f"target is {describe(given)}", "a bool mask", "threshold it, for example target > 0"))
+    if name == "target":
+        given = as_masks(value, name=name).to(device)
+    else:
+        given = as_numbers(value, name, f"{shape} or {(num_prompts, *shape)}", device)
     if name == "ratio" and not bool(((given >= 0) & (given <= 1)).all()):
         raise InputError(explain(f"ratio is {describe(value)}", "a share of the image in [0, 1]"))
     if tuple(given.shape) == shape:
         given = given.expand(num_prompts, *shape)
     if tuple(given.shape) != (num_prompts, *shape):
         raise ShapeError(explain(f"{name} is {describe(given)}", f"shape {shape} or {(num_prompts, *shape)}"))
+    if name == "box_xyxy":
+        checked_boxes(given, device, name=name)
+        if bool(given.isnan().any()):
+            raise InputError(explain(f"box_xyxy is {describe(given)} with NaN", "a box for every prompt"))
     return given
 
 

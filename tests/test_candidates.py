@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from segment_anything.modeling import Sam
@@ -248,3 +249,62 @@ def test_repr_has_sizes_not_numbers():
     assert repr(candidates) == ("MaskCandidates(2 prompts x 3 masks, tokens 1, 2, 3; 16 x 16 logits, 2 images, on cpu)")
     levels = candidates[0].hierarchy()
     assert repr(levels) == f"MaskHierarchy(1 prompts, {int(levels.valid)} valid; 30 x 40 pixels, on cpu)"
+
+
+def test_integers_of_every_library_keep_the_axis():
+    cand = make([(40, 60), (30, 30)], [0, 1, 1])
+    hierarchy = cand.for_image(1).hierarchy()
+    for one in (1, np.int64(1), torch.tensor(1), -2):
+        assert len(cand[one]) == 1
+        assert torch.equal(cand[one].logits[0], cand.logits[1])
+        assert hierarchy[one if one != -2 else -1].masks.shape == (1, 3, 30, 30)
+    for some in ([2, 0], np.array([2, 0]), torch.tensor([2, 0]), [True, False, True]):
+        assert len(cand[some]) == 2
+    with pytest.raises(IndexError, match="prompt 3 of 3"):
+        cand[np.int64(3)]
+
+
+def test_an_image_without_prompts_still_has_its_size(as_at_run_time):
+    cand = make([(40, 60), (30, 30), (20, 50)], [0, 2])
+    assert [tuple(cand.for_image(image).masks().shape) for image in range(3)] == [
+        (1, 3, 40, 60),
+        (0, 3, 30, 30),
+        (1, 3, 20, 50),
+    ]
+    assert select(cand.for_image(1), "whole").masks.shape == (0, 30, 30)
+    for wrong in ("a", 3, -1):
+        with pytest.raises(InputError, match="image"):
+            cand.for_image(wrong)
+
+
+@pytest.mark.parametrize("strategy", ["automatic", "stability"])
+def test_what_is_chosen_by_numbers_upscales_one_mask_a_prompt(strategy, monkeypatch):
+    cand = make([(40, 60)], [0, 0, 0], tokens=(0, 1, 2, 3))
+    numbers = cand.stability if strategy == "stability" else cand.predicted_iou
+    expected = cand.masks()[torch.arange(3), numbers.argmax(1)]
+    sizes = []
+    monkeypatch.setattr("arrcoc_sam.candidates.upscale", lambda *a, **k: sizes.append(a[0].shape) or upscale(*a, **k))
+    selection = select(cand, strategy)
+    assert torch.equal(selection.masks, expected)
+    assert torch.equal(selection.index, numbers.argmax(1))
+    assert torch.equal(selection.score, cand.predicted_iou[torch.arange(3), numbers.argmax(1)])
+    assert sum(shape[0] * shape[1] for shape in sizes) == 3
+
+
+def test_stability_of_levels_of_tokens_in_another_order():
+    cand = make([(40, 60)], [0, 0], tokens=(0, 1, 2, 3))
+    for order in ((2, 1, 3), (3, 1, 2)):
+        some = cand.for_tokens(order)
+        levels = some.hierarchy()
+        expected = cand.stability.gather(1, levels.token_index)  # all tokens are there: a token is its column
+        torch.testing.assert_close(some.stability_of(levels), expected)
+
+
+def test_masks_in_place_of_candidates_are_refused_with_the_function_for_them(as_at_run_time):
+    masks = torch.zeros(1, 3, 4, 4, dtype=torch.bool)
+    with pytest.raises(InputError, match=r"select_masks\(masks, predicted_iou, strategy\)"):
+        select(masks, "automatic")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"ensemble_masks\(masks, predicted_iou, method\)"):
+        ensemble(masks, "union")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"chunk_size=2\.5; expected a whole number"):
+        make([(8, 8)], [0]).iter_masks(chunk_size=2.5)  # type: ignore[arg-type]

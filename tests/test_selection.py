@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -196,7 +198,7 @@ def test_arguments_are_checked():
             select_masks(masks, scores, strategy)
     with pytest.raises(InputError, match=r"'largest' with ratio; expected no ratio"):
         select_masks(masks, scores, "largest", ratio=0.5)
-    with pytest.raises(InputError, match="a bool mask"):
+    with pytest.raises(InputError, match="expected bool masks"):
         select_masks(masks, scores, "oracle", target=torch.zeros(7, 9))
     with pytest.raises(ShapeError, match=r"target is .*expected shape \(7, 9\) or \(5, 7, 9\)"):
         select_masks(masks, scores, "oracle", target=torch.zeros(7, 8, dtype=torch.bool))
@@ -220,3 +222,33 @@ def test_shapes_are_checked():
         ensemble_masks(masks[:, :0], scores[:, :0], "union")
     with pytest.raises(HierarchyError, match="2 candidates a prompt; expected at least 3 for 'part'"):
         select_masks(masks[:, :2], scores[:, :2], "part")
+
+
+def test_boxes_that_are_none_are_refused(as_at_run_time):
+    masks = torch.zeros(2, 3, 5, 6, dtype=torch.bool)
+    masks[:, 1, 1:3, 2:4] = True
+    iou = torch.zeros(2, 3)
+    with pytest.raises(InputError, match=r"box_xyxy .* end before they begin.*turn \(x, y, width, height\)"):
+        select_masks(masks, iou, "box", box_xyxy=[4, 4, 1, 1])
+    with pytest.raises(InputError, match="a box for every prompt"):
+        select_masks(masks, iou, "box", box_xyxy=[[1, 1, 2, 2], [float("nan")] * 4])
+    with pytest.raises(InputError, match="box_xyxy is"):
+        select_masks(masks, iou, "box", box_xyxy="abcd")
+    with pytest.raises(InputError, match="ratio is"):
+        select_masks(masks, iou, "area_ratio", ratio="x")
+
+
+def test_targets_as_arrays_come_in_any_layout(as_at_run_time):
+    masks = torch.zeros(1, 3, 5, 6, dtype=torch.bool)
+    masks[0, 2, :, :3] = True
+    target = np.zeros((5, 6), dtype=bool)
+    target[:, 3:] = True
+    assert select_masks(masks, torch.zeros(1, 3), "oracle", target=target[:, ::-1]).index.tolist() == [2]
+    target.setflags(write=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        select_masks(masks, torch.zeros(1, 3), "oracle", target=target)
+    with pytest.raises(InputError, match="target is"):
+        select_masks(masks, torch.zeros(1, 3), "oracle", target=[masks[0, 0]])
+    with pytest.raises(UnknownNameError, match="no strategy is called"):
+        select_masks(masks, torch.zeros(1, 3), ["automatic"])  # type: ignore[arg-type]

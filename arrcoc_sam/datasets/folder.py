@@ -18,6 +18,7 @@ from arrcoc_sam.datasets.mask_index import MaskEntry, MaskIndex
 from arrcoc_sam.datasets.mask_sets import Changes, files_digest
 from arrcoc_sam.errors import DataError, ImageReadError, ImageTooLargeError, OutputError, explain
 from arrcoc_sam.image_files import IMAGE_SUFFIXES
+from arrcoc_sam.images import MAX_PIXELS
 
 __all__ = ["FolderMasks", "read_mask_file"]
 
@@ -119,7 +120,7 @@ class FolderMasks:
         return _files(self._masks, frozenset({".png"}))
 
 
-def read_mask_file(path: Path, *, max_pixels: int = 100_000_000) -> Bool[Tensor, "H W"]:
+def read_mask_file(path: Path, *, max_pixels: int = MAX_PIXELS) -> Bool[Tensor, "H W"]:
     """A mask from a picture of two values, of which one is 0, the background.
 
     Args:

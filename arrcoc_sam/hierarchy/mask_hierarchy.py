@@ -28,7 +28,7 @@ from arrcoc_sam.hierarchy.levels import (
     relate_levels,
     shell_masks,
 )
-from arrcoc_sam.inputs import as_masks, as_numbers
+from arrcoc_sam.inputs import Rows, as_masks, as_numbers, kept_rows
 from arrcoc_sam.masks import area_average, pairwise_intersection
 
 __all__ = ["MaskHierarchy"]
@@ -105,10 +105,11 @@ class MaskHierarchy:
             raise ShapeError(explain(f"masks is {describe(masks)}", "(K, M, H, W)"))
         num_prompts, num_masks = masks.shape[:2]
         scores = masks.new_ones((num_prompts, num_masks), dtype=torch.float32) if scores is None else scores
-        scores = as_numbers(scores, "scores", "(K, M)", masks.device)
+        scores, exact = as_numbers(scores, "scores", "(K, M)", masks.device), isinstance(scores, (Tensor, np.ndarray))
+        scores = scores if exact and scores.is_floating_point() else scores.float()
         positions = range(num_masks) if token_index is None else token_index
         tokens = as_numbers(positions, "token_index", "(K, M) or (M,)", masks.device)
-        tokens = tokens.expand(num_prompts, num_masks) if tokens.ndim == 1 else tokens
+        tokens = tokens.expand(num_prompts, num_masks) if tokens.shape == (num_masks,) else tokens
         for name, value in (("scores", scores), ("token_index", tokens)):
             if value.shape != masks.shape[:2]:
                 raise ShapeError(explain(f"{name} is {describe(value)}", f"(K, M) = {(num_prompts, num_masks)}"))
@@ -139,9 +140,9 @@ class MaskHierarchy:
             f"{height} x {width} pixels, on {self.masks.device})"
         )
 
-    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> MaskHierarchy:
+    def __getitem__(self, index: Rows) -> MaskHierarchy:
         """The hierarchy of some prompts; an integer keeps the axis K, of length 1."""
-        rows = _rows(index, len(self))
+        rows = kept_rows(index, len(self), "prompt")
         return MaskHierarchy(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
     def clipped(self) -> Bool[Tensor, "K 3 H W"]:
@@ -172,11 +173,3 @@ class MaskHierarchy:
         grid = area_average(shells, grid_hw) if transform is None else transform.masks_to_grid(shells, grid_hw)
         weights = None if transform is None else transform.grid_valid(grid_hw)
         return measurable_shells(grid, self.distinct, self.valid, cell_weights=weights, min_cells=min_cells)
-
-
-def _rows(index: int | slice | Sequence[int] | Tensor, length: int) -> slice | Sequence[int] | Tensor:
-    if not isinstance(index, int):
-        return index
-    if not -length <= index < length:
-        raise IndexError(f"prompt {index} of {length}")
-    return slice(index % length, index % length + 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -102,6 +102,10 @@ def mask_prompt_parts(
     """What :meth:`arrcoc_sam.prompts.Prompts.from_masks` makes its prompts of; see there."""
     if kind not in PROMPT_KINDS:
         raise UnknownNameError(explain(f"kind={kind!r}", f"one of {', '.join(PROMPT_KINDS)}"))
+    asked_of: object = segmenter
+    if not isinstance(asked_of, PromptFrame):
+        mend = 'what load_segmenter answers, such as load_segmenter("tiny")'
+        raise InputError(explain(f"segmenter is {describe(asked_of)}", "the segmenter that is asked", mend))
     stacks = _stacks(masks)
     asked = kind.split("+")
     points = labels = boxes = logits = None
@@ -126,6 +130,8 @@ def _stacks(masks: Tensor | np.ndarray | Sequence[Tensor | np.ndarray]) -> list[
     """Masks as stacks of one size each, in order."""
     if isinstance(masks, (Tensor, np.ndarray)):
         stacks = [as_masks(masks, min_rank=3)]
+    elif not isinstance(masks, Iterable):
+        raise InputError(explain(f"masks is {describe(masks)}", "(K, H, W), or a list of (H, W)"))
     else:
         stacks = [as_masks(mask, name=f"masks[{i}]")[None] for i, mask in enumerate(masks)]
     if not stacks or any(stack.ndim != 3 for stack in stacks) or len(stacks[0]) == 0:

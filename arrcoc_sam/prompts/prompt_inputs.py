@@ -72,23 +72,23 @@ def checked_points(
     return points, marks
 
 
-def checked_boxes(boxes_xyxy: Any, device: torch.device) -> Float64[Tensor, "K 4"] | None:
+def checked_boxes(boxes_xyxy: Any, device: torch.device, *, name: str = "boxes_xyxy") -> Float64[Tensor, "K 4"] | None:
     """Boxes (K, 4) as float64, each row finite and in order, or NaN throughout."""
     if boxes_xyxy is None:
         return None
-    boxes = _numbers(boxes_xyxy, "boxes_xyxy", 2, "(K, 4)", "one box a prompt; for one box: boxes_xyxy[None]", device)
+    boxes = _numbers(boxes_xyxy, name, 2, "(K, 4)", f"one box a prompt; for one box: {name}[None]", device)
     boxes = boxes.to(torch.float64)
     if boxes.shape[-1] != 4:
-        raise ShapeError(explain(f"boxes_xyxy is {describe(boxes)}", "(K, 4)"))
+        raise ShapeError(explain(f"{name} is {describe(boxes)}", "(K, 4)"))
     absent = boxes.isnan().all(-1)
     broken = ~absent & ~boxes.isfinite().all(-1)
     if bool(broken.any()):
-        raise InputError(explain(f"boxes_xyxy {first_few(broken)} are in part not finite", "four numbers, or four NaN"))
+        raise InputError(explain(f"{name} {first_few(broken)} are in part not finite", "four numbers, or four NaN"))
     turned = ~absent & ((boxes[:, 0] > boxes[:, 2]) | (boxes[:, 1] > boxes[:, 3]))
     if bool(turned.any()):
         raise InputError(
             explain(
-                f"boxes_xyxy {first_few(turned)} end before they begin",
+                f"{name} {first_few(turned)} end before they begin",
                 "x0 <= x1 and y0 <= y1",
                 "turn (x, y, width, height) into (x, y, x + width, y + height)",
             )

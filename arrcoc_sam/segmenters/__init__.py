@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,8 @@ def load_segmenter(
     if not isinstance(given, str):
         mend = "load_segmenter(architecture, checkpoint=…) for weights of your own"
         raise InputError(explain(f"name is {describe(given)}", "a name, one of list_segmenters()", mend))
+    if checkpoint is not None and not isinstance(checkpoint, (str, os.PathLike)):
+        raise InputError(explain(f"checkpoint is {describe(checkpoint)}", "the path of a file of weights, or None"))
     if name.startswith("hf:"):
         if checkpoint is not None:
             came = f"checkpoint={str(checkpoint)!r} beside {name!r}"

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from arrcoc_sam.candidates import MaskCandidates
 from arrcoc_sam.errors import EmbeddingMismatchError, InputError, ShapeError, describe, explain
 from arrcoc_sam.geometry import ImageTransform
-from arrcoc_sam.images import ImageInput, load_image
-from arrcoc_sam.inputs import as_size, choose_device
+from arrcoc_sam.images import MAX_PIXELS, ImageInput, load_image
+from arrcoc_sam.inputs import as_count, as_size, choose_device
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.segmenters.embedding import ImageEmbedding
 from arrcoc_sam.segmenters.model_prompts import ModelPrompts, check_image_index, check_inside
@@ -179,18 +179,26 @@ class Segmenter(ABC):
             )
         return transform
 
-    def encode(self, images: ImageInput | Sequence[ImageInput], *, chunk_size: int | None = None) -> ImageEmbedding:
+    def encode(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        *,
+        chunk_size: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> ImageEmbedding:
         """Embed images, once for any number of prompts.
 
         Args:
             images: One image or several, of any sizes: paths, PIL images, or H×W×3 uint8 RGB arrays.
             chunk_size: Images that go through the encoder at a time; by default as many as is fast on the device.
+            max_pixels: Height × width above which an image is refused.
 
         Returns:
             The embedding; ``len`` is the number of images.
 
         Raises:
             ImageReadError: A file is missing or no image.
+            ImageTooLargeError: More pixels than ``max_pixels``.
             InputError: No image, or one that is too small.
         """
         chunk = self._chunk_size(chunk_size, self.image_size**2, _ENCODE_PIXELS_CPU, _ENCODE_PIXELS_GPU)
@@ -199,7 +207,7 @@ class Segmenter(ABC):
             raise InputError(explain("no images", "at least one"))
         resized, transforms = [], []
         for image in several:
-            pixels = load_image(image)
+            pixels = load_image(image, max_pixels=max_pixels)
             transforms.append(self.transform_for((pixels.shape[0], pixels.shape[1])))
             resized.append(self._resize(pixels, transforms[-1]))
         parts = [
@@ -312,9 +320,9 @@ class Segmenter(ABC):
         return tokens[multimask]
 
     def _chunk_size(self, given: int | None, size: int, budget_cpu: int, budget_gpu: int) -> int:
-        if given is not None and given < 1:
-            raise InputError(explain(f"chunk_size={given}", "at least 1, or None"))
-        return given or max(1, (budget_cpu if self.device.type == "cpu" else budget_gpu) // size)
+        if given is not None:
+            return as_count(given, "chunk_size")
+        return max(1, (budget_cpu if self.device.type == "cpu" else budget_gpu) // size)
 
     def _reduced(self) -> Callable[[], AbstractContextManager[object]]:
         """Makes the context around encoder and transformer: the segmenter's autocast, or else the caller's."""

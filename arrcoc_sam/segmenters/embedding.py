@@ -10,6 +10,7 @@ from torch import Tensor
 
 from arrcoc_sam.errors import EmbeddingMismatchError, InputError, ShapeError, explain, listed
 from arrcoc_sam.geometry import ImageTransform
+from arrcoc_sam.inputs import Rows, kept_rows
 
 __all__ = ["ImageEmbedding"]
 
@@ -44,14 +45,15 @@ class ImageEmbedding:
         sizes = listed([f"{height} x {width}" for height, width in self.sizes_hw])
         return f"ImageEmbedding({len(self)} images: {sizes}; {shapes}; checkpoint {self.checkpoint_hash})"
 
-    def __getitem__(self, index: int | slice) -> ImageEmbedding:
+    def __getitem__(self, index: Rows) -> ImageEmbedding:
         """Some of the images; an integer gives an embedding of one image."""
-        if isinstance(index, int):
-            if not -len(self) <= index < len(self):
-                raise IndexError(f"image {index} of {len(self)}")
-            index = slice(index % len(self), index % len(self) + 1)
-        features = {name: values[index] for name, values in self.features.items()}
-        return replace(self, features=features, transforms=self.transforms[index])
+        rows = kept_rows(index, len(self), "image")
+        if isinstance(rows, slice):
+            features = {name: values[rows] for name, values in self.features.items()}
+            return replace(self, features=features, transforms=self.transforms[rows])
+        images = torch.arange(len(self))[rows if isinstance(rows, Tensor) else list(rows)]
+        features = {name: values[images.to(values.device)] for name, values in self.features.items()}
+        return replace(self, features=features, transforms=tuple(self.transforms[image] for image in images.tolist()))
 
     def __iter__(self) -> Iterator[ImageEmbedding]:
         return (self[index] for index in range(len(self)))

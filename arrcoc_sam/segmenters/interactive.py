@@ -6,10 +6,13 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from arrcoc_sam.errors import DataError, EmbeddingMismatchError, InputError, explain
+from arrcoc_sam.errors import DataError, EmbeddingMismatchError, InputError, ShapeError, describe, explain
 from arrcoc_sam.images import ImageInput, load_image
+from arrcoc_sam.inputs import Coordinates, as_coordinates, as_count
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.segmenters.base import Segmenter
 from arrcoc_sam.segmenters.interactive_file import no_session, read_session, restored_step, write_session
@@ -103,36 +106,41 @@ class InteractiveSession:
 
     def prompt(
         self,
-        points_xy: Sequence[Sequence[float | int]] = (),
-        labels: Sequence[int] | None = None,
-        box_xyxy: Sequence[float | int] | None = None,
+        points_xy: Coordinates = (),
+        labels: Sequence[int] | Tensor | np.ndarray | None = None,
+        box_xyxy: Coordinates | None = None,
     ) -> InteractiveStep:
         """Add several clicks, a box, or both, in one step.
 
         Args:
-            points_xy: (x, y) pixel indices.
+            points_xy: (P, 2) pixel indices (x, y).
             labels: One a click; all foreground by default.
-            box_xyxy: A box, or None to keep the one there is.
+            box_xyxy: A box (4,), or None to keep the one there is.
 
         Returns:
             The step.
 
         Raises:
             InputError: Neither a click nor a box, or one outside the image. The session is as it was.
+            ShapeError: No points (P, 2), or no box of four numbers.
         """
-        marks = [1] * len(points_xy) if labels is None else list(labels)
-        if len(marks) != len(points_xy) or any(mark not in (0, 1) for mark in marks):
-            raise InputError(explain(f"labels={labels!r} of {len(points_xy)} points", "1 or 0 for each"))
-        if not len(points_xy) and box_xyxy is None:
+        clicks = as_coordinates(points_xy, 2, "points_xy").tolist() if len(points_xy) else []
+        if clicks and not isinstance(clicks[0], list):
+            raise ShapeError(explain(f"points_xy is {describe(points_xy)}", "(P, 2)", "one click: [(x, y)]"))
+        marks = [1] * len(clicks) if labels is None else list(labels)
+        if len(marks) != len(clicks) or any(mark not in (0, 1) for mark in marks):
+            raise InputError(explain(f"labels={labels!r} of {len(clicks)} points", "1 or 0 for each"))
+        if not clicks and box_xyxy is None:
             raise InputError(explain("a step without a click or a box", "one of them", "refine() goes on without"))
         before = self._steps[-1] if self._steps else None
-        new = tuple((float(x), float(y)) for x, y in points_xy)
-        box = None if box_xyxy is None else tuple(float(side) for side in box_xyxy)
+        new = tuple((x, y) for x, y in clicks)
+        box = None if box_xyxy is None else tuple(as_coordinates(box_xyxy, 4, "box_xyxy").tolist())
         if box is None and before is not None:
             box = before.box_xyxy
         points = new if before is None else before.points_xy + new
-        all_marks = tuple(marks) if before is None else before.labels + tuple(marks)
-        return self._ask("prompt", points, all_marks, box)  # type: ignore[arg-type]
+        new_marks = tuple(int(mark) for mark in marks)
+        all_marks = new_marks if before is None else before.labels + new_marks
+        return self._ask("prompt", points, all_marks, box)
 
     def refine(self, rounds: int = 1) -> InteractiveStep:
         """Ask again with nothing new but the last step's logits.
@@ -143,9 +151,7 @@ class InteractiveSession:
         Raises:
             InputError: Nothing has been asked yet, or less than one round.
         """
-        if rounds < 1:
-            raise InputError(explain(f"rounds={rounds}", "at least 1"))
-        for _ in range(rounds):
+        for _ in range(as_count(rounds, "rounds")):
             last = self.step
             self._ask("refine", last.points_xy, last.labels, last.box_xyxy)
         return self.step
@@ -160,7 +166,7 @@ class InteractiveSession:
         if not last.ambiguous or token not in (1, 2, 3):
             came = f"token {token} of a step answered with {'three masks' if last.ambiguous else 'one mask'}"
             raise InputError(explain(came, "1, 2 or 3 after the first prompt"))
-        chosen = InteractiveStep("choose", last.points_xy, last.labels, last.box_xyxy, last.decoded, token, True)
+        chosen = InteractiveStep("choose", last.points_xy, last.labels, last.box_xyxy, last.decoded, int(token), True)
         self._steps.append(chosen)
         return chosen
 

@@ -22,7 +22,7 @@ def is_ambiguous(prompts: Prompts) -> Bool[Tensor, " K"]:
 def answer_prompts(
     segmenter: Segmenter, embedding: ImageEmbedding, prompts: Prompts, *, chunk_size: int | None = None
 ) -> list[MaskCandidates]:
-    """Answer K prompts: a single click with tokens 1-3, everything else with token 0, as SAM was trained.
+    """Answer K prompts: a single click with tokens 1-3; all else leaves little open, and is answered with token 0.
 
     Args:
         segmenter: Answers.

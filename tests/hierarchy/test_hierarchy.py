@@ -209,8 +209,17 @@ def test_scores_and_tokens_come_as_arrays_and_lists_too():
     masks = torch.stack([strip((0, 10)), strip((0, 100)), strip((0, 50))])[None].numpy()
     for scores, tokens in (([[0.1, 0.2, 0.3]], [[7, 8, 9]]), (np.array([[0.1, 0.2, 0.3]]), np.array([7, 8, 9]))):
         found = MaskHierarchy.from_masks(masks, scores, tokens)
-        assert found.scores.tolist() == [[0.2, 0.3, 0.1]]
+        torch.testing.assert_close(found.scores, torch.tensor([[0.2, 0.3, 0.1]]), check_dtype=False)
         assert found.token_index.tolist() == [[8, 9, 7]]
+
+
+def test_scores_are_floats_whatever_they_come_as(as_at_run_time):
+    masks = torch.stack([strip((0, 10)), strip((0, 100)), strip((0, 50))])[None]
+    for scores in ([[1, 1, 1]], [[0.5, 1, 1]], torch.ones(1, 3, dtype=torch.int64)):
+        assert MaskHierarchy.from_masks(masks, scores).scores.dtype == torch.float32
+    assert MaskHierarchy.from_masks(masks, torch.ones(1, 3).double()).scores.dtype == torch.float64
+    with pytest.raises(ShapeError, match=r"token_index is .*expected \(K, M\) = \(1, 3\)"):
+        MaskHierarchy.from_masks(masks, None, [5, 6])
 
 
 def test_scores_stay_raw():

@@ -346,6 +346,8 @@ POINT = [[[1, 2]]]
         (lambda: Prompts.from_masks(square()[0], Frame()), ShapeError, "at least 3 axes"),
         (lambda: Prompts.from_masks(square()[:0], Frame()), ShapeError, "K >= 1"),
         (lambda: Prompts.from_masks([], Frame()), ShapeError, "list of 0"),
+        (lambda: Prompts.from_masks(None, Frame()), InputError, "masks is None"),
+        (lambda: Prompts.from_masks(square(), None), InputError, "segmenter is None"),
         (lambda: Prompts.from_masks(square().float(), Frame()), InputError, "masks > 0"),
         (lambda: Prompts.from_masks([square()[0], square()[0].int()], Frame()), InputError, "masks[1]"),
         (lambda: Prompts.from_masks(square(), Frame(), logit_scale=0.0), InputError, "logit_scale=0.0"),

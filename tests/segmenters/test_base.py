@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from segment_anything.modeling import Sam
 
-from arrcoc_sam.errors import EmbeddingMismatchError, ImageReadError, InputError, ShapeError
+from arrcoc_sam.errors import EmbeddingMismatchError, ImageReadError, ImageTooLargeError, InputError, ShapeError
 from arrcoc_sam.inputs import choose_device
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.segmenters.base import MIN_IMAGE_SIDE
@@ -60,8 +60,13 @@ def test_embedding_can_be_taken_apart_and_joined(embedding):
     assert torch.equal(joined.features["image"], embedding.features["image"])
     assert joined.transforms == embedding.transforms
     assert torch.equal(embedding.to("cpu").features["image"], embedding.features["image"])
-    with pytest.raises(IndexError, match="image 3 of 3"):
-        embedding[3]
+    for one in (np.int64(1), torch.tensor(1), [1], np.array([1]), torch.tensor([1]), [False, True, False]):
+        assert embedding[one].sizes_hw == (SIZES[1],)
+        assert torch.equal(embedding[one].features["image"], embedding.features["image"][1:2])
+    assert embedding[[2, 0]].sizes_hw == (SIZES[2], SIZES[0])
+    for past in (3, np.int64(3), torch.tensor(-4)):
+        with pytest.raises(IndexError, match=r"image -?\d of 3"):
+            embedding[past]
     with pytest.raises(InputError, match="no embeddings"):
         ImageEmbedding.cat([])
     with pytest.raises(ShapeError, match="feature 'image' of 3 images with 1 transforms"):
@@ -328,7 +333,7 @@ def test_smallest_and_narrowest_images_work(segmenter):
 
 
 @pytest.mark.usefixtures("as_at_run_time")
-def test_other_errors(segmenter, embedding, tmp_path):
+def test_other_errors(segmenter, embedding, tmp_path, as_at_run_time):
     prompts = Prompts([[[1.0, 1]]])
     with pytest.raises(InputError, match="no images; expected at least one"):
         segmenter.encode([])
@@ -348,16 +353,24 @@ def test_other_errors(segmenter, embedding, tmp_path):
     for call in (
         lambda: segmenter.encode(tmp_path, chunk_size=0),
         lambda: segmenter.decode(embedding, prompts, chunk_size=0),
+        lambda: segmenter.decode(embedding, prompts, chunk_size=0.5),
     ):
         with pytest.raises(InputError, match="chunk_size=0"):
             call()
 
 
-def test_devices():
+def test_an_image_may_be_larger_where_more_pixels_are_allowed(segmenter):
+    image = np.zeros((30, 40, 3), dtype=np.uint8)
+    with pytest.raises(ImageTooLargeError, match="load_image and a segmenter's encode take a larger max_pixels"):
+        segmenter.encode(image, max_pixels=1199)
+    assert segmenter.encode(image, max_pixels=1200).sizes_hw == ((30, 40),)
+
+
+def test_devices(as_at_run_time):
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device("auto").type in ("cpu", "cuda", "mps")
-    for device in ("gpu", "cuda:99", "xpu"):
-        with pytest.raises(InputError, match=f"device='{device}'"):
+    for device in ("gpu", "cuda:99", "xpu", None):
+        with pytest.raises(InputError, match=f"device={device!r}"):
             choose_device(device)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,6 +99,20 @@ def test_a_saved_session_goes_on_where_it_was(session: aa.InteractiveSession, pi
     assert torch.equal(session.click(30, 30).decoded.logits, again.click(30, 30).decoded.logits)
 
 
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_a_session_prompted_by_arrays_can_be_saved(
+    kind: Any, session: aa.InteractiveSession, picture: Picture, tmp_path: Path, as_at_run_time: None
+) -> None:
+    session.prompt(kind([[20, 30], [40, 20]]), kind([1, 0]), kind([5, 5, 60, 50]))
+    session.choose(session.step.levels.token_index[0, 1])
+    session.click(30, 30, kind(1))
+    assert session.step.labels == (1, 0, 1)
+    assert all(type(label) is int for label in session.step.labels)
+    again = aa.InteractiveSession.load(session.save(tmp_path / "a"), session.segmenter, picture(60, 80, 0))
+    assert [step.points_xy for step in again.steps] == [step.points_xy for step in session.steps]
+    assert again.steps[1].token == session.steps[1].token
+
+
 def test_an_empty_session_can_be_saved(session: aa.InteractiveSession, picture: Picture, tmp_path: Path) -> None:
     path = session.save(tmp_path / "empty")
     assert len(aa.InteractiveSession.load(path, session.segmenter, picture(60, 80, 0))) == 0
@@ -173,7 +188,7 @@ def test_a_full_disk_leaves_the_last_session(
     assert len(aa.InteractiveSession.load(path, session.segmenter, picture(60, 80, 0))) == 1
 
 
-def test_a_refused_step_leaves_the_session_as_it_was(session: aa.InteractiveSession) -> None:
+def test_a_refused_step_leaves_the_session_as_it_was(session: aa.InteractiveSession, as_at_run_time: None) -> None:
     for call in (session.refine, lambda: session.step, lambda: session.choose(1)):
         with pytest.raises(InputError, match="a click or a box first"):
             call()
@@ -185,6 +200,10 @@ def test_a_refused_step_leaves_the_session_as_it_was(session: aa.InteractiveSess
         (lambda: session.prompt(), "a step without"),
         (lambda: session.prompt([(1, 2)], [1, 0]), "of 1 points"),
         (lambda: session.refine(0), "rounds=0"),
+        (lambda: session.refine("a"), "rounds='a'"),
+        (lambda: session.prompt([1, 2]), r"expected \(P, 2\)\. Mend: one click: \[\(x, y\)\]"),
+        (lambda: session.prompt([(1, 2, 3)]), r"expected \(…, 2\)"),
+        (lambda: session.click("a", 3), "points_xy is"),
         (lambda: session.choose(0), "1, 2 or 3"),
     ]
     for call, words in refused:

@@ -135,6 +135,11 @@ def test_empty_and_truncated_files(weights, tmp_path):
 
 
 @pytest.mark.usefixtures("as_at_run_time")
-def test_a_path_is_no_name(tmp_path):
+def test_a_checkpoint_is_a_path(as_at_run_time):
+    with pytest.raises(InputError, match=r"checkpoint is 3; expected the path of a file of weights"):
+        load_segmenter("tiny", checkpoint=3)
+
+
+def test_a_path_is_no_name(tmp_path, as_at_run_time):
     with pytest.raises(InputError, match=r"name is .*expected a name, .*checkpoint="):
         load_segmenter(tmp_path / "sam_vit_b.pth")
