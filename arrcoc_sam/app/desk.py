@@ -31,7 +31,13 @@ from arrcoc_sam.segmenters.embedding import ImageEmbedding
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Desk"]
+__all__ = ["LEVEL_COLUMNS", "SCORE_COLUMNS", "Desk"]
+
+LEVEL_COLUMNS = ("level", "predicted IoU", "share of the image", "distinct")
+"""Of the table that :meth:`Desk.levels` answers."""
+
+SCORE_COLUMNS = ("score", "value")
+"""Of the table that :meth:`Desk.score` answers."""
 
 _EMBEDDINGS = 4
 """Pictures whose embedding is kept, so that the next click is instant."""
@@ -109,10 +115,10 @@ class Desk:
         result = analyzer.analyze(image, prompts.points_xy[:, 0], hierarchy=hierarchy)  # type: ignore[index]
         table = pd.DataFrame(
             {
-                "level": LEVELS,
-                "predicted IoU": hierarchy.scores[0].double().cpu().numpy().round(3),
-                "share of the image": (hierarchy.areas[0].double() / image[..., 0].size).cpu().numpy().round(4),
-                "distinct": np.where(hierarchy.distinct[0].cpu().numpy(), "yes", "no, as the level above"),
+                LEVEL_COLUMNS[0]: LEVELS,
+                LEVEL_COLUMNS[1]: hierarchy.scores[0].double().cpu().numpy().round(3),
+                LEVEL_COLUMNS[2]: (hierarchy.areas[0].double() / image[..., 0].size).cpu().numpy().round(4),
+                LEVEL_COLUMNS[3]: np.where(hierarchy.distinct[0].cpu().numpy(), "yes", "no, as the level above"),
             }
         )
         return result.plot(), table
@@ -149,7 +155,8 @@ class Desk:
             values = {"quality": values["quality"], "its interval": interval} | values
         shown = [value if isinstance(value, str) else f"{value:.3f}" for value in values.values()]
         closest = quality.best_sam_masks[0]
-        return _compared(image, mask, np.asarray(closest)), pd.DataFrame({"score": list(values), "value": shown})
+        table = pd.DataFrame({SCORE_COLUMNS[0]: list(values), SCORE_COLUMNS[1]: shown})
+        return _compared(image, mask, np.asarray(closest)), table
 
     def _embedding(self, image: UInt8[np.ndarray, "H W 3"]) -> ImageEmbedding:
         key = hashlib.sha256(np.ascontiguousarray(image).tobytes() + str(image.shape).encode()).hexdigest()

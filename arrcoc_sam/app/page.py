@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from arrcoc_sam.app.desk import Desk
+from arrcoc_sam.app.desk import LEVEL_COLUMNS, SCORE_COLUMNS, Desk
 from arrcoc_sam.datasets.folder import read_mask_file
 from arrcoc_sam.errors import ArrcocSamError, InputError, MissingExtraError, explain
 from arrcoc_sam.images import load_image
@@ -88,7 +88,9 @@ def _levels_tab(gr: Any, desk: Desk, examples: Sequence[str]) -> None:
         gr.Examples([[path] for path in examples], picture, label="Photographs")
     with gr.Column(scale=3, min_width=480):
         figure = gr.Plot(show_label=False)
-        levels = gr.Dataframe(label="Whole, part and subpart of the click", interactive=False)
+        levels = gr.Dataframe(
+            headers=list(LEVEL_COLUMNS), label="Whole, part and subpart of the click", interactive=False
+        )
     place = gr.State(None)
     asking = [
         picture.select(_told(gr, clicked), [picture, source], [figure, levels, place]),
@@ -120,7 +122,7 @@ def _score_tab(gr: Any, desk: Desk, first: str) -> None:
         button = gr.Button("Score", variant="primary")
     with gr.Column(scale=3, min_width=480):
         compared = gr.Plot(show_label=False)
-        scores = gr.Dataframe(label="Scores", interactive=False)
+        scores = gr.Dataframe(headers=list(SCORE_COLUMNS), label="Scores", interactive=False)
     button.click(_told(gr, scored), [drawing, file], [compared, scores])
 
 

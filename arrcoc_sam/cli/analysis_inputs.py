@@ -13,6 +13,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from arrcoc_sam.attention.maps import as_points
+from arrcoc_sam.cli.console import noted
 from arrcoc_sam.cli.coordinates import parse_integers, parse_point
 from arrcoc_sam.errors import ArrcocSamError, InputError, explain
 from arrcoc_sam.image_files import find_images
@@ -121,6 +122,11 @@ class AttentionOptions:
             options["heads"] = self.heads if self.heads in ("all", "mean") else parse_integers(self.heads, "--heads")
         torch.manual_seed(self.seed)
         return load_attention(self.name, **options)
+
+    def note_control(self) -> None:
+        """Say that what follows is about no trained model, where it is about none."""
+        if self.random_weights:
+            noted("random weights: a control, which says nothing about the trained model")
 
     def describe(self) -> str:
         """The source in words."""

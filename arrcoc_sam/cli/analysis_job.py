@@ -79,6 +79,7 @@ class AnalysisJob:
         levels = self._levels()
         with staged_folder(self.out) as folder:
             source = self.attention.load()
+            self.attention.note_control()
             refuse_shared_maps(source, (*inputs.paths, *others.paths))
             self._check_named(inputs, others, source, levels)
             page = GranularityPage(
@@ -88,6 +89,7 @@ class AnalysisJob:
                     Provenance(command=self.command, attention=self.attention.describe(), seed=self.attention.seed)
                 ),
                 max_items=self.max_shown,
+                control=self.attention.random_weights,
             )
             for name, reason in levels.faults:
                 page.skip(name, reason)

@@ -162,8 +162,7 @@ class AtlasJob:
         transformer = name.startswith(("timm:", "hf:"))
         if not transformer and name != "relevance":
             raise UnknownNameError(explain(f"--model {name}", "timm:MODEL, hf:MODEL or relevance"))
-        if self.attention.random_weights:
-            noted("random weights: a control, which says nothing about the trained model")
+        self.attention.note_control()
         if not transformer or self.attention.random_weights or not self.control:
             return {MODEL: self.attention}
         return {MODEL: self.attention, RANDOM: replace(self.attention, random_weights=True)}

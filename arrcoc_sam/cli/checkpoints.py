@@ -12,7 +12,9 @@ __all__ = ["checkpoints"]
 checkpoints = typer.Typer(help="Known weights: list, fetch, verify.", pretty_exceptions_enable=False)
 
 _Json = Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.")]
-_Name = Annotated[str, typer.Argument(help="A checkpoint's name, as `arrcoc-sam checkpoints list` shows it.")]
+_Name = Annotated[
+    str, typer.Argument(help="Of a checkpoint that is fetched: all in `arrcoc-sam checkpoints list` but tiny.")
+]
 
 
 @checkpoints.command("list")
@@ -22,34 +24,46 @@ def list_checkpoints(
     """Known checkpoints: size, licence, SHA-256, and where they are cached."""
     from arrcoc_sam.cli.console import err, out, print_json, print_table
     from arrcoc_sam.segmenters.checkpoints import CHECKPOINTS, cache_folder, cached_path
+    from arrcoc_sam.segmenters.download import sha256_of
     from arrcoc_sam.segmenters.tiny import tiny_weights_path
 
     shipped = Path(tiny_weights_path())
-    records = [
-        {
-            "name": known.name,
-            "size_bytes": known.size_bytes,
-            "licence": known.licence,
-            "sha256": known.sha256,
-            "url": known.url,
-            "path": str(cached_path(known)),
-            "present": cached_path(known).is_file(),
-        }
-        for known in CHECKPOINTS.values()
+    tiny: dict[str, object] = {
+        "name": "tiny",
+        "size_bytes": shipped.stat().st_size if shipped.is_file() else None,
+        "licence": "Apache-2.0",
+        "sha256": sha256_of(shipped) if shipped.is_file() else None,
+        "url": None,
+        "path": str(shipped),
+        "present": shipped.is_file(),
+        "demonstration_model": True,
+    }
+    records: list[dict[str, object]] = [
+        tiny,
+        *(
+            {
+                "name": known.name,
+                "size_bytes": known.size_bytes,
+                "licence": known.licence,
+                "sha256": known.sha256,
+                "url": known.url,
+                "path": str(cached_path(known)),
+                "present": cached_path(known).is_file(),
+                "demonstration_model": False,
+            }
+            for known in CHECKPOINTS.values()
+        ),
     ]
     if as_json:
-        tiny = {"name": "tiny", "path": str(shipped), "present": shipped.is_file(), "demonstration_model": True}
-        print_json({"cache_folder": str(cache_folder()), "checkpoints": [tiny, *records]})
+        print_json({"cache_folder": str(cache_folder()), "checkpoints": records})
         return
     rows = [
-        ("tiny", _size(shipped.stat().st_size) if shipped.is_file() else "–", "in the package", "demonstration model")
-    ]
-    rows += [
         (
             str(record["name"]),
-            _size(int(str(record["size_bytes"]))),
-            "cached" if record["present"] else "not fetched",
-            f"{record['licence']}, SHA-256 {str(record['sha256'])[:16]}…",
+            "–" if record["size_bytes"] is None else _size(int(str(record["size_bytes"]))),
+            "in the package" if record is tiny else "cached" if record["present"] else "not fetched",
+            f"{record['licence']}, SHA-256 {str(record['sha256'])[:16]}…"
+            + (", for demonstration" if record is tiny else ""),
         )
         for record in records
     ]

@@ -54,7 +54,11 @@ class SegmentJob:
         clicks = [parse_labelled_point(text) for text in self.points]
         box = None if self.box is None else parse_box(self.box)
         if not clicks and box is None:
-            raise InputError(explain("neither --point nor --box", "one of them", "add --point x,y"))
+            raise InputError(
+                explain(
+                    "neither --point nor --box", "one of them", "add --point x,y; or --everything, or --points-file"
+                )
+            )
         target = self.setting.out
         if self.setting.output_format == "png" and (target is None or target.suffix.lower() == ".json"):
             came = f"--format png {'without --out' if target is None else f'with --out {target}'}"

@@ -13,6 +13,9 @@ from arrcoc_sam.errors import OutputError, explain
 
 __all__ = ["staged_folder"]
 
+# Who names such a folder means a file of this form.
+_FILE_SUFFIXES = (".csv", ".html", ".jpeg", ".jpg", ".json", ".mp4", ".parquet", ".pdf", ".png", ".svg")
+
 
 @contextmanager
 def staged_folder(target: Path) -> Iterator[Path]:
@@ -29,9 +32,12 @@ def staged_folder(target: Path) -> Iterator[Path]:
         The temporary folder.
 
     Raises:
-        OutputError: ``target`` is a file, or lies where nothing can be written.
+        OutputError: ``target`` is a file or named like one, or lies where nothing can be written.
     """
     target = target.expanduser()
+    if target.suffix.lower() in _FILE_SUFFIXES and not target.is_dir():
+        came, mend = f"{target} is the name of a file", f"name one with --out, such as {target.with_suffix('')}"
+        raise OutputError(explain(came, "a folder to write results to", mend))
     ground = target
     while not ground.exists():
         ground = ground.parent

@@ -44,8 +44,10 @@ def plot_scores(tracks: VideoTracks) -> Figure:
     panels[1].set_ylim(-0.02, 1.02)
     _scale_areas(panels[2], [row.area_ratio for row in tracks.rows])
     _mark_hidden(panels[0], tracks)
-    for object_id, row in ((row.object_id, row) for row in tracks.rows if row.kind != "tracked"):
-        _mark_prompt(panels[0], tracks.object_ids.index(object_id), row)
+    prompted = [row for row in tracks.rows if row.kind != "tracked"]
+    for row in prompted:
+        _mark_prompt(panels[0], tracks.object_ids.index(row.object_id), row)
+    _explain_marks(panels[0], {row.kind == "mask" for row in prompted}, bool(tracks.occlusions()))
     panels[-1].set_xlabel("frame", color=_INK)
     panels[-1].set_xlim(-0.5, tracks.num_frames - 0.5)
     panels[0].legend(loc="lower left", bbox_to_anchor=(0, 1.1), ncols=6, frameon=False, borderaxespad=0)
@@ -87,8 +89,12 @@ def _mark_hidden(panel: Axes, tracks: VideoTracks) -> None:
         colour = OBJECT_COLOURS[number % len(OBJECT_COLOURS)]
         panel.broken_barh(spans, (high + (number + 0.5) * step, 0.7 * step), facecolors=colour, linewidth=0)
     panel.set_ylim(low, high + (len(tracks.object_ids) + 1.2) * step)
-    if hidden:
-        panel.annotate("bars: hidden", (1, 1.02), xycoords="axes fraction", ha="right", va="bottom", color=_INK)
+
+
+def _explain_marks(panel: Axes, of_masks: set[bool], hidden: bool) -> None:
+    words = {False: "● prompt", True: "○ mask prompt"}
+    marks = [words[of_mask] for of_mask in sorted(of_masks)] + ["bars: hidden"] * hidden
+    panel.annotate("   ".join(marks), (1, 1.1), xycoords="axes fraction", ha="right", va="bottom", color=_INK)
 
 
 def _mark_prompt(panel: Axes, number: int, row: ObjectFrame) -> None:

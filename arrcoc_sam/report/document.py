@@ -8,7 +8,7 @@ from importlib.resources import files
 from arrcoc_sam.report.markup import Html, element, join, table, text
 from arrcoc_sam.report.provenance import Provenance
 
-__all__ = ["demonstration_notice", "document", "fact_tiles", "left_out", "made_by", "notice"]
+__all__ = ["control_notice", "demonstration_notice", "document", "fact_tiles", "left_out", "made_by", "notice"]
 
 
 def document(title: str, body: Sequence[Html], *, style: str = "") -> str:
@@ -45,6 +45,19 @@ def demonstration_notice(provenance: Provenance) -> list[Html]:
             "Demonstration model.",
             "The masks come from the small embedded model, which has seen nothing but procedural scenes. On "
             "photographs it is often wrong, and so are the levels here. For real work name a real checkpoint.",
+        )
+    ]
+
+
+def control_notice(control: bool) -> list[Html]:
+    """The warning that the judged model has random weights, where it has."""
+    if not control:
+        return []
+    return [
+        notice(
+            "Random weights: a control.",
+            "This model was never trained. What is seen here is what its architecture does to pixels; it says nothing "
+            "about the model with its weights.",
         )
     ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.hierarchy.levels import LEVELS
-from arrcoc_sam.report.document import document, fact_tiles, left_out, made_by, notice
+from arrcoc_sam.report.document import control_notice, document, fact_tiles, left_out, made_by, notice
 from arrcoc_sam.report.labels import LEVEL_STYLES, metric_label
 from arrcoc_sam.report.markup import Html, element, join, text
 from arrcoc_sam.report.provenance import Provenance
@@ -73,6 +73,7 @@ class GranularityPage:
         provenance: Versions, weights, seed, command.
         max_items: So many results are shown in full.
         max_maps: So many maps are drawn for each prompt.
+        control: The attention is of a model with random weights: the page says so at its top.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class GranularityPage:
         provenance: Provenance | None = None,
         max_items: int = 50,
         max_maps: int = 36,
+        control: bool = False,
     ) -> None:
         if max_items < 1 or max_maps < 1:
             raise InputError(explain(f"max_items={max_items}, max_maps={max_maps}", "both at least 1"))
@@ -91,6 +93,7 @@ class GranularityPage:
         self.provenance = Provenance() if provenance is None else provenance
         self.max_items = max_items
         self.max_maps = max_maps
+        self.control = control
         self.skipped: list[tuple[str, str]] = []
         self._sections: list[Html] = []
         self._appended: list[Html] = []
@@ -170,6 +173,7 @@ class GranularityPage:
         )
         parts = [element("h1", text(self.title)), element("p", text(lead), class_="lead")]
         parts += [element("p", text(note)) for note in self.notes]
+        parts += control_notice(self.control)
         if self.provenance.demonstration:
             parts.append(
                 notice(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -114,7 +114,7 @@ def _draw_panels(figure: SubFigure, result: GranularityLike, prompt: int, maps: 
         top = display_peak(density)
         drawn = overlay_attention(panel, result.image, density, transform=result.maps.transform, vmax=top)
         name = textwrap.shorten(result.maps.names[index], 26, placeholder="…")
-        panel.set_title(f"{name} (top {top:.2g} ×)\n{_verdict(result, index, prompt)}", fontsize=9.5)
+        panel.set_title(f"{name} (scale to {top:.2g} ×)\n{_verdict(result, index, prompt)}", fontsize=9.5)
     for panel in panels[: 1 + len(maps)]:
         draw_outlines(panel, outlines)
         if result.points_xy is not None:
@@ -123,7 +123,7 @@ def _draw_panels(figure: SubFigure, result: GranularityLike, prompt: int, maps: 
         panel.set_axis_off()
     if drawn is not None:
         bar = figure.colorbar(drawn, ax=list(panels), fraction=0.02, pad=0.01, aspect=25)
-        # Each map has its own top, which its title gives.
+        # Each map has a scale of its own, whose top its title gives.
         bar.set_ticks([0.0, drawn.get_clim()[1]], labels=["0", "top"])
         bar.set_label("density, × uniform", fontsize=8, labelpad=-8)
         bar.ax.tick_params(labelsize=8)
@@ -167,16 +167,18 @@ def _verdict(result: GranularityLike, index: int, prompt: int) -> str:
 
 def _legend(figure: SubFigure) -> None:
     from matplotlib import patheffects
+    from matplotlib.legend_handler import HandlerTuple
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
-    handles = []
+    handles: list[Any] = []  # matplotlib's annotation knows no tuples of artists
     for level in LEVELS:
         style = LEVEL_STYLES[level]
         line = Line2D([], [], color=style.line, linewidth=2.4)
         if style.dashes:
             line.set_linestyle((0.0, style.dashes))
         line.set_path_effects([patheffects.withStroke(linewidth=4.2, foreground="#101418")])
-        handles.append(line)
+        handles.append((line, Patch(color=style.fill)))  # as over the images, and as in the bars
     figure.legend(
         handles,
         [f"{level} ({LEVEL_STYLES[level].words})" for level in LEVELS],
@@ -184,5 +186,6 @@ def _legend(figure: SubFigure) -> None:
         ncols=3,
         frameon=False,
         fontsize=9,
-        handlelength=4.0,
+        handlelength=6.0,
+        handler_map={tuple: HandlerTuple(ndivide=None, pad=0.6)},
     )

@@ -120,6 +120,9 @@ def get_checkpoint(name: str) -> Checkpoint:
     """
     if name not in CHECKPOINTS:
         known = f"one of {', '.join(CHECKPOINTS)}"
+        if name == "tiny":
+            mend = 'its weights are in the package: load_segmenter("tiny")'
+            raise UnknownNameError(explain("'tiny' is no file to fetch or to verify", known, mend))
         raise UnknownNameError(explain(f"no checkpoint is called {name!r}", known, near_name(name, CHECKPOINTS)))
     return CHECKPOINTS[name]
 

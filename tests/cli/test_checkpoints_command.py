@@ -26,6 +26,12 @@ def test_the_list_says_what_is_known_and_where_it_is(
     vit_b = next(known for known in record["checkpoints"] if known["name"] == "sam_vit_b")
     assert vit_b["sha256"].startswith("ec2df627")
     assert vit_b["present"] is False
+    tiny = record["checkpoints"][0]
+    assert tiny.keys() == vit_b.keys()
+    assert tiny["sha256"] == hashlib.sha256(Path(tiny["path"]).read_bytes()).hexdigest()
+    refused = command("checkpoints", "verify", "tiny")
+    assert refused.code == 2
+    assert 'its weights are in the package: load_segmenter("tiny")' in refused.err
     assert Path(vit_b["path"]).parent == tmp_path / "cache"
 
 

@@ -34,6 +34,16 @@ def test_an_error_leaves_nothing_not_even_the_folder(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_name_of_a_file_is_refused_and_a_folder_of_such_a_name_is_not(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"o\.png is the name of a file; expected a folder .* such as .*/o\."):
+        staged_folder(tmp_path / "o.png").__enter__()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "o.png").mkdir()
+    with staged_folder(tmp_path / "o.png") as folder:
+        (folder / "x").touch()
+    assert (tmp_path / "o.png" / "x").exists()
+
+
 def test_parents_are_made_at_the_end(tmp_path: Path) -> None:
     with staged_folder(tmp_path / "a" / "b") as folder:
         (folder / "x").touch()

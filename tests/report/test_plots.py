@@ -66,7 +66,7 @@ def test_maps_are_chosen_by_name_and_number() -> None:
     first, last = result.maps.names[0], result.maps.names[-1]
     figure = plot_granularity(result, maps=[-1, first])
     titles = [axes.get_title() for axes in figure.subfigs[0].subfigs[0].axes if axes.get_title()]
-    assert [title.split(" (top")[0] for title in titles[1:]] == [last, first]
+    assert [title.split(" (scale to")[0] for title in titles[1:]] == [last, first]
     assert "2 of 12 maps" in words(figure)
     assert "the first 2" not in words(figure)
     for one in (first, 0):

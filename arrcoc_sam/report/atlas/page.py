@@ -24,7 +24,15 @@ from arrcoc_sam.report.atlas.tables import (
     makes_claims,
     of_group,
 )
-from arrcoc_sam.report.document import demonstration_notice, document, fact_tiles, left_out, made_by, notice
+from arrcoc_sam.report.document import (
+    control_notice,
+    demonstration_notice,
+    document,
+    fact_tiles,
+    left_out,
+    made_by,
+    notice,
+)
 from arrcoc_sam.report.labels import metric_label
 from arrcoc_sam.report.markup import Html, element, join, text
 from arrcoc_sam.report.provenance import Provenance
@@ -97,14 +105,7 @@ def _header(result: AtlasLike, title: str, notes: Sequence[str], provenance: Pro
     )
     parts = [element("h1", text(title)), element("p", text(lead), class_="lead")]
     parts += [element("p", text(note)) for note in notes]
-    if control:
-        parts.append(
-            notice(
-                "Random weights: a control.",
-                "This model was never trained. What is claimed here is what its architecture does to pixels; it says "
-                "nothing about the model with its weights.",
-            )
-        )
+    parts += control_notice(control)
     parts += demonstration_notice(provenance)
     if not makes_claims(result):
         parts.append(
