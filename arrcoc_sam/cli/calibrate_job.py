@@ -25,6 +25,7 @@ from arrcoc_sam.quality.calibration_ablation import compare_protocols, protocol_
 from arrcoc_sam.quality.calibration_fit import CalibrationFit, fit_calibration
 from arrcoc_sam.quality.calibration_samples import calibration_samples
 from arrcoc_sam.report.calibration_plots import plot_calibration, plot_protocols
+from arrcoc_sam.report.writing import refuse_overwriting
 
 __all__ = ["CalibrateJob"]
 
@@ -62,6 +63,7 @@ class CalibrateJob:
         check_segmenter(self.segmenter)
         if self.out.suffix.lower() != ".json":
             raise InputError(explain(f"--out {self.out}", "a .json file"))
+        refuse_overwriting([self.out], [self.dataset, self.checkpoint])
         if not 0 < self.confidence < 1:
             raise InputError(explain(f"--confidence {self.confidence}", "a share in (0, 1)"))
         truth = TruthImages.read(self.dataset, self.images)

@@ -29,6 +29,7 @@ from arrcoc_sam.quality.scoring.plan import scoring_plan
 from arrcoc_sam.quality.scoring.spec import EstimatorSpec
 from arrcoc_sam.quality.unscored import listed_errors
 from arrcoc_sam.report.provenance import DEMONSTRATION_MODEL, Provenance
+from arrcoc_sam.report.writing import refuse_overwriting
 
 if TYPE_CHECKING:
     from arrcoc_sam.quality.scoring.local import Engine
@@ -140,9 +141,7 @@ class ScoreJob:
             raise InputError(explain("--annotated with a folder of pictures, which have no fields", expected))
         if self.annotated.suffix.lower() != dataset.path.suffix.lower() and not dataset.path.is_dir():
             raise InputError(explain(f"--annotated {self.annotated}", f"a {dataset.path.suffix.lower()} file"))
-        if self.annotated.exists() and self.annotated.samefile(dataset.path):
-            mend = "name another file: scores belong to the data set as it is"
-            raise OutputError(explain(f"--annotated {self.annotated} is the data set itself", "a new file", mend))
+        refuse_overwriting([self.annotated], [dataset.path])
         target = self.annotated.resolve()
         beside = [self.out.with_name(f"{self.out.stem}.{end}") for end in ("manifest.json", "errors.csv")]
         if target in [path.resolve() for path in (self.out, *beside)]:

@@ -26,7 +26,7 @@ from arrcoc_sam.quality.unscored import NOT_RECORDED, all_are_listed, listed_err
 from arrcoc_sam.report.filter_page import FilterFigures, MaskPicture, filter_report
 from arrcoc_sam.report.json_text import json_document
 from arrcoc_sam.report.provenance import Provenance
-from arrcoc_sam.report.writing import made_folder, replacing, write_text
+from arrcoc_sam.report.writing import made_folder, refuse_overwriting, replacing, write_text
 
 __all__ = ["FilterSummary", "beside", "filter_masks"]
 
@@ -200,12 +200,12 @@ class _FilterRun:
         ):  # folders may have dots in their names
             expected = f"a name that ends in {wanted}" if wanted else "the name of a folder"
             raise InputError(explain(f"the output {target} for a {dataset.format} data set", expected))
-        if target.exists() and target.samefile(dataset.path):
-            raise OutputError(explain(f"the output {target} is the data set itself", "a new name"))
+        written = [target, *(beside(target, ending) for ending in ("manifest.json", "dropped.csv", "report.html"))]
+        refuse_overwriting(written, [dataset.path])
         if dataset.path.is_dir() and dataset.format == "parquet" and target.parent.resolve() == dataset.path.resolve():
             raise OutputError(explain(f"the output {target} in the folder of the data set", "a file outside"))
         theirs = [self.scored, *(beside(self.scored, ending) for ending in ("manifest.json", "errors.csv"))]
-        for ours in (target, *(beside(target, ending) for ending in ("manifest.json", "dropped.csv", "report.html"))):
+        for ours in written:
             if ours.resolve() in [path.resolve() for path in theirs]:
                 expected = f"another name: {ours.name} belongs to the scores"
                 raise OutputError(explain(f"the output {target} beside {self.scored.name}", expected))

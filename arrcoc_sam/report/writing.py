@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from arrcoc_sam.errors import OutputError, explain, first_line
 
-__all__ = ["made_folder", "replacing", "saving", "write_text"]
+__all__ = ["made_folder", "refuse_overwriting", "replacing", "saving", "write_text"]
 
 # What torch.save and safetensors say where a write failed.
 _WRITING = re.compile(
@@ -37,6 +37,27 @@ def made_folder(path: Path) -> Path:
         came = f"{path} can't be made ({error.strerror or error})"
         raise OutputError(explain(came, "a folder to write to", "name another one")) from error
     return path
+
+
+def refuse_overwriting(written: Iterable[Path], read: Iterable[Path | None]) -> None:
+    """See that nothing that is to be written takes the place of what it is made of.
+
+    Args:
+        written: Files and folders that are to be written, whether they are there or not.
+        read: What they are made of; None for what was not given.
+
+    Raises:
+        OutputError: One of them is written and read.
+
+    Example:
+        >>> refuse_overwriting([Path("kept.json"), Path("kept.report.html")], [Path("masks.json"), None])
+    """
+    sources = [path.expanduser() for path in read if path is not None]
+    for path in written:
+        target = path.expanduser().resolve()  # "new/../masks.json" is there once "new" is made
+        if target.exists() and any(source.exists() and source.samefile(target) for source in sources):
+            mend = "name another output: this one would overwrite what it is made of"
+            raise OutputError(explain(f"{path} is to be written and to be read", "two files", mend))
 
 
 @contextmanager

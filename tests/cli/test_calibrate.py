@@ -69,3 +69,14 @@ def test_calibrate_needs_masks_enough(command: Command, truth: Path, weights: Pa
     assert "24 masks with --per-mask 1; expected at least 3,000 samples" in answer.error
     assert not Path("c.json").exists()
     assert command("calibrate", truth, "--out", "c.txt").error.startswith("error: --out c.txt; expected a .json file")
+
+
+def test_calibrate_keeps_its_ground_truth(command: Command, truth: Path, weights: Path) -> None:
+    before = truth.read_bytes()
+    words = ("calibrate", truth, "--checkpoint", weights, "--min-masks", 2, "--no-ablation", "--out")
+    (truth.parent / "link.json").symlink_to(truth)
+    for name in (truth, truth.parent / "link.json"):
+        answer = command(*words, name)
+        assert answer.code == 2
+        assert "is to be written and to be read; expected two files. Mend: name another output" in answer.error
+    assert truth.read_bytes() == before

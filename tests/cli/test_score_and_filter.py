@@ -274,7 +274,7 @@ def test_annotated_is_a_file_of_its_own(command: Command, weights: Path, tmp_pat
         (["set/masks.json", "--segmenter", "sam_vit_q"], "no segmenter is called"),
         (["set/masks.json", "--actors", "2"], "--actors with --engine local"),
         (["set/masks.json", "--gpus-per-actor", "0.5"], "--gpus-per-actor with --engine local"),
-        (["set/masks.json", "--annotated", "set/masks.json"], "is the data set itself"),
+        (["set/masks.json", "--annotated", "set/masks.json"], "masks.json is to be written and to be read"),
         (["set/masks.json", "--annotated", "scored.parquet"], "a .json file"),
         (["set/masks.json", "--part-masks", "0"], "--part-masks"),
         (["set/twice.json"], "mask id 1 occurs twice"),
@@ -433,7 +433,7 @@ def test_a_dry_run_writes_nothing_and_says_the_same(command: Command, scored: Pa
         (["--min-quality", "2", "--out", "kept.json"], "min_quality=2.0"),
         (["--min-quality", "0.5"], "neither --out nor --dry-run"),
         (["--min-quality", "0.5", "--out", "kept.parquet"], "ends in .json"),
-        (["--min-quality", "0.5", "--out", "set/masks.json"], "is the data set itself"),
+        (["--min-quality", "0.5", "--out", "set/masks.json"], "masks.json is to be written and to be read"),
         (["--min-quality", "0.5", "--out", "scores.json"], "scores.manifest.json belongs to the scores"),
         (["--min-quality", "0.5", "--out", "scores.manifest.json"], "scores.manifest.json belongs to the scores"),
         (["--min-quality", "0.5", "--out", "kept.json", "--dataset", "gone.json"], "gone.json does not exist"),
@@ -461,6 +461,25 @@ def test_filter_refuses_what_was_not_scored_or_has_changed(command: Command, sco
     moved.write_bytes(path.read_bytes())
     path.unlink()
     assert command(*words, "--dataset", moved).code == 0
+
+
+@pytest.mark.usefixtures("as_at_run_time")
+def test_no_file_beside_an_output_takes_the_place_of_the_data_set(
+    command: Command, weights: Path, tmp_path: Path
+) -> None:
+    path = write_masks(tmp_path / "set")
+    path = path.rename(path.with_name("d.manifest.json"))
+    before = path.read_bytes()
+    options = ("--checkpoint", weights, "--out")
+    answer = command("score", path, *options, "set/d.parquet")
+    assert answer.code == 2
+    assert "d.manifest.json is to be written and to be read" in answer.error
+    assert command("score", path, *options, "s.parquet").code == 0
+    answer = command("filter", "s.parquet", "--min-quality", 0, "--out", "set/d.json")
+    assert answer.code == 2
+    assert "d.manifest.json is to be written and to be read" in answer.error
+    assert path.read_bytes() == before
+    assert [file.name for file in (tmp_path / "set").glob("d.*")] == ["d.manifest.json"]
 
 
 # --- kill -9 --------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from arrcoc_sam.errors import OutputError
-from arrcoc_sam.report.writing import made_folder, replacing, saving, write_text
+from arrcoc_sam.report.writing import made_folder, refuse_overwriting, replacing, saving, write_text
 
 
 def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path: Path) -> None:
@@ -82,3 +82,10 @@ def test_places_that_can_t_be_written_are_named(tmp_path: Path, name: str) -> No
         with pytest.raises(OutputError, match=r"file/x.txt can't be made .*; expected a folder"):
             made_folder(tmp_path / name)
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_is_read_is_not_written(tmp_path: Path) -> None:
+    data, absent = write_text(tmp_path / "data.json", "{}"), tmp_path / "absent.json"
+    refuse_overwriting([tmp_path / "out.json", absent], [data, absent, None])
+    with pytest.raises(OutputError, match="is to be written and to be read"):
+        refuse_overwriting([tmp_path / "out.json", tmp_path / "new" / ".." / "data.json"], [None, data])

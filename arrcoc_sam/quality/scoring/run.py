@@ -28,7 +28,7 @@ from arrcoc_sam.datasets.mask_sets import MaskSet
 from arrcoc_sam.errors import DataError, InputError, OutputError, explain
 from arrcoc_sam.quality.scoring.plan import PLAN_KEY, require_same_plan
 from arrcoc_sam.quality.scoring.scorer import score_schema
-from arrcoc_sam.report.writing import replacing, write_text
+from arrcoc_sam.report.writing import refuse_overwriting, replacing, write_text
 
 __all__ = ["Progress", "ScoringRun", "read_part", "scores_path", "working", "write_part"]
 
@@ -49,8 +49,8 @@ class ScoringRun:
 
     Raises:
         InputError: ``out`` has another ending.
-        OutputError: A table or a folder of another plan is in the way, another process works here, or nothing can be
-            written.
+        OutputError: The data set itself, or a table or a folder of another plan is in the way, another process works
+            here, or nothing can be written.
     """
 
     def __init__(self, dataset: MaskSet, out: str | os.PathLike[str], plan: Mapping[str, Any]) -> None:
@@ -66,6 +66,7 @@ class ScoringRun:
             expected = "a table outside, or it would be taken for a part of it"
             raise InputError(explain(f"the table {self.out} in the folder of the data set", expected))
         self.work = self.out.with_name(f"{self.out.name}.work")
+        refuse_overwriting([self.out, self.errors_path, self.manifest_path, self.work], [dataset.path])
         self._check_out()
         try:
             self.work.mkdir(parents=True, exist_ok=True)
