@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from arrcoc_sam.datasets.faults import CocoId
-from arrcoc_sam.errors import DataError, explain
+from arrcoc_sam.errors import DataError, explain, first_line
 from arrcoc_sam.quality.scoring.plan import PLAN_KEY
 
 __all__ = ["WRITTEN_FIELDS", "ScoredChanges", "read_plan", "read_scores"]
@@ -57,7 +57,11 @@ def read_scores(path: str | os.PathLike[str], columns: Sequence[str] | None = No
         DataError: It can't be read, or is no table of scores.
     """
     read_plan(path)
-    frame: pd.DataFrame = pq.read_table(Path(path), columns=columns).to_pandas()
+    try:
+        frame: pd.DataFrame = pq.read_table(Path(path), columns=columns).to_pandas()
+    except (OSError, ValueError, pa.ArrowException) as error:  # a damaged page shows when it is read
+        came, mend = f"{path} can't be read ({first_line(error)})", "remove it, and score the data set again"
+        raise DataError(explain(came, "a whole table of scores", mend)) from error
     return frame
 
 

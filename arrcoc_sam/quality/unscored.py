@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 from arrcoc_sam.datasets.mask_index import MaskIndex
 from arrcoc_sam.datasets.mask_sets import MaskSet
 from arrcoc_sam.errors import OutputError, explain
+from arrcoc_sam.quality.score_table import read_scores
 
 __all__ = ["NOT_RECORDED", "all_are_listed", "listed_errors", "listed_masks", "unscored_masks"]
 
@@ -77,10 +77,10 @@ def unscored_masks(scored: Path, dataset: MaskSet, beside: Path | None) -> pd.Da
         As :func:`listed_errors`, with the reason that is listed there, or that the data set gives.
 
     Raises:
-        DataError: The data set can't be read.
+        DataError: The table or the data set can't be read.
         OutputError: There is no room to list it.
     """
-    known = pd.Index(_values(pq.read_table(scored, columns=["id"])["id"])).unique()  # hashed once, not once a part
+    known = pd.Index(read_scores(scored, ["id"])["id"]).unique()  # hashed once, not once a part
     errors = listed_errors(scored)
     reasons = dict(zip(errors["id"], errors["error"], strict=True))
     words = explain(f"it has no score in {scored.name}", "a score, or an error beside it", "score it again")
@@ -88,16 +88,11 @@ def unscored_masks(scored: Path, dataset: MaskSet, beside: Path | None) -> pd.Da
     with listed_masks(dataset, beside, mend="make room") as index:
         for part in index.parts(_ROWS):
             missing = part["id"].is_null().to_numpy()
-            missing[~missing] = known.get_indexer(_values(part["id"].drop_null())) < 0
+            missing[~missing] = known.get_indexer(part["id"].drop_null().to_numpy()) < 0
             rows += part.filter(pa.array(missing)).select(_COLUMNS).to_pylist()
     for row in rows:
         row["error"] = reasons.get(row["id"]) or row["error"] or words
     return pd.DataFrame(rows, columns=_COLUMNS, dtype=object)
-
-
-def _values(ids: pa.ChunkedArray) -> np.ndarray:
-    values: np.ndarray = ids.to_numpy()  # of text as objects, one type in every part
-    return values
 
 
 @contextmanager

@@ -463,6 +463,17 @@ def test_filter_refuses_what_was_not_scored_or_has_changed(command: Command, sco
     assert command(*words, "--dataset", moved).code == 0
 
 
+def test_a_table_of_scores_that_is_damaged_inside(command: Command, scored: Path) -> None:
+    content = bytearray(scored.read_bytes())
+    content[100:300] = bytes(200)
+    scored.write_bytes(content)  # its footer is whole
+    for words in (("--dry-run",), ("--out", "kept.json")):
+        answer = command("filter", scored, "--min-quality", 0, *words)
+        assert answer.code == 2
+        assert "scores.parquet can't be read (" in answer.error
+        assert "expected a whole table of scores. Mend: remove it, and score the data set again." in answer.error
+
+
 @pytest.mark.usefixtures("as_at_run_time")
 def test_no_file_beside_an_output_takes_the_place_of_the_data_set(
     command: Command, weights: Path, tmp_path: Path

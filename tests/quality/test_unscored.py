@@ -13,6 +13,7 @@ import pytest
 from arrcoc_sam.datasets.coco_masks import CocoMasks
 from arrcoc_sam.datasets.mask_index import MaskEntry, MaskIndex
 from arrcoc_sam.quality import unscored
+from arrcoc_sam.quality.scoring.plan import PLAN_KEY
 from arrcoc_sam.quality.unscored import NOT_RECORDED, listed_errors, unscored_masks
 
 
@@ -49,7 +50,8 @@ def test_masks_without_a_score_are_found_part_by_part(
     dataset = Many([None, *map(kind, numbers)])
     scored = [number for number in numbers if number % 100]
     table = tmp_path / "s.parquet"
-    pq.write_table(pa.table({"id": [kind(number) for number in scored], "image_id": scored}), table)
+    scores = pa.table({"id": [kind(number) for number in scored], "image_id": scored})
+    pq.write_table(scores.replace_schema_metadata({PLAN_KEY: "{}"}), table)
     found = unscored_masks(table, dataset, None)
     assert found["id"].tolist() == [None, *map(kind, range(100, 4_000, 100))]
     assert found["image_id"].tolist() == list(range(0, 4_000, 100))
