@@ -17,6 +17,7 @@ from arrcoc_sam.cli.options import check_segmenter, refuse_ray_options, tokens_a
 from arrcoc_sam.cli.orientation import note_turned
 from arrcoc_sam.cli.skipped import BAD_FILES, MOST_LISTED, masks_left_out, skipped_json
 from arrcoc_sam.cli.stage_progress import stage_progress
+from arrcoc_sam.cli.staging import staged_folder
 from arrcoc_sam.datasets.faults import commonest
 from arrcoc_sam.datasets.mask_forms import open_masks
 from arrcoc_sam.datasets.mask_sets import MaskSet
@@ -149,6 +150,8 @@ class ScoreJob:
         if dataset.path.is_dir() and target.parent == dataset.path.resolve():
             expected = "a file outside, or it would be taken for a part of it"
             raise OutputError(explain(f"--annotated {self.annotated} in the folder of the data set", expected))
+        with staged_folder(self.annotated.parent):  # that nothing can be written there shows before hours of scoring
+            pass
 
     def _tell(self, summary: ScoringSummary) -> None:
         if summary.note is not None:

@@ -42,7 +42,7 @@ def staged_folder(target: Path) -> Iterator[Path]:
     while not ground.exists():
         ground = ground.parent
     if not ground.is_dir():
-        raise OutputError(explain(f"{ground} is a file", "a folder to write results to", "name another one with --out"))
+        raise OutputError(explain(f"{ground} is a file", "a folder to write results to", "name another one"))
     # Beside the target, where it exists already: a folder that is being listed does not show a stranger.
     parent = ground.parent if ground == target and os.access(ground.parent, os.W_OK) else ground
     if parent.stat().st_dev != ground.stat().st_dev:

@@ -276,6 +276,7 @@ def test_annotated_is_a_file_of_its_own(command: Command, weights: Path, tmp_pat
         (["set/masks.json", "--gpus-per-actor", "0.5"], "--gpus-per-actor with --engine local"),
         (["set/masks.json", "--annotated", "set/masks.json"], "masks.json is to be written and to be read"),
         (["set/masks.json", "--annotated", "scored.parquet"], "a .json file"),
+        (["set/masks.json", "--annotated", "set/cut.json/x.json"], "cut.json is a file; expected a folder"),
         (["set/masks.json", "--part-masks", "0"], "--part-masks"),
         (["set/twice.json"], "mask id 1 occurs twice"),
         (["set/cut.json"], "is no JSON"),
