@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from arrcoc_sam.datasets.coco_json import packed
-from arrcoc_sam.datasets.coco_records import is_id, read_annotation, read_image
+from arrcoc_sam.datasets.coco_records import read_annotation, read_image
 from arrcoc_sam.datasets.faults import CocoId
+from arrcoc_sam.datasets.ids import as_id
 from arrcoc_sam.datasets.json_stream import stream_json
 from arrcoc_sam.datasets.mask_index import IndexedImages, MaskEntry, MaskIndex
 from arrcoc_sam.datasets.mask_sets import Changes, files_digest
@@ -57,7 +58,8 @@ class CocoMasks:
                 for record in value:
                     self._add_image(record, index, unusable)
             elif key == "categories":
-                categories = {r["id"]: str(r.get("name", r["id"])) for r in value if _has_id(r)}
+                named = ((_id_of(record), record) for record in value)
+                categories = {key: str(record.get("name", key)) for key, record in named if key is not None}
             elif {"images", "categories"} <= seen:
                 self._add_masks(value, index, unusable, categories)
             else:
@@ -102,12 +104,13 @@ class CocoMasks:
             yield key, value
 
     def _add_image(self, record: Any, index: MaskIndex, unusable: dict[CocoId, str]) -> None:
-        if not _has_id(record):
+        image_id = _id_of(record)
+        if image_id is None:
             return  # nothing can be about it; masks that mean it will say so
         try:
-            image = read_image(record["id"], record)
+            image = read_image(image_id, record)
         except DataError as error:
-            unusable[record["id"]] = f"image {record['id']!r}: {error}"
+            unusable[image_id] = f"image {image_id!r}: {error}"
         else:
             index.add_image(image.id, image.file_name, image.size_hw)
 
@@ -130,16 +133,16 @@ def _entry(
     unusable: Mapping[CocoId, str],
     categories: Mapping[CocoId, str],
 ) -> MaskEntry:
-    if not _has_id(record):
-        image_id = record.get("image_id") if isinstance(record, Mapping) else None
-        number = images.number(image_id) if is_id(image_id) else None
+    mask_id = _id_of(record)
+    image_id = as_id(record.get("image_id")) if isinstance(record, Mapping) else None
+    number = images.number(image_id)
+    if mask_id is None:
         came = f"its id is {describe(record.get('id'))}" if isinstance(record, Mapping) else f"it is {describe(record)}"
         words = explain(came, "a record with a whole number as 'id'")
         return MaskEntry(None, number, error=f"annotation number {position + 1}: {words}")
-    mask_id, image_id, category = record["id"], record.get("image_id"), record.get("category_id")
-    number = images.number(image_id) if is_id(image_id) else None
-    name = categories.get(category, str(category)) if is_id(category) else None
-    if is_id(image_id) and image_id in unusable:
+    category = as_id(record.get("category_id"))
+    name = None if category is None else categories.get(category, str(category))
+    if image_id is not None and image_id in unusable:
         return MaskEntry(mask_id, None, name, error=unusable[image_id])
     try:
         mask = read_annotation(mask_id, record, images, categories, allow_empty=True)
@@ -148,23 +151,25 @@ def _entry(
     return MaskEntry(mask_id, number, name, mask.crowd, mask.size_hw, mask.counts)
 
 
-def _has_id(record: Any) -> bool:
-    return isinstance(record, Mapping) and is_id(record.get("id"))
+def _id_of(record: Any) -> CocoId | None:
+    return as_id(record.get("id")) if isinstance(record, Mapping) else None
 
 
 def _changed(key: str, records: Iterator[Any], changes: Changes) -> Iterator[Any]:
     for record in records:
-        if not _has_id(record):
+        record_id = _id_of(record)
+        if record_id is None:
             if key != "annotations" or _keeps_nameless(record, changes):
                 yield record
         elif key == "images":
-            if changes.keeps_image(record["id"]):
+            if changes.keeps_image(record_id):
                 yield record
         elif key == "annotations":
-            if changes.keeps(record["id"]):
-                yield {**record, **changes.fields(record["id"])}
+            if changes.keeps(record_id):
+                yield {**record, **changes.fields(record_id)}
         elif key == "hierarchies":
-            if all(changes.keeps(record[level]) for level in LEVELS if is_id(record.get(level))):
+            levels = [as_id(record.get(level)) for level in LEVELS]
+            if all(changes.keeps(level) for level in levels if level is not None):
                 yield record
         else:
             yield record
@@ -172,8 +177,8 @@ def _changed(key: str, records: Iterator[Any], changes: Changes) -> Iterator[Any
 
 def _keeps_nameless(record: Any, changes: Changes) -> bool:
     """Whether an annotation without an id stays: with its image, whose id it may lack too."""
-    image_id = record.get("image_id") if isinstance(record, Mapping) else None
-    return changes.keeps(None) and (not is_id(image_id) or changes.keeps_image(image_id))
+    image_id = as_id(record.get("image_id")) if isinstance(record, Mapping) else None
+    return changes.keeps(None) and (image_id is None or changes.keeps_image(image_id))
 
 
 def _write_list(records: Iterator[Any], out: TextIO) -> None:

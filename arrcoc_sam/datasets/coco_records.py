@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 from jaxtyping import Bool
 from torch import Tensor
 
 from arrcoc_sam.datasets.faults import CocoId, FaultLog
+from arrcoc_sam.datasets.ids import as_id, as_whole, other_kind
 from arrcoc_sam.datasets.segmentations import segmentation_to_rle
 from arrcoc_sam.errors import DataError, describe, explain
 from arrcoc_sam.hierarchy.levels import LEVELS
@@ -20,7 +21,6 @@ __all__ = [
     "CocoAnnotation",
     "CocoHierarchy",
     "CocoImage",
-    "is_id",
     "read_annotation",
     "read_annotations",
     "read_categories",
@@ -124,11 +124,11 @@ def read_image(record_id: CocoId, record: Mapping[str, Any]) -> CocoImage:
     Raises:
         DataError: It has no file name or no size.
     """
-    name, height, width = record.get("file_name"), record.get("height"), record.get("width")
+    name, height, width = record.get("file_name"), as_whole(record.get("height")), as_whole(record.get("width"))
     if not isinstance(name, str) or not name.strip():
         raise DataError(explain(f"file_name is {describe(name)}", "the picture's path"))
-    if not (_is_count(height) and _is_count(width)):
-        came = f"height is {describe(height)} and width is {describe(width)}"
+    if height is None or width is None or min(height, width) < 1:
+        came = f"height is {describe(record.get('height'))} and width is {describe(record.get('width'))}"
         raise DataError(explain(came, "whole numbers of pixels, at least 1"))
     return CocoImage(record_id, name.replace("\\", "/"), (height, width))
 
@@ -164,8 +164,7 @@ def read_annotations(
     dropped = log.ids("image")
     annotations: dict[CocoId, CocoAnnotation] = {}
     for place, record_id, record in _identified("annotation", records, log):
-        image_id = record.get("image_id")
-        if is_id(image_id) and image_id in dropped:
+        if as_id(record.get("image_id")) in dropped:
             continue
         try:
             annotations[record_id] = read_annotation(record_id, record, images, categories)
@@ -188,8 +187,7 @@ def read_hierarchies(
     dropped = log.ids("image")
     hierarchies: dict[CocoId, CocoHierarchy] = {}
     for place, record_id, record in _identified("hierarchy", records, log):
-        image_id = record.get("image_id")
-        if is_id(image_id) and image_id in dropped:
+        if as_id(record.get("image_id")) in dropped:
             continue
         try:
             hierarchies[record_id] = _hierarchy(record_id, record, images, annotations)
@@ -218,12 +216,12 @@ def read_annotation(
     Raises:
         DataError: It can't be used.
     """
-    image, category, crowd = _image_of(record, images), record.get("category_id"), record.get("iscrowd")
-    if category is not None and not (is_id(category) and (not categories or category in categories)):
+    image, crowd = _image_of(record, images), record.get("iscrowd")
+    given, category = record.get("category_id"), as_id(record.get("category_id"))
+    if given is not None and (category is None or (categories and category not in categories)):
         expected = "the id of one of 'categories'" if categories else "a whole number"
-        raise DataError(
-            explain(f"it is of category {category!r}", expected, "add the category" if categories else None)
-        )
+        mend = (other_kind(category, categories) or "add the category") if categories else None
+        raise DataError(explain(f"it is of category {given!r}", expected, mend))
     crowd = 0 if crowd is None else crowd  # null means what a missing one means
     if crowd not in (0, 1):
         raise DataError(explain(f"iscrowd is {describe(crowd)}", "0 or 1"))
@@ -240,9 +238,10 @@ def _hierarchy(
     image, point = _image_of(record, images), record.get("point")
     found: list[CocoAnnotation] = []
     for level in LEVELS if record.get("subpart") is not None else LEVELS[:2]:
-        annotation_id = record.get(level)
-        if not is_id(annotation_id) or annotation_id not in annotations:
-            raise DataError(explain(f"its {level} is {annotation_id!r}", "the id of one of the usable 'annotations'"))
+        annotation_id = as_id(record.get(level))
+        if annotation_id is None or annotation_id not in annotations:
+            came, mend = f"its {level} is {record.get(level)!r}", other_kind(annotation_id, annotations)
+            raise DataError(explain(came, "the id of one of the usable 'annotations'", mend))
         if annotations[annotation_id].image_id != image.id:
             came = f"its {level}, annotation {annotation_id!r}, is of image {annotations[annotation_id].image_id!r}"
             raise DataError(explain(came, f"an annotation of image {image.id!r}"))
@@ -261,9 +260,10 @@ def _hierarchy(
 
 
 def _image_of(record: Mapping[str, Any], images: Mapping[CocoId, CocoImage]) -> CocoImage:
-    image_id = record.get("image_id")
-    if not is_id(image_id) or image_id not in images:
-        raise DataError(explain(f"it is about image {image_id!r}", "the id of one of 'images'", "add the image"))
+    image_id = as_id(record.get("image_id"))
+    if image_id is None or image_id not in images:
+        mend = other_kind(image_id, images) or "add the image"
+        raise DataError(explain(f"it is about image {record.get('image_id')!r}", "the id of one of 'images'", mend))
     return images[image_id]
 
 
@@ -271,9 +271,10 @@ def _identified(kind: str, records: Sequence[Any], log: FaultLog) -> Iterator[tu
     """Each record with its id and the words that name it."""
     seen: set[CocoId] = set()
     for position, record in enumerate(records):
-        record_id = record.get("id") if isinstance(record, Mapping) else None
-        if not is_id(record_id):
-            came = f"its id is {describe(record_id)}" if isinstance(record, Mapping) else f"it is {describe(record)}"
+        named = isinstance(record, Mapping)
+        record_id = as_id(record.get("id")) if named else None
+        if record_id is None:
+            came = f"its id is {describe(record.get('id'))}" if named else f"it is {describe(record)}"
             log.add(kind, None, f"{kind} number {position + 1}", explain(came, "a record with a whole number as 'id'"))
             continue
         if record_id in seen:
@@ -281,15 +282,6 @@ def _identified(kind: str, records: Sequence[Any], log: FaultLog) -> Iterator[tu
             raise log.error(explain(f"the {kind} id {record_id!r} occurs twice", "unique ids", mend))
         seen.add(record_id)
         yield f"{kind} {record_id!r}", record_id, record
-
-
-def is_id(value: object) -> TypeGuard[CocoId]:
-    """Whether a value can be an id: a whole number, or a string."""
-    return isinstance(value, (int, str)) and not isinstance(value, bool)
-
-
-def _is_count(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _is_point(value: Any) -> bool:

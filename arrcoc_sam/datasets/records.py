@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from arrcoc_sam.datasets.coco_records import is_id
+from arrcoc_sam.datasets.ids import as_id, as_whole
 from arrcoc_sam.datasets.mask_index import MaskEntry, MaskIndex
 from arrcoc_sam.datasets.mask_sets import Changes, files_digest
 from arrcoc_sam.datasets.segmentations import segmentation_to_rle
@@ -90,7 +90,7 @@ class ParquetMasks:
                 _columns(parquet.schema_arrow.names, file)
                 for batch in _batches(parquet, file):
                     table = pa.Table.from_batches([batch])
-                    kept = [changes.keeps(mask_id) for mask_id in table["id"].to_pylist()]
+                    kept = [changes.keeps(as_id(mask_id)) for mask_id in table["id"].to_pylist()]
                     yield _with_fields(table.filter(pa.array(kept, pa.bool_())), changes)
                 if parquet.metadata.num_rows == 0:
                     yield _with_fields(parquet.schema_arrow.empty_table(), changes)
@@ -108,10 +108,10 @@ def parquet_files(folder: Path) -> list[Path]:
 
 
 def _entry(row: Mapping[str, Any], image: int | None) -> MaskEntry:
-    mask_id, category = row["id"], row.get("category")
+    mask_id, category = as_id(row["id"]), row.get("category")
     name = None if category is None else str(category)
-    if not is_id(mask_id):
-        words = explain(f"a mask of {row['image']!r} has the id {describe(mask_id)}", "a whole number or a string")
+    if mask_id is None:
+        words = explain(f"a mask of {row['image']!r} has the id {describe(row['id'])}", "a whole number or a string")
         return MaskEntry(None, image, name, error=words)
     if image is None:
         words = explain(f"its image is {describe(row['image'])}", "the path of a file")
@@ -128,14 +128,20 @@ def _entry(row: Mapping[str, Any], image: int | None) -> MaskEntry:
 
 
 def _size(runs: Any) -> tuple[int, int]:
-    size = runs.get("size") if isinstance(runs, Mapping) else None
-    if not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)):
+    if not isinstance(runs, Mapping):
+        mend = "bring polygons as COCO JSON, or draw them as run lengths" if isinstance(runs, list) else None
+        raise DataError(explain(f"the segmentation is {describe(runs)}", "'size' and 'counts'", mend))
+    size = runs.get("size")
+    if not (isinstance(size, list) and len(size) == 2):
         raise DataError(explain(f"the mask's size is {describe(size)}", "whole numbers: height, width"))
-    return size[0], size[1]
+    height, width = (as_whole(side) for side in size)
+    if height is None or width is None:
+        raise DataError(explain(f"the mask's size is {size}", "whole numbers: height, width"))
+    return height, width
 
 
 def _with_fields(table: pa.Table, changes: Changes) -> pa.Table:
-    fields = [changes.fields(mask_id) for mask_id in table["id"].to_pylist()]
+    fields = [changes.fields(as_id(mask_id)) for mask_id in table["id"].to_pylist()]
     for field in changes.field_types:
         values = pa.array([each[field.name] for each in fields], field.type)
         place = table.schema.get_field_index(field.name)

@@ -286,6 +286,31 @@ def test_faulty_annotations(tmp_path, change, message):
     assert str(path) in fault.message
 
 
+def test_whole_numbers_that_are_written_as_floats(tmp_path):
+    """As pandas writes them once a single one is missing."""
+    content = {**record(), "hierarchies": [TRIPLE, PAIR]}
+    plain = CocoDataset.read(write(tmp_path, content))
+    for each in (each for name in ("images", "annotations", "categories", "hierarchies") for each in content[name]):
+        each |= {key: float(value) for key, value in each.items() if type(value) is int and key != "iscrowd"}
+    data = CocoDataset.read(write(tmp_path, content))
+    assert (data.images, data.annotations, data.declared) == (plain.images, plain.annotations, plain.declared)
+    assert data.categories == plain.categories
+    assert all(type(annotation.id) is int for annotation in data.annotations)
+
+
+@pytest.mark.parametrize("key", ["image_id", "category_id"])
+def test_ids_that_are_strings_here_and_numbers_there(tmp_path, key):
+    content = record()
+    content["annotations"][2][key] = str(content["annotations"][2][key])
+    with pytest.raises(DataError, match="Mend: ids are strings here and numbers there: write both alike"):
+        CocoDataset.read(write(tmp_path, content))
+    content = record()
+    for each in content["images"] if key == "image_id" else content["categories"]:
+        each["id"] = str(each["id"])
+    with pytest.raises(DataError, match="Mend: ids are numbers here and strings there: write both alike"):
+        CocoDataset.read(write(tmp_path, content))
+
+
 @pytest.mark.parametrize(
     "change", [{"file_name": None}, {"file_name": " "}, {"height": 0}, {"width": "16"}, {"height": 12.5}]
 )

@@ -239,6 +239,19 @@ def test_annotations_without_an_id_go_with_their_images(
     assert ({"image_id": 2, "segmentation": []} in written) is stays
 
 
+def test_ids_and_sizes_that_are_written_as_floats(coco: Callable[..., Path], tmp_path: Path) -> None:
+    plain = rows(coco(), tmp_path)
+    lists = {name: [dict(each) for each in COCO[name]] for name in ("images", "annotations", "categories")}
+    for each in (each for name in lists for each in lists[name]):
+        each |= {key: float(value) for key, value in each.items() if type(value) is int and key != "iscrowd"}
+    path = coco(**lists)
+    found = rows(path, tmp_path)
+    assert [each | {"error": None} for each in found] == [each | {"error": None} for each in plain]
+    assert [each["error"] is None for each in found] == [each["error"] is None for each in plain]
+    open_masks(path).rewrite(tmp_path / "out.json", Chosen({10, 12}, images={1}))
+    assert [each["id"] for each in json.loads((tmp_path / "out.json").read_text())["annotations"]] == [10, 12]
+
+
 def test_nulls_and_polygons_that_enclose_nothing(tmp_path: Path) -> None:
     ring = [2, 1, 6, 1, 6, 5, 2, 5]
     odd = [
@@ -442,6 +455,23 @@ def test_parquet_folders_and_structures(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "b.parquet")
     [row] = rows(tmp_path / "b.parquet", tmp_path)
     assert row["counts"] == encode_rle(square())["counts"]
+
+
+def test_parquet_of_numbers_that_pandas_made_floats(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", [11.0, 12.0, None], height=[8.0, None, 8.0], width=[10.0, 10.0, 10.5])
+    found = {row["id"]: row for row in rows(path, tmp_path)}
+    assert (found[11]["height"], found[11]["width"], found[11]["error"]) == (8, 10, None)
+    assert "the mask's size is [None, 10.0]; expected whole numbers: height, width" in found[12]["error"]
+    assert "has the id None" in found[None]["error"]
+    open_masks(path).rewrite(tmp_path / "b.parquet", Chosen({11}))
+    assert pq.read_table(tmp_path / "b.parquet")["id"].to_pylist() == [11.0]
+
+
+def test_parquet_of_polygons(tmp_path: Path) -> None:
+    table = pa.table({"id": [1], "image": ["a.png"], "segmentation": [[[2.0, 1.0, 6.0, 1.0, 6.0, 5.0]]]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    [row] = rows(tmp_path / "a.parquet", tmp_path)
+    assert "the segmentation is a list of 1; expected 'size' and 'counts'. Mend: bring polygons as COCO" in row["error"]
 
 
 def test_parquet_is_written_again_with_all_columns(tmp_path: Path) -> None:
