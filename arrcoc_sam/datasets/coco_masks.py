@@ -82,7 +82,11 @@ class CocoMasks:
             DataError: It can't be read.
             OutputError: ``target`` can't be written.
         """
-        with replacing(target) as temporary, temporary.open("w", encoding="utf-8") as out:
+        with (
+            replacing(target) as temporary,
+            # half a character can't be UTF-8; its escape is what JSON has for it
+            temporary.open("w", encoding="utf-8", errors="backslashreplace") as out,
+        ):
             out.write("{")
             for number, (key, value) in enumerate(stream_json(self.path)):
                 out.write(f"{',' if number else ''}\n{json.dumps(key)}: ")
@@ -109,8 +113,12 @@ class CocoMasks:
             return  # nothing can be about it; masks that mean it will say so
         try:
             image = read_image(image_id, record)
+            image.file_name.encode()
         except DataError as error:
             unusable[image_id] = f"image {image_id!r}: {error}"
+        except UnicodeEncodeError:
+            came = f"file_name is {describe(record['file_name'])}, which holds half a character"
+            unusable[image_id] = f"image {image_id!r}: {explain(came, 'text', 'rename the picture')}"
         else:
             index.add_image(image.id, image.file_name, image.size_hw)
 

@@ -103,7 +103,10 @@ class MaskIndex:
         """
         columns = "id, image, category, crowd, height, width, counts, mask_file, error"
         height, width = entry.size_hw or (None, None)
-        about = (entry.id, entry.image, entry.category, entry.crowd)
+        category = entry.category
+        if category is not None:  # JSON can hold half a character, a name in UTF-8 its escape
+            category = category.encode("utf-8", "backslashreplace").decode()
+        about = (entry.id, entry.image, category, entry.crowd)
         mask = (height, width, entry.counts, entry.mask_file, entry.error)
         self._insert(
             "mask", entry.id, f"INSERT INTO masks ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", about + mask

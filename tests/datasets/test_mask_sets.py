@@ -252,6 +252,19 @@ def test_ids_and_sizes_that_are_written_as_floats(coco: Callable[..., Path], tmp
     assert [each["id"] for each in json.loads((tmp_path / "out.json").read_text())["annotations"]] == [10, 12]
 
 
+def test_half_a_character_costs_no_data_set(tmp_path: Path) -> None:
+    path = tmp_path / "masks.json"
+    images = [COCO["images"][0] | {"file_name": "b\ud800.png"}, COCO["images"][1] | {"note": "\ud800"}]
+    categories = [{"id": 7, "name": "cat\ud800"}]
+    path.write_text(json.dumps({"images": images, "annotations": COCO["annotations"][:2], "categories": categories}))
+    found = {row["id"]: row for row in rows(path, tmp_path)}
+    assert (found[10]["error"], found[10]["category"]) == (None, "cat\\ud800")
+    assert r"image 2: file_name is 'b\ud800.png', which holds half a character" in found[11]["error"]
+    open_masks(path).rewrite(tmp_path / "out.json", Chosen({10}, images={1}))
+    written = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert (written["images"], written["categories"]) == (images[1:], categories)
+
+
 def test_nulls_and_polygons_that_enclose_nothing(tmp_path: Path) -> None:
     ring = [2, 1, 6, 1, 6, 5, 2, 5]
     odd = [
