@@ -250,13 +250,20 @@ def _of_json(record: Mapping[str, Any]) -> FittedCalibration:
         raise ValueError(f"protocol={protocol!r}, multimask={multimask!r}, method={method!r}")
     given = record["intervals"]
     estimates, errors = (np.array(given[name], dtype=np.float64) for name in ("estimates", "errors"))
-    if not len(estimates) or estimates.shape != errors.shape or min(np.diff(estimates).min(initial=1), *errors) <= 0:
+    rising = bool((np.diff(estimates) > 0).all() and (errors > 0).all())
+    if not len(estimates) or estimates.shape != errors.shape or not np.isfinite([estimates, errors]).all() or not rising:
         raise ValueError("intervals out of order")
+    confidence, quantile = float(given["confidence"]), float(given["quantile"])
+    if not 0 < confidence < 1 or not 0 <= quantile < np.inf:
+        raise ValueError(f"confidence={confidence}, quantile={quantile}")
+    for name in ("provenance", "report"):
+        if not isinstance(record[name], Mapping):
+            raise ValueError(f"{name}={record[name]!r}")
     intervals = ConformalIntervals(
-        float(given["confidence"]),
+        confidence,
         tuple(estimates.tolist()),
         tuple(errors.tolist()),
-        float(given["quantile"]),
+        quantile,
         int(given["num_masks"]),
         int(given["num_images"]) if "num_images" in given else None,
     )

@@ -245,6 +245,12 @@ def test_bad_files(fitted: FittedCalibration, tmp_path: Path) -> None:
         (json.dumps(good | {"curve": good["curve"] | {"weights": [1.0]}}), "do not fit its knots"),
         (json.dumps(good | {"curve": good["curve"] | {"weights": [-1.0] * len(good["curve"]["weights"])}}), "monotone"),
         (json.dumps(good | {"intervals": good["intervals"] | {"errors": [0.0]}}), "damaged"),
+        (json.dumps(good | {"intervals": good["intervals"] | {"quantile": float("nan")}}), "quantile=nan"),
+        (json.dumps(good | {"intervals": good["intervals"] | {"quantile": -1}}), r"quantile=-1\.0"),
+        (json.dumps(good | {"intervals": good["intervals"] | {"confidence": 1}}), r"confidence=1\.0"),
+        (json.dumps(good | {"intervals": good["intervals"] | {"estimates": [0.5], "errors": [float("nan")]}}), "order"),
+        (json.dumps(good | {"provenance": "abc"}), "provenance='abc'"),
+        (json.dumps(good | {"report": []}), r"report=\[\]"),
     ]
     for text, words in cases:
         path.write_text(text)
