@@ -129,13 +129,15 @@ def explain(came: str, expected: str | None = None, mend: str | None = None) -> 
     Example:
         >>> explain("points_xy has shape (3,)", "(K, P, 2)", "add the axes: points_xy[None, None]")
         'points_xy has shape (3,); expected (K, P, 2). Mend: add the axes: points_xy[None, None].'
+        >>> explain("no list 'images'", mend="is it a COCO file?")
+        "no list 'images'. Mend: is it a COCO file?"
     """
     message = came
     if expected is not None:
         message += f"; expected {expected}"
     message += "."
     if mend is not None:
-        message += f" Mend: {mend}."
+        message += f" Mend: {mend}{'' if mend.endswith('?') else '.'}"
     return message
 
 

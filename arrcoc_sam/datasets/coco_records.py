@@ -225,7 +225,10 @@ def read_annotation(
     crowd = 0 if crowd is None else crowd  # null means what a missing one means
     if crowd not in (0, 1):
         raise DataError(explain(f"iscrowd is {describe(crowd)}", "0 or 1"))
-    rle, area = segmentation_to_rle(record.get("segmentation"), image.size_hw, allow_empty=allow_empty)
+    if (segmentation := record.get("segmentation")) is None:
+        came, mend = "it has no segmentation: a box at most", "draw its mask, or leave the annotation out"
+        raise DataError(explain(came, "polygons or run lengths", mend))
+    rle, area = segmentation_to_rle(segmentation, image.size_hw, allow_empty=allow_empty)
     return CocoAnnotation(record_id, image.id, category, bool(crowd), image.size_hw, rle["counts"], area)
 
 

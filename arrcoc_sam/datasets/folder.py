@@ -79,7 +79,8 @@ class FolderMasks:
             number = folder if alone is None else alone
             words = None
             if number is None:
-                came = f"no image {mask_id}.* or {mask_id.parent}.* in {self.images}"
+                above = "" if mask_id.parent == PurePosixPath() else f" or {mask_id.parent}.*"
+                came = f"no image {mask_id}.*{above} in {self.images}"
                 words = explain(came, "the image of each mask", "name masks after their images")
             index.add(MaskEntry(str(mask_id), number, category, mask_file=name, error=words))
         if not listed:

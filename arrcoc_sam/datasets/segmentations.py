@@ -102,6 +102,8 @@ def _ring(ring: Any, size_hw: tuple[int, int]) -> np.ndarray:
         raise DataError(explain(f"a polygon is {describe(numbers)}", _EXPECTED, mend))
     if len(numbers) < 6 or len(numbers) % 2:
         raise DataError(explain(f"a polygon of {len(numbers)} numbers", "x and y of at least 3 points"))
+    if not np.isfinite(numbers).all():
+        raise DataError(explain("a polygon holds NaN or infinite numbers", "finite x and y", "take those points out"))
     # Also keeps pycocotools from walking along an edge of billions of pixels.
     height, width = size_hw
     x, y = numbers[0::2], numbers[1::2]

@@ -265,6 +265,7 @@ def test_missing_pictures(tmp_path, pictures):
         ({"category_id": 2}, "annotation 3: it is of category 2"),
         ({"iscrowd": 2}, "annotation 3: iscrowd is 2"),
         ({"segmentation": []}, "annotation 3: the segmentation is an empty list"),
+        ({"segmentation": None}, "annotation 3: it has no segmentation: a box at most"),
         ({"segmentation": {"size": [16, 12], "counts": [190, 2]}}, "annotation 3: .* the other way round"),
         ({"segmentation": {"size": [12, 16], "counts": [1, 2]}}, "annotation 3: .* add up to 3"),
         ({"segmentation": {"size": [12, 16], "counts": [192]}}, "annotation 3: the mask has no pixel"),

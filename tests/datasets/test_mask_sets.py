@@ -322,7 +322,7 @@ def test_a_folder_pairs_masks_with_images(folder: Path, tmp_path: Path) -> None:
         ("deep/b/dog-1", "deep/b.png", "dog"),
     ]
     [stray] = [row for row in found if row["error"]]
-    assert "no image stray.*" in stray["error"]
+    assert f"no image stray.* in {folder / 'images'}" in stray["error"]
 
 
 def test_a_folder_is_written_again_with_a_link_to_its_images(folder: Path, tmp_path: Path) -> None:

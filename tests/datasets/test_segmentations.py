@@ -64,7 +64,7 @@ BAD = {
     "a box": ([[0, 0, 4, 4]], "at least 3 points"),
     "an odd number": ([[0, 0, 4, 0, 4, 4, 1]], "at least 3 points"),
     "words": ([["a", "b", "c", "d", "e", "f"]], "a polygon is"),
-    "NaN": ([[0, 0, 4, 0, float("nan"), 4]], "a polygon reaches"),
+    "NaN": ([[0, 0, 4, 0, float("nan"), 4]], "a polygon holds NaN"),
     "far outside": ([[0, 0, 1e9, 0, 4, 4]], "check the image's width and height"),
     "of no area": ([[1, 1, 1, 1, 1, 1]], "no pixel"),
     "no counts": ({"size": [6, 8]}, "'size' and 'counts'"),
