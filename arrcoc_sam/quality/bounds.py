@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias, overload
 
 import numpy as np
@@ -14,28 +15,29 @@ from arrcoc_sam.errors import InputError, ShapeError, describe, explain
 __all__ = ["jaccard_bounds"]
 
 Number: TypeAlias = float | int | np.floating | np.integer
+Array: TypeAlias = np.ndarray | Sequence[float]
 
 
 @overload
 def jaccard_bounds(alignment_iou: Number, predicted_iou: Number) -> tuple[float, float]: ...
 @overload
 def jaccard_bounds(
-    alignment_iou: Float[Tensor, "*#K"], predicted_iou: Float[Tensor, "*#K"] | np.ndarray | Number
+    alignment_iou: Float[Tensor, "*#K"], predicted_iou: Float[Tensor, "*#K"] | Array | Number
 ) -> tuple[Float[Tensor, "*_"], Float[Tensor, "*_"]]: ...
 @overload
 def jaccard_bounds(
-    alignment_iou: np.ndarray | Number, predicted_iou: Float[Tensor, "*#K"]
+    alignment_iou: Array | Number, predicted_iou: Float[Tensor, "*#K"]
 ) -> tuple[Float[Tensor, "*_"], Float[Tensor, "*_"]]: ...
 @overload
 def jaccard_bounds(
-    alignment_iou: np.ndarray, predicted_iou: np.ndarray | Number
+    alignment_iou: Array, predicted_iou: Array | Number
 ) -> tuple[Float[np.ndarray, "*_"], Float[np.ndarray, "*_"]]: ...
 @overload
 def jaccard_bounds(
-    alignment_iou: Number, predicted_iou: np.ndarray
+    alignment_iou: Number, predicted_iou: Array
 ) -> tuple[Float[np.ndarray, "*_"], Float[np.ndarray, "*_"]]: ...
 def jaccard_bounds(
-    alignment_iou: Tensor | np.ndarray | Number, predicted_iou: Tensor | np.ndarray | Number
+    alignment_iou: Tensor | Array | Number, predicted_iou: Tensor | Array | Number
 ) -> tuple[Tensor | np.ndarray | float, Tensor | np.ndarray | float]:
     """Bounds on IoU(external mask, object) from how a segmenter's own mask fits both.
 
@@ -53,7 +55,7 @@ def jaccard_bounds(
 
     Returns:
         Lower and upper bound in [0, 1], lower <= upper in floating point too; tensors if either argument is one, arrays
-        if either is an array, else floats. NaN where either IoU is NaN.
+        if either is an array or a list, else floats. NaN where either IoU is NaN.
 
     Raises:
         InputError: ``alignment_iou`` outside [0, 1], or not real numbers.
@@ -74,7 +76,7 @@ def jaccard_bounds(
     predicted = _as_tensor(predicted_iou, "predicted_iou", device)
     outside = (alignment < 0) | (alignment > 1)
     if bool(outside.any()):
-        came = f"alignment_iou holds {alignment[outside].flatten()[0].item():g}"
+        came = f"alignment_iou holds {alignment[outside].flatten()[0].item():.9g}"
         raise InputError(explain(came, "intersections over unions in [0, 1]"))
     predicted = predicted.clamp(0, 1)
     try:
@@ -86,16 +88,16 @@ def jaccard_bounds(
     lower, upper = (low - slack).clamp(min=0), low + slack
     if given:
         return lower, upper
-    if isinstance(alignment_iou, np.ndarray) or isinstance(predicted_iou, np.ndarray):
+    if lower.ndim or isinstance(alignment_iou, np.ndarray) or isinstance(predicted_iou, np.ndarray):
         return lower.numpy(), upper.numpy()
     return lower.item(), upper.item()
 
 
-def _as_tensor(value: Tensor | np.ndarray | Number, name: str, device: torch.device) -> Tensor:
+def _as_tensor(value: Tensor | Array | Number, name: str, device: torch.device) -> Tensor:
     try:
         # of a plain number the dtype must not decide: 0-d tensors take part in arithmetic at the others' dtype
         tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value, order="C"))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # words, or ragged
         raise InputError(explain(f"{name} is {describe(value)}", "a number, an array or a tensor")) from error
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise InputError(explain(f"{name} is {describe(value)}", "real numbers"))

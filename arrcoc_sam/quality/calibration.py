@@ -27,6 +27,7 @@ from arrcoc_sam.segmenters.base import Segmenter
 
 __all__ = [
     "EMBEDDED",
+    "SCORE_NAMES",
     "ConformalIntervals",
     "FittedCalibration",
     "embedded_calibration_path",
@@ -41,7 +42,8 @@ EMBEDDED = "embedded"
 """In the place of a file: :func:`embedded_calibration_path`."""
 VERSION = 2
 
-_SCORES = ("lower_bound", "predicted_iou", "alignment_iou", "stability", "soft_iou", "area_share")
+SCORE_NAMES = ("lower_bound", "predicted_iou", "alignment_iou", "stability", "soft_iou", "area_share")
+"""What curves look at."""
 
 # Estimates are grouped in so many bins of equal mass for the size of their errors, which is never taken for less.
 _SPREAD_BINS = 10
@@ -147,7 +149,7 @@ class FittedCalibration:
         device, some = bounds.lower_bound.device, (bounds.area_share > 0).cpu().numpy()
         quality, low, high = (np.zeros(len(bounds)) for _ in range(3))
         if some.any():
-            scores = {name: _array(getattr(bounds, name))[some] for name in _SCORES}
+            scores = {name: _array(getattr(bounds, name))[some] for name in SCORE_NAMES}
             quality[some], low[some], high[some] = self.estimate(scores)
         return CalibratedQuality(*(torch.from_numpy(values).float().to(device) for values in (quality, low, high)))
 
@@ -240,7 +242,7 @@ def embedded_calibration_path() -> str:
 
 def scores_of(table: Mapping[str, Any] | pd.DataFrame) -> Scores:
     """Columns of scores as curves take them. A candidate without pixels has no stability, which counts as 0."""
-    scores = {name: np.asarray(table[name], dtype=np.float64) for name in _SCORES}
+    scores = {name: np.asarray(table[name], dtype=np.float64) for name in SCORE_NAMES}
     return scores | {"stability": np.nan_to_num(scores["stability"])}
 
 
@@ -250,8 +252,9 @@ def _of_json(record: Mapping[str, Any]) -> FittedCalibration:
         raise ValueError(f"protocol={protocol!r}, multimask={multimask!r}, method={method!r}")
     given = record["intervals"]
     estimates, errors = (np.array(given[name], dtype=np.float64) for name in ("estimates", "errors"))
+    finite = bool(np.isfinite(estimates).all() and np.isfinite(errors).all())
     rising = bool((np.diff(estimates) > 0).all() and (errors > 0).all())
-    if not len(estimates) or estimates.shape != errors.shape or not np.isfinite([estimates, errors]).all() or not rising:
+    if not len(estimates) or estimates.shape != errors.shape or not finite or not rising:
         raise ValueError("intervals out of order")
     confidence, quantile = float(given["confidence"]), float(given["quantile"])
     if not 0 < confidence < 1 or not 0 <= quantile < np.inf:

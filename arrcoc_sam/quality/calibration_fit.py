@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from arrcoc_sam.errors import DataError, InputError, UnknownNameError, explain
-from arrcoc_sam.quality.calibration import ConformalIntervals, FittedCalibration, scores_of
+from arrcoc_sam.errors import DataError, InputError, UnknownNameError, describe, explain
+from arrcoc_sam.quality.calibration import SCORE_NAMES, ConformalIntervals, FittedCalibration, scores_of
 from arrcoc_sam.quality.calibration_curves import CURVES, Curve
 from arrcoc_sam.quality.estimator import MaskQualityEstimator
 from arrcoc_sam.quality.head_metrics import drawn_images, drawn_sums
@@ -88,14 +88,26 @@ def fit_calibration(
 
     Raises:
         UnknownNameError: No such method.
-        InputError: A confidence outside (0, 1).
-        DataError: Too few masks or images, or scores that are NaN.
+        InputError: A confidence outside (0, 1), or no table.
+        DataError: Too few masks or images, a column that is missing, scores that are NaN, or actual IoUs outside
+            [0, 1].
     """
     if method not in CURVES:
         raise UnknownNameError(explain(f"method={method!r}", f"one of {', '.join(CURVES)}"))
     if not 0 < confidence < 1:
         raise InputError(explain(f"confidence={confidence}", "a share in (0, 1)"))
-    sets = split_by_image(samples[samples["area_share"] > 0], seed=seed)
+    given: object = samples
+    if not isinstance(given, pd.DataFrame):
+        came = f"samples is {describe(given)}"
+        raise InputError(explain(came, "a data frame", "make it with calibration_samples"))
+    missing = [name for name in (*SCORE_NAMES, "upper_bound", "actual_iou", "image", "kind") if name not in samples]
+    if missing:
+        came, mend = f"samples has no column {missing[0]!r}", "make it with calibration_samples of this version"
+        raise DataError(explain(came, "scores, actual IoUs, images and kinds of masks", mend))
+    samples = samples[samples["area_share"] > 0]
+    if not samples["actual_iou"].between(0, 1).all():  # NaN is not
+        raise DataError(explain("actual_iou of samples holds NaN or values outside [0, 1]", "IoUs of masks and truth"))
+    sets = split_by_image(samples, seed=seed)
     check_sets(sets, min_masks=min_masks, min_images=min_images)
     scores = {name: scores_of(part) for name, part in sets.items()}
     lost = sum(int(np.isnan(np.stack(list(part.values()))).any(axis=0).sum()) for part in scores.values())

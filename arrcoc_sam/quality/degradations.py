@@ -71,6 +71,9 @@ def mask_context(
         As parts the masks that lie inside it by at least 0.9 and cover at most 0.9 of it; as neighbours those that
         share at most 0.1 of the smaller one's area with it.
 
+    Raises:
+        InputError: There is no such mask.
+
     Example:
         >>> left = np.array([[True, True, True, False]])
         >>> masks = np.stack([left, ~left, np.array([[True, False, False, False]])])
@@ -78,6 +81,8 @@ def mask_context(
         >>> len(context.neighbours), len(context.parts)
         (1, 1)
     """
+    if not -len(masks) <= index < len(masks):
+        raise InputError(explain(f"index={index} for {len(masks)} masks", "one of them"))
     within, covered = containment(masks, masks[index]).numpy(), containment(masks[index], masks).numpy()
     beside = np.maximum(within, covered) <= _BESIDE
     return MaskContext(masks[beside], masks[(within >= _INSIDE) & (covered <= _INSIDE)], donors)
@@ -228,8 +233,8 @@ def _check(mask: ndarray, kind: str, severity: float, context: MaskContext) -> N
         raise ShapeError(explain(f"mask is {describe(mask)}", "a bool array (H, W)"))
     if not mask.any():
         raise InputError(explain("mask is empty", "a mask with at least one pixel"))
-    if not 0 < severity <= 1:
-        raise InputError(explain(f"severity={severity}", "above 0 and at most 1"))
+    if not isinstance(severity, (int, float, np.number)) or not 0 < severity <= 1:
+        raise InputError(explain(f"severity={severity!r}", "a number above 0 and at most 1"))
     if kind not in context.kinds:
         what = "neighbours" if kind == "merge" else "donors"
         raise InputError(explain(f"kind={kind!r} with a context without {what}", f"a MaskContext with {what}"))

@@ -93,8 +93,8 @@ class MaskQualityEstimator:
 
         Raises:
             UnknownNameError: No such protocol or threshold.
-            InputError: A segmenter's name in its place; another ``multimask``; something that is no calibration, or
-                one of other weights or options; a segmenter whose head was taught to judge the mask that it is shown
+            InputError: No segmenter, or a name in its place; another ``multimask``; something that is no calibration,
+                or one of other weights or options; a segmenter whose head was taught to judge the mask that it is shown
                 (``train iou-head``).
             DataError: The calibration's file can't be read.
         """
@@ -105,8 +105,9 @@ class MaskQualityEstimator:
         if threshold is not None:
             check_threshold(threshold, mass_share)
         given: object = segmenter
-        if isinstance(given, str):
-            raise InputError(explain(f"segmenter is {given!r}", "a segmenter", f"load_segmenter({given!r})"))
+        if not isinstance(given, Segmenter):
+            mend = f"load_segmenter({given!r})" if isinstance(given, str) else 'make one with load_segmenter("tiny")'
+            raise InputError(explain(f"segmenter is {describe(given)}", "a segmenter", mend))
         if segmenter.judges is not None:
             came = f"the IoU head of {segmenter.name} was taught to judge the mask that it is shown"
             mend = f"decode Prompts.from_masks(masks, segmenter, {segmenter.judges!r}) and read predicted_iou"

@@ -117,7 +117,8 @@ def _as_tensors(masks: MasksInput, threshold: Threshold | None) -> tuple[Tensor,
         if threshold is not None:
             tensor = check_soft(value, threshold, name=name)
         else:
-            tensor = as_masks(value, name=name, soft=True)
+            soft = "float" in str(getattr(value, "dtype", ""))  # the message on whole numbers promises no floats
+            tensor = as_masks(value, name=name, soft=soft)
             if tensor.dtype != torch.bool:
                 mend = 'threshold them, or give the estimator a threshold: "otsu", "mean", "mass" or a number'
                 raise InputError(explain(f"{name} is {describe(tensor)}", "bool masks", mend))

@@ -12,7 +12,8 @@ import pandas as pd
 from jaxtyping import Float, Int64, UInt16
 from torch import Tensor
 
-from arrcoc_sam.errors import InputError, ShapeError, describe, explain
+from arrcoc_sam.errors import InputError, ShapeError, describe, explain, first_line
+from arrcoc_sam.inputs import as_count
 from arrcoc_sam.quality.head_metrics import (
     ECE_BINS,
     METRICS,
@@ -126,8 +127,8 @@ def evaluate_iou_head(
 
     Raises:
         ShapeError: Not (K, M) both, K or M is 0, or labels of another number.
-        InputError: Values that are not finite, an actual IoU outside [0, 1], negative ``num_bootstrap``, a
-            ``confidence`` outside (0, 1).
+        InputError: Values that are not finite, an actual IoU outside [0, 1], ``num_bootstrap`` negative or no
+            whole number, a ``confidence`` outside (0, 1), labels that can't be told apart.
 
     Reference:
         Naeini et al. 2015, Obtaining well calibrated probabilities using Bayesian binning (ECE); here with bins of
@@ -150,8 +151,7 @@ def evaluate_iou_head(
     if truth.min() < 0 or truth.max() > 1:
         came = f"actual runs from {truth.min():.9g} to {truth.max():.9g}"
         raise InputError(explain(came, "intersections over unions in [0, 1]", "check that the two are not swapped"))
-    if num_bootstrap < 0:
-        raise InputError(explain(f"num_bootstrap={num_bootstrap}", "at least 0"))
+    num_bootstrap = as_count(num_bootstrap, "num_bootstrap", least=0)
     if not 0 < confidence < 1:
         raise InputError(explain(f"confidence={confidence}", "a share in (0, 1)"))
     count = len(guess)
@@ -257,7 +257,10 @@ def _codes(labels: Labels, count: int, name: str) -> tuple[Int64[np.ndarray, " K
     given = labels.tolist() if isinstance(labels, (Tensor, np.ndarray)) else list(labels)
     if len(given) != count or any(isinstance(label, list) for label in given):
         raise ShapeError(explain(f"{name} is {describe(labels)}", f"({count},), one label a prompt"))
-    codes, names = pd.factorize(pd.Series(given, dtype=object), sort=True)
+    try:
+        codes, names = pd.factorize(pd.Series(given, dtype=object), sort=True)
+    except TypeError as error:  # a dictionary, say
+        raise InputError(explain(f"{name} can't be told apart ({first_line(error)})", "strings or numbers")) from error
     if (codes < 0).any():
         raise InputError(explain(f"{name} holds missing labels", "one label a prompt"))
     return codes.astype(np.int64), list(names)

@@ -67,6 +67,7 @@ def test_kinds_follow_the_input_and_broadcast() -> None:
     assert low.shape == (2, 3)
     assert low.dtype == torch.float32
     assert jaccard_bounds(1, 1) == (1.0, 1.0)
+    np.testing.assert_array_equal(jaccard_bounds([0.5, 1.0], [0.5, 0.75]), [[0.0, 0.75], [1.0, 0.75]])
     assert all(math.isnan(bound) for bound in jaccard_bounds(math.nan, 0.5))
     assert all(math.isnan(bound) for bound in jaccard_bounds(0.5, math.nan))
 
@@ -79,5 +80,9 @@ def test_bad_input() -> None:
         jaccard_bounds(torch.ones(2), torch.ones(3))
     with pytest.raises(InputError, match="real numbers"):
         jaccard_bounds(torch.ones(2, dtype=torch.bool), torch.ones(2))
+    with pytest.raises(InputError, match=r"alignment_iou holds 1\.00000012; expected"):
+        jaccard_bounds(np.float32(1.0000001), 1)
+    with pytest.raises(InputError, match="predicted_iou is a list of 2"):
+        jaccard_bounds(0.5, [[0.1], [0.2, 0.3]])  # type: ignore[list-item]
     with pytest.raises(InputError, match="'good'"):
         jaccard_bounds("good", 0.5)  # type: ignore[call-overload]

@@ -272,6 +272,13 @@ def test_bad_fits(estimator: MaskQualityEstimator) -> None:
         fit_calibration(made_up(), estimator, method="neural")
     with pytest.raises(InputError, match="confidence=1"):
         fit_calibration(made_up(), estimator, confidence=1.0)
+    for name in ("soft_iou", "actual_iou", "kind"):
+        with pytest.raises(DataError, match=f"samples has no column '{name}'"):
+            fit_calibration(made_up().drop(columns=name), estimator)
+    with pytest.raises(InputError, match=r"samples is \{\}; expected a data frame"):
+        fit_calibration({}, estimator)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="actual_iou of samples holds NaN"):
+        fit_calibration(made_up().assign(actual_iou=float("nan")), estimator)
 
 
 def squares(name: str, seed: int) -> AnnotatedImage:

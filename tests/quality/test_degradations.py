@@ -140,9 +140,11 @@ def test_context_by_overlap() -> None:
 def test_bad_input() -> None:
     with pytest.raises(UnknownNameError, match=r"kind='blur'; expected one of dilate, .*paste"):
         degrade(MASK, "blur", 0.5)
-    for severity in (0.0, 1.2, float("nan")):
+    with pytest.raises(InputError, match="index=99 for 2 masks; expected one of them"):
+        mask_context(np.stack([MASK, ~MASK]), 99)
+    for severity in (0.0, 1.2, float("nan"), "a"):
         with pytest.raises(InputError, match="above 0 and at most 1"):
-            degrade(MASK, "erode", severity)
+            degrade(MASK, "erode", severity)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="mask is empty"):
         degrade(MASK & False, "erode", 0.5)
     with pytest.raises(InputError, match="a bool array"):

@@ -317,7 +317,7 @@ def test_bad_input_is_refused_before_any_work(toy_segmenter: SamSegmenter, monke
         estimate(image, mask[None, None])
     with pytest.raises(ShapeError, match=r"masks\[0\]"):
         estimate(image, [mask[None]])
-    with pytest.raises(InputError, match="uint8"):
+    with pytest.raises(InputError, match=r"uint8 array.*; expected bool masks of shape"):
         estimate(image, mask[None].astype(np.uint8))
     with pytest.raises(InputError, match=r"a map of labels: masks == labels\[:, None, None\]"):
         estimate(image, mask.astype(np.int32) * 3)
@@ -333,6 +333,8 @@ def test_bad_input_is_refused_before_any_work(toy_segmenter: SamSegmenter, monke
         estimate(embedding, mask[None], image_index=[2])
     with pytest.raises(ShapeError, match=r"\(1,\), one number a prompt"):
         estimate(embedding, mask[None], image_index=[0, 1])
+    with pytest.raises(InputError, match=r"segmenter is None; expected a segmenter.*make one with load_segmenter"):
+        MaskQualityEstimator(None)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"segmenter is 'tiny'.*load_segmenter\('tiny'\)"):
         MaskQualityEstimator("tiny")
     with pytest.raises(UnknownNameError, match="protocol='poly'"):

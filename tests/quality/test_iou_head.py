@@ -208,6 +208,11 @@ def test_bad_input() -> None:
         evaluate_iou_head(predicted, actual, image_id=[1, 2, 3])
     with pytest.raises(InputError, match=r"strata\['area'\] holds missing"):
         evaluate_iou_head(predicted, actual, strata={"area": ["a", None, "b", "a"]})
+    with pytest.raises(InputError, match=r"strata\['area'\] can't be told apart \(unhashable"):
+        evaluate_iou_head(predicted, actual, strata={"area": [{}, {}, {}, {}]})  # type: ignore[dict-item]
+    for draws in (10.5, "a", -1):
+        with pytest.raises(InputError, match=f"num_bootstrap={draws!r}; expected a whole number, at least 0"):
+            evaluate_iou_head(predicted, actual, num_bootstrap=draws)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="confidence=95"):
         evaluate_iou_head(predicted, actual, confidence=95)
     with pytest.raises(InputError, match="num_bootstrap=-1"):
