@@ -105,7 +105,7 @@ class MaskQualityEstimator:
         if threshold is not None:
             check_threshold(threshold, mass_share)
         given: object = segmenter
-        if not isinstance(given, Segmenter):
+        if not callable(getattr(given, "decode", None)):
             mend = f"load_segmenter({given!r})" if isinstance(given, str) else 'make one with load_segmenter("tiny")'
             raise InputError(explain(f"segmenter is {describe(given)}", "a segmenter", mend))
         if segmenter.judges is not None:
