@@ -22,7 +22,7 @@ from arrcoc_sam.granularity.arguments import (
     like,
 )
 from arrcoc_sam.granularity.moments import CONSTANT_VARIANCE, Moments, grid_moments
-from arrcoc_sam.granularity.regions import Regions
+from arrcoc_sam.granularity.regions import EMPTY_SHARE, Regions
 
 __all__ = [
     "OF_MOMENTS",
@@ -235,8 +235,9 @@ def _pearson(moments: Moments) -> Values:
 
 def _information_gain(moments: Moments) -> Values:
     inside, area = moments.level_share, moments.level_area
-    outside, rest = 1 - inside, 1 - area
-    # xlogy(0, 0) is 0, so that a level that is everything gains nothing: 0·ln(0/0) := 0.
+    # A level that is everything gains nothing, 0·ln(0/0) := 0, though rounding leaves something of 1 − p.
+    everything = 1 - area < EMPTY_SHARE
+    outside, rest = (1 - inside).masked_fill(everything, 0.0), (1 - area).masked_fill(everything, 1.0)
     divergence = torch.xlogy(inside, inside / area)
     divergence = divergence + torch.where(outside > 0, torch.xlogy(outside, outside / rest), 0.0)
     return moments.only_defined((inside - area).sign() * divergence.clamp(min=0))

@@ -203,6 +203,17 @@ def test_a_whole_that_is_everything():
     assert value[0, 0].isnan().tolist() == [True, False, False]
 
 
+def test_a_whole_that_is_everything_gains_nothing_whatever_rounding_leaves():
+    masks = torch.ones(1, 3, 64, 64, dtype=torch.bool)
+    masks[:, 1:, 32:] = False
+    masks[:, 2, :, 32:] = False
+    attention = torch.rand(500, 16, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    gain = M.information_gain(attention, masks)
+    assert gain[..., 0].abs().max() == 0
+    gain.sum().backward()
+    assert attention.grad.isfinite().all()
+
+
 def test_no_attention_inside_is_minus_infinity_of_lift_and_finite_contrast():
     attention = row(1, 1, 1, 0, 1, 1, 1, 1)
     assert M.log_lift(attention, NESTED)[0, 0, 2] == -torch.inf
