@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import typer
 from arrcoc_sam.cli.console import err, out, print_json, print_table
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.cli.staging import staged_folder
+from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.granularity.validation import VERDICT_TRIALS, ValidationReport, validate
 from arrcoc_sam.report.json_text import json_document
 from arrcoc_sam.report.provenance import Provenance
@@ -47,6 +49,11 @@ class ValidateJob:
             ArrcocSamError: Bad input; nothing is written then.
             typer.Exit: With code 1, where the method does not pass.
         """
+        if not 0 < self.alpha < 1:
+            raise InputError(explain(f"--alpha {self.alpha:g}", "a share in (0, 1)"))
+        wrong = next((gain for gain in self.gains if not (math.isfinite(gain) and gain > 0)), None)
+        if wrong is not None:
+            raise InputError(explain(f"--gain {wrong:g}", "a finite number > 0"))
         with nullcontext() if self.out is None else staged_folder(self.out) as folder:
             with stage_progress() as progress:
                 report = validate(

@@ -8,6 +8,7 @@ interval. *Would it notice a bad null?* The same harness on a test by pixel shuf
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pandas as pd
@@ -106,7 +107,7 @@ def validate(
     Args:
         num_images: Generated scenes behind each claim, at least 30.
         num_heads: Heads a level and gain, and a kind of ignorant attention and gain.
-        gains: How much denser than elsewhere attention is on the planted level.
+        gains: How much denser than elsewhere attention is on the planted level, > 0.
         num_trials: Trials behind the size of the test with other images' attention; 10,000 for a verdict. The nulls
             that are there to be convicted get a twentieth.
         grid_hw: The attention's grid.
@@ -118,8 +119,10 @@ def validate(
         The report.
 
     Raises:
-        InputError: Fewer than 30 images, or nothing to count.
+        InputError: Fewer than 30 images, nothing to count, or gains that plant nothing.
     """
+    if not all(math.isfinite(gain) and gain > 0 for gain in gains):
+        raise InputError(explain(f"gains={gains}", "finite numbers > 0: how much denser the planted level is"))
     if num_images < MIN_IMAGES or num_heads < 1 or num_trials < 10 or not gains or not 0 < alpha < 1:
         came = f"num_images={num_images}, num_heads={num_heads}, num_trials={num_trials}, gains={gains}, alpha={alpha}"
         raise InputError(explain(came, "at least 30 images, 1 head, 10 trials, 1 gain, alpha in (0, 1)"))
@@ -185,7 +188,8 @@ def balanced_accuracy(confusion: pd.DataFrame) -> float:
 
     NaN where a row is empty.
     """
-    shares = [confusion.loc[name, name] / confusion.loc[name].sum() for name in confusion.index]
+    totals = confusion.sum(axis=1).replace(0, math.nan)  # 0/0 would warn
+    shares = [confusion.loc[name, name] / totals[name] for name in confusion.index]
     return float(sum(shares) / len(shares))
 
 

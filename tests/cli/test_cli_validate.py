@@ -130,6 +130,10 @@ def test_a_method_that_errs_too_often_exits_1_and_says_why(
 def test_bad_input_is_refused(command: Command) -> None:
     answer = command("validate", "--alpha", "2", "-o", "out")
     assert answer.code == 2
-    assert "alpha" in answer.error
+    assert answer.error.startswith("error: --alpha 2; expected")
+    for gain in ("nan", "inf", "-1", "0"):
+        answer = command("validate", "--gain", gain, "-o", "out")
+        assert answer.code == 2
+        assert answer.error.startswith(f"error: --gain {gain}; expected")
     assert not Path("out").exists()
     assert command("validate", "--scenes", "10").code == 2

@@ -85,6 +85,7 @@ def test_balanced_accuracy_by_hand():
     table = pd.DataFrame([[8, 0, 2], [5, 5, 0]], index=["a", "b"], columns=["a", "b", "abstain"])
     assert balanced_accuracy(table) == pytest.approx((0.8 + 0.5) / 2)
     assert balanced_accuracy(table[["a", "b"]]) == pytest.approx((1 + 0.5) / 2)
+    assert np.isnan(balanced_accuracy(table[["a", "b"]].mul([0, 1], axis=0)))  # no head at "a" was answered: no warning
 
 
 def test_the_null_of_record_keeps_its_size_and_pixel_shuffling_is_convicted(regions):
@@ -128,6 +129,12 @@ def test_the_whole_protocol_finds_what_is_there():
 def test_nothing_to_count_is_refused(options):
     with pytest.raises(InputError, match="at least 30 images"):
         validate(**options)
+
+
+@pytest.mark.parametrize("gain", [float("nan"), float("inf"), -1.0, 0.0])
+def test_gains_that_plant_nothing_are_refused(gain):
+    with pytest.raises(InputError, match="gains="):
+        validate(gains=(1.0, gain))
 
 
 @pytest.mark.slow
