@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from arrcoc_sam.granularity.moments import Moments, with_background
-from arrcoc_sam.granularity.regions import accumulator, checked_masks, levels_from_shells, shells_of
+from arrcoc_sam.granularity.regions import Masks, accumulator, checked_masks, levels_from_shells, shells_of
 from arrcoc_sam.masks.averaging import separable_average
 
 __all__ = ["image_moments", "upsampling_matrix"]
@@ -35,7 +35,7 @@ def upsampling_matrix(num_in: int, num_out: int) -> Float64[Tensor, "num_out num
 
 def image_moments(
     attention: Float[Tensor, "N h w"] | Float[Tensor, "N K h w"],
-    masks: Bool[Tensor, "K 3 H W"] | Float[Tensor, "K 3 H W"],
+    masks: Masks,
     *,
     distinct: Bool[Tensor, "K 3"] | None = None,
 ) -> Moments:

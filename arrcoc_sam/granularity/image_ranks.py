@@ -33,11 +33,11 @@ def image_ranked(kernel: RankKernel, attention: Attention, masks: Masks, distinc
     """
     levels = clip_levels(checked_masks(masks))
     if attention.ndim == 3:
-        values = _against_levels(kernel, attention, levels.flatten(0, 1), masks.shape[-2:])
+        values = _against_levels(kernel, attention, levels.flatten(0, 1), levels.shape[-2:])
         values = values.reshape(len(values), len(levels), 3)
     else:
         by_prompt = [
-            _against_levels(kernel, attention[:, k], levels[k], masks.shape[-2:]) for k in range(attention.shape[1])
+            _against_levels(kernel, attention[:, k], levels[k], levels.shape[-2:]) for k in range(attention.shape[1])
         ]
         values = torch.stack(by_prompt, dim=1)
     unknown = ~levels.flatten(-2).any(-1)

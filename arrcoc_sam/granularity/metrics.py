@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from arrcoc_sam.errors import ShapeError, UnknownNameError, describe, explain
-from arrcoc_sam.granularity.arguments import Attention, Values, check_shape, like
+from arrcoc_sam.granularity.arguments import Attention, Values, check_attention, like
 from arrcoc_sam.granularity.moment_metrics import (
     OF_MOMENTS,
     attention_iou,
@@ -88,9 +88,10 @@ def evaluate(names: Sequence[str], attention: Attention, regions: Regions) -> di
     Raises:
         UnknownNameError: A name that is not among the metrics.
         ShapeError: Attention on another grid or for another number of prompts.
+        InputError: Negative or non-finite attention.
     """
     check_names(names)
-    check_shape(attention, len(regions))
+    check_attention(attention, len(regions))
     if tuple(attention.shape[-2:]) != regions.grid_hw:
         raise ShapeError(explain(f"attention is {describe(attention)}", f"maps on the masks' grid {regions.grid_hw}"))
     values: dict[str, Values] = {}

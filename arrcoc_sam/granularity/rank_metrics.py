@@ -6,6 +6,7 @@ have to upsample the maps, a few at a time: ranks are not linear.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -187,7 +188,10 @@ def shuffled_auc(
     attention: Attention,
     masks: Masks,
     *,
-    negatives: Bool[Tensor, "Q 3 H W"] | Float[Tensor, "Q 3 H W"],
+    negatives: Bool[Tensor, "Q 3 H W"]
+    | Float[Tensor, "Q 3 H W"]
+    | Bool[np.ndarray, "Q 3 H W"]
+    | Float[np.ndarray, "Q 3 H W"],
     resolution: Resolution = "grid",
     valid: Valid = None,
     distinct: Distinct = None,
@@ -216,7 +220,7 @@ def shuffled_auc(
         B. Tatler, R. Baddeley, I. Gilchrist: Visual correlates of fixation selection, Vision Research 2005.
     """
     check_arguments(attention, masks, resolution, valid)
-    others = clip_levels(checked_masks(negatives))
+    others = clip_levels(checked_masks(negatives, "negatives"))
     if others.shape[-2:] != masks.shape[-2:]:
         raise ShapeError(explain(f"negatives is {describe(negatives)}", f"masks of size {tuple(masks.shape[-2:])}"))
     size_hw = attention.shape[-2:] if resolution == "grid" else masks.shape[-2:]

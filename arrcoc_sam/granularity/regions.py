@@ -9,19 +9,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from arrcoc_sam.errors import InputError, ShapeError, describe, explain
 from arrcoc_sam.hierarchy.levels import MIN_CELLS, clip_levels, measurable_shells, shell_masks
+from arrcoc_sam.inputs import as_masks
 from arrcoc_sam.masks import area_average
 
-__all__ = ["EMPTY_SHARE", "Regions", "accumulator", "checked_masks", "levels_from_shells", "shells_of"]
+__all__ = [
+    "EMPTY_SHARE",
+    "Masks",
+    "Regions",
+    "accumulator",
+    "check_valid",
+    "checked_masks",
+    "levels_from_shells",
+    "shells_of",
+]
 
 EMPTY_SHARE = 1e-6
 """A background below this share of the frame is empty: float32 leaves that much of 1 − Σ shells for a whole of 1."""
+
+Masks: TypeAlias = (
+    Bool[Tensor, "K 3 H W"] | Float[Tensor, "K 3 H W"] | Bool[np.ndarray, "K 3 H W"] | Float[np.ndarray, "K 3 H W"]
+)
+"""Whole, part, subpart of K prompts as callers pass them."""
+
+# How far beside [0, 1] resizing leaves soft masks.
+_MARGIN = 1e-3
 
 
 def accumulator(device: torch.device) -> torch.dtype:
@@ -29,24 +49,54 @@ def accumulator(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def checked_masks(masks: Shaped[Tensor, "K 3 H W"]) -> Bool[Tensor, "K 3 H W"] | Float[Tensor, "K 3 H W"]:
-    """The masks as they are, or the error that says what is wrong with them.
+def checked_masks(
+    masks: Shaped[Tensor, "K 3 H W"] | Shaped[np.ndarray, "K 3 H W"], name: str = "masks"
+) -> Bool[Tensor, "K 3 H W"] | Float[Tensor, "K 3 H W"]:
+    """The masks as a tensor, or the error that says what is wrong with them.
 
     Raises:
         ShapeError: Not (K, 3, H, W).
-        InputError: Neither bool nor floating.
+        InputError: Neither bool nor floats in [0, 1].
     """
+    masks = as_masks(masks, name=name, soft=True)
     if masks.ndim != 4 or masks.shape[1] != 3 or 0 in masks.shape:
         raise ShapeError(
             explain(
-                f"masks is {describe(masks)}",
+                f"{name} is {describe(masks)}",
                 "(K, 3, H, W): whole, part, subpart of K prompts",
-                "add the axis of the prompts: masks[None]" if masks.ndim == 3 else None,
+                f"add the axis of the prompts: {name}[None]" if masks.ndim == 3 else None,
             )
         )
-    if masks.dtype != torch.bool and not masks.is_floating_point():
-        raise InputError(explain(f"masks is {describe(masks)}", "bool, or floats in [0, 1]", "threshold it: masks > 0"))
+    if masks.dtype != torch.bool and not _holds(((masks >= -_MARGIN) & (masks <= 1 + _MARGIN)).all()):
+        mend = f"pass bool ({name} > 0), or divide what reaches to 255 by 255"
+        raise InputError(explain(f"{name} holds values beside [0, 1] or NaN", "bool, or floats in [0, 1]", mend))
     return masks
+
+
+def check_valid(valid: Float[Tensor, "h w"], grid_hw: tuple[int, int]) -> None:
+    """Refuse cell weights that are none.
+
+    Raises:
+        ShapeError: Not of the grid's size.
+        InputError: No tensor; negative or not finite; or 0 everywhere.
+    """
+    if not isinstance(valid, Tensor):
+        raise InputError(explain(f"valid is {describe(valid)}", "a tensor (h, w)", "torch.as_tensor(valid)"))
+    if valid.shape != grid_hw:
+        raise ShapeError(explain(f"valid has shape {tuple(valid.shape)}", f"the grid's {grid_hw}"))
+    if not _holds((valid >= 0).all() & valid.isfinite().all() & (valid > 0).any()):
+        came = "valid holds negative or non-finite values, or nothing above 0"
+        raise InputError(explain(came, "the share of each cell that the image covers"))
+
+
+def _holds(condition: Bool[Tensor, ""]) -> bool:
+    """Whether a condition is met; True where there is no value to see, compiled or inside vmap."""
+    if torch.compiler.is_compiling():
+        return True
+    try:
+        return bool(condition)
+    except RuntimeError:
+        return True
 
 
 def shells_of(
@@ -100,7 +150,7 @@ class Regions:
     @classmethod
     def from_masks(
         cls,
-        masks: Bool[Tensor, "K 3 H W"] | Float[Tensor, "K 3 H W"],
+        masks: Masks,
         grid_hw: tuple[int, int],
         *,
         valid: Float[Tensor, "h w"] | None = None,
@@ -116,11 +166,11 @@ class Regions:
 
         Raises:
             ShapeError: Shapes that do not agree.
-            InputError: Masks that are neither bool nor floating.
+            InputError: Masks that are neither bool nor floats in [0, 1]; weights that are negative, or all 0.
         """
         masks = checked_masks(masks)
-        if valid is not None and valid.shape != grid_hw:
-            raise ShapeError(explain(f"valid has shape {tuple(valid.shape)}", f"the grid's {grid_hw}"))
+        if valid is not None:
+            check_valid(valid, grid_hw)
         flags = torch.ones(masks.shape[:2], dtype=torch.bool) if distinct is None else distinct
         same, dtype = tuple(masks.shape[-2:]) == grid_hw, torch.promote_types(masks.dtype, torch.float32)
         averaged = []

@@ -235,6 +235,29 @@ def test_evaluate_equals_the_functions():
         torch.testing.assert_close(together[metric.__name__], metric(attention, masks))
 
 
+@pytest.mark.parametrize("resolution", ["grid", "image"])
+def test_masks_may_be_arrays(resolution):
+    generator = torch.Generator().manual_seed(8)
+    masks, attention = nested_masks(generator, 3, (12, 12)), smooth_attention(generator, 2, 4, 4)
+    for name in M.METRICS:
+        metric = getattr(M, name)
+        expected = metric(attention, masks, resolution=resolution)
+        assert torch.equal(metric(attention, masks.numpy(), resolution=resolution), expected)
+    expected = M.shuffled_auc(attention, masks, negatives=masks.flip(0), resolution=resolution)
+    given = {"negatives": masks.flip(0).numpy(), "resolution": resolution}
+    assert torch.equal(M.shuffled_auc(attention, masks.numpy(), **given), expected)
+
+
+def test_soft_masks_are_differentiable_and_may_lie_beside_by_rounding():
+    generator = torch.Generator().manual_seed(9)
+    soft = (nested_masks(generator, 2, (8, 8)).float() * (1 + 1e-6)).requires_grad_()
+    attention = smooth_attention(generator, 3, 4, 4)
+    M.pearson(attention, soft).sum().backward()
+    assert soft.grad.abs().max() > 0
+    each = torch.vmap(lambda triple: M.pearson(attention, triple[None])[:, 0])(soft.detach())
+    torch.testing.assert_close(each.movedim(0, 1), M.pearson(attention, soft.detach()))
+
+
 @pytest.mark.usefixtures("as_at_run_time")
 def test_wrong_inputs_are_refused_before_any_work():
     masks, attention = NESTED, row(1, 2, 3, 10, 5, 1, 1, 1)
@@ -252,7 +275,22 @@ def test_wrong_inputs_are_refused_before_any_work():
         M.pearson(attention, masks, resolution="pixel")
     with pytest.raises(InputError, match="smoothing"):
         M.shell_contrast(attention, masks, smoothing=-1)
+    with pytest.raises(InputError, match=r"torch\.as_tensor\(attention\)"):
+        M.pearson(attention.numpy(), masks)
+    with pytest.raises(InputError, match=r"torch\.as_tensor\(valid\)"):
+        M.pearson(attention, masks, valid=np.ones((1, 8)))
+    for valid in (torch.zeros(1, 8), -torch.ones(1, 8), torch.full((1, 8), torch.nan)):
+        with pytest.raises(InputError, match="valid holds negative or non-finite values, or nothing above 0"):
+            M.shuffled_auc(attention, masks, negatives=masks, valid=valid)
+    for soft in (masks.float() * 255, masks.float() - 0.5, masks.float() / 0):
+        for metric in (M.spearman, M.pearson):
+            with pytest.raises(InputError, match=r"masks holds values beside \[0, 1\] or NaN"):
+                metric(attention, soft)
+        with pytest.raises(InputError, match="negatives holds values beside"):
+            M.shuffled_auc(attention, masks, negatives=soft)
     regions = Regions.from_masks(masks, (1, 8))
+    with pytest.raises(InputError, match="negative or non-finite"):
+        M.evaluate(["pearson"], attention - 2, regions)
     with pytest.raises(UnknownNameError, match="pearson"):
         M.evaluate(["corr"], attention, regions)
     with pytest.raises(ShapeError, match="grid"):

@@ -117,6 +117,8 @@ def test_errors_name_what_came():
         Regions.from_masks(triple(6, 4, 2)[0], (8, 8))
     with pytest.raises(InputError, match="bool"):
         Regions.from_masks(triple(6, 4, 2).int(), (8, 8))
+    with pytest.raises(InputError, match="negative"):
+        Regions.from_masks(triple(6, 4, 2), (8, 8), valid=torch.zeros(8, 8))
     with pytest.raises(ShapeError, match="valid"):
         Regions.from_masks(triple(6, 4, 2), (8, 8), valid=torch.ones(4, 4))
     with pytest.raises(ShapeError, match="distinct"):
