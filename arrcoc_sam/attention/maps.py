@@ -6,7 +6,8 @@ over the grid's cells, with the transform that says where the grid lies on the o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -19,12 +20,16 @@ from torch import Tensor
 
 from arrcoc_sam.errors import InputError, ShapeError, UnknownNameError, describe, explain, listed
 from arrcoc_sam.geometry import ImageTransform
+from arrcoc_sam.inputs import as_numbers
 
 __all__ = ["AttentionMaps", "AttentionSource", "ImageLike", "PointsLike", "as_points"]
 
 ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray
 PointsLike: TypeAlias = Tensor | np.ndarray | Sequence[Sequence[float | int]]
-Index: TypeAlias = int | str | slice | Sequence[int] | Sequence[str]
+Index: TypeAlias = int | np.integer | str | slice | Sequence[int] | Sequence[str] | np.ndarray | Tensor
+
+# How far a sum in float32 may be from 1.
+_ROUNDING = 1e-3
 
 
 @runtime_checkable
@@ -46,8 +51,8 @@ class AttentionMaps:
     """N attention maps on one grid, each of them summing to 1 over the grid's valid cells.
 
     A value is the attention *mass* in a cell, so the density in a cell that the image covers in part is ``values /
-    valid``. Build it with :meth:`from_values`, which checks and normalises; the plain constructor only checks that the
-    shapes agree.
+    valid``. Build it with :meth:`from_values`, which normalises; the plain constructor refuses what is no such
+    distribution.
 
     Attributes:
         values: Mass per cell, >= 0, float32, (N, h, w), or (N, K, h, w) when the maps depend on K prompts; 0 where
@@ -101,16 +106,28 @@ class AttentionMaps:
                     f"the maps' {tuple(self.values.shape[:-2])}",
                 )
             )
+        self._check_values()
+
+    def _check_values(self) -> None:
+        values, valid = self.values.detach(), self.valid.detach()
+        mend = "build them with AttentionMaps.from_values, which normalises"
+        if values.dtype != torch.float32:
+            raise InputError(explain(f"the attention is {describe(values)}", "float32", mend))
+        if not ((valid >= 0) & (valid <= 1 + _ROUNDING)).all():
+            raise InputError(explain("valid holds NaN or values beside [0, 1]", "the share that the image covers"))
+        mass = torch.where(valid > 0, values, 0.0).sum((-2, -1))
+        even = ((mass - 1).abs() <= _ROUNDING) & (values >= 0).flatten(-2).all(-1)
+        _refuse(~even.reshape(len(values), -1).all(1), self.names, "is no distribution", "values >= 0, sum 1", mend)
 
     @classmethod
     def from_values(
         cls,
-        values: Shaped[Tensor, ...],
+        values: Shaped[Tensor, ...] | Shaped[np.ndarray, ...],
         *,
         transform: ImageTransform,
         names: Sequence[str] | None = None,
-        valid: Shaped[Tensor, ...] | None = None,
-        prefix_mass: Float[Tensor, ...] | None = None,
+        valid: Shaped[Tensor, ...] | Shaped[np.ndarray, ...] | None = None,
+        prefix_mass: Float[Tensor, ...] | Float[np.ndarray, ...] | None = None,
     ) -> AttentionMaps:
         """Check maps and normalise each to sum 1 over the valid cells; gradients flow through.
 
@@ -127,8 +144,10 @@ class AttentionMaps:
         Raises:
             ShapeError: Wrong rank, or another number of names than of maps.
             InputError: NaN, infinite or negative values, or a map without any mass on valid cells; the message names
-                the map.
+                the map. Cell weights beside [0, 1].
         """
+        if not isinstance(values, Tensor):
+            values = as_numbers(values, "values", "(N, h, w) or (N, K, h, w)", torch.device("cpu"))
         if values.ndim not in (3, 4) or 0 in values.shape:
             raise ShapeError(
                 explain(
@@ -144,7 +163,7 @@ class AttentionMaps:
             raise ShapeError(explain(f"{len(names)} names came with {len(values)} attention maps", "one name a map"))
         grid_hw = (int(values.shape[-2]), int(values.shape[-1]))
         weights = transform.grid_valid(grid_hw) if valid is None else valid
-        weights = weights.to(device=values.device, dtype=torch.float32)
+        weights = as_numbers(weights, "valid", "(h, w)", values.device).to(torch.float32)
         if weights.shape != values.shape[-2:]:
             raise ShapeError(explain(f"valid has shape {tuple(weights.shape)}", f"the grid's {grid_hw}"))
 
@@ -158,7 +177,7 @@ class AttentionMaps:
         values = values / peak
         values = values / values.sum((-2, -1), keepdim=True)
         if prefix_mass is not None:
-            prefix_mass = prefix_mass.to(device=values.device, dtype=torch.float32)
+            prefix_mass = as_numbers(prefix_mass, "prefix_mass", "(N,) or (N, K)", values.device).to(torch.float32)
         return cls(values=values, names=names, valid=weights, transform=transform, prefix_mass=prefix_mass)
 
     @property
@@ -178,7 +197,7 @@ class AttentionMaps:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: Index) -> AttentionMaps:
-        """The maps picked by number, name, slice or a sequence of those; one map for a single index, still (1, …)."""
+        """The maps picked by number, name, slice, a sequence of those or of N bools; for one still (1, …)."""
         numbers = self._numbers(index)
         return replace(
             self,
@@ -188,22 +207,31 @@ class AttentionMaps:
         )
 
     def _numbers(self, index: Index) -> list[int]:
-        if isinstance(index, slice):
-            numbers = list(range(len(self)))[index]
-        elif isinstance(index, (str, int, np.integer)):
-            numbers = [self._number(index)]
+        given: Any = index.tolist() if isinstance(index, (np.ndarray, Tensor)) else index
+        if isinstance(given, slice):
+            numbers = list(range(len(self)))[given]
+        elif isinstance(given, str) or not isinstance(given, Iterable):
+            numbers = [self._number(given)]
         else:
-            numbers = [self._number(i) for i in index]
+            several = list(given)
+            if several and all(isinstance(picked, (bool, np.bool_)) for picked in several):
+                if len(several) != len(self):
+                    raise ShapeError(explain(f"the index is {len(several)} bools", f"one for each of {len(self)} maps"))
+                several = [number for number, picked in enumerate(several) if picked]
+            numbers = [self._number(one) for one in several]
         if not numbers:
             raise InputError(explain("the index picks no attention map", f"some of {len(self)} maps"))
         return numbers
 
-    def _number(self, index: int | str | np.integer[Any]) -> int:
+    def _number(self, index: object) -> int:
         if isinstance(index, str):
             if index not in self.names:
                 raise UnknownNameError(explain(f"no attention map is called {index!r}", f"one of {listed(self.names)}"))
             return self.names.index(index)
-        number = int(index)
+        try:
+            number = operator.index(index)  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
+            raise InputError(explain(f"the index of a map is {describe(index)}", "a number or a name")) from error
         if not -len(self) <= number < len(self):
             # IndexError is what ends Python's own iteration and what a user of sequences expects.
             raise IndexError(explain(f"attention map {number} was asked for", f"one of {len(self)}"))
@@ -308,6 +336,6 @@ def as_points(points_xy: PointsLike, image_hw: tuple[int, ...]) -> Float64[Tenso
     return points
 
 
-def _refuse(bad: Bool[Tensor, " N"], names: Sequence[str], came: str, expected: str) -> None:
+def _refuse(bad: Bool[Tensor, " N"], names: Sequence[str], came: str, expected: str, mend: str | None = None) -> None:
     if bad.any():
-        raise InputError(explain(f"the attention map {names[int(bad.int().argmax())]!r} {came}", expected))
+        raise InputError(explain(f"the attention map {names[int(bad.int().argmax())]!r} {came}", expected, mend))

@@ -93,6 +93,34 @@ def test_other_wrong_shapes_are_refused() -> None:
         AttentionMaps.from_values(values, transform=SQUARE, prefix_mass=torch.ones(3))
 
 
+def test_arrays_are_taken() -> None:
+    values = np.arange(1, 73).reshape(2, 6, 6)
+    cover = np.ones((6, 6))
+    maps = AttentionMaps.from_values(values, transform=SQUARE, valid=cover, prefix_mass=np.array([0.5, 0.25]))
+    assert torch.equal(maps.values, AttentionMaps.from_values(torch.from_numpy(values), transform=SQUARE).values)
+    assert maps.prefix_mass is not None
+    assert maps.prefix_mass.tolist() == [0.5, 0.25]
+
+
+@pytest.mark.usefixtures("as_at_run_time")
+def test_the_plain_constructor_holds_what_is_promised() -> None:
+    even = torch.full((2, 6, 6), 1 / 36)
+    rest = {"names": ("a", "b"), "valid": torch.ones(6, 6), "transform": SQUARE}
+    AttentionMaps(values=even, **rest)  # type: ignore[arg-type]
+    for wrong in (even * 2, even - 0.1, even * torch.nan, torch.randn(2, 6, 6)):
+        with pytest.raises(InputError, match=r"'b' is no distribution.*from_values"):
+            AttentionMaps(values=torch.stack([even[0], wrong[1]]), **rest)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="expected float32"):
+        AttentionMaps(values=even.double(), **rest)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="'a' is no distribution"):  # a row of its mass lies on padding
+        AttentionMaps(values=even, **{**rest, "valid": torch.ones(6, 6).triu()})  # type: ignore[arg-type]
+    for weight in (2.0, -1.0, torch.nan):
+        valid = torch.ones(6, 6)
+        valid[2, 3] = weight
+        with pytest.raises(InputError, match="valid holds"):
+            AttentionMaps.from_values(even, transform=SQUARE, valid=valid)
+
+
 def test_gradients_flow_through_the_normalisation() -> None:
     logits = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True)
     maps = AttentionMaps.from_values(logits.exp(), transform=ImageTransform.identity((3, 3)))
@@ -114,6 +142,18 @@ def test_indexing() -> None:
     torch.testing.assert_close(maps[[3, 0]].values, maps.values[[3, 0]])
     torch.testing.assert_close(maps[[3, 0]].prefix_mass, maps.prefix_mass[[3, 0]])
     assert [m.names[0] for m in maps] == ["m0", "m1", "m2", "m3"]
+    for picks in (np.array, torch.tensor, list):
+        assert maps[picks([True, False, False, True])].names == ("m0", "m3")
+        assert maps[picks([3, -4])].names == ("m3", "m0")
+    assert maps[np.int64(2)].names == maps[torch.tensor(2)].names == ("m2",)
+    assert maps[np.array(["m1"])].names == ("m1",)
+    with pytest.raises(ShapeError, match="2 bools; expected one for each of 4"):
+        maps[[True, False]]
+    with pytest.raises(InputError, match="picks no attention map"):
+        maps[np.zeros(4, dtype=bool)]
+    for wrong in (np.array([1.5]), torch.tensor([[0]])):
+        with pytest.raises(InputError, match="a number or a name"):
+            maps[wrong]
     with pytest.raises(UnknownNameError, match="'m9'"):
         maps["m9"]
     with pytest.raises(IndexError):
