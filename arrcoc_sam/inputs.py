@@ -133,15 +133,15 @@ def as_coordinates(values: Coordinates, length: int, name: str) -> Float64[Tenso
 
 
 def as_numbers(
-    values: Tensor | np.ndarray | Sequence[Any] | float, name: str, axes: str, device: torch.device
+    values: Tensor | np.ndarray | Sequence[Any] | float, name: str, axes: str, device: torch.device | None = None
 ) -> Shaped[Tensor, "*N"]:
-    """Numbers as a tensor on ``device``, their dtype as it came.
+    """Numbers as a tensor, their dtype as it came.
 
     Args:
         values: A tensor, an array, nested lists or a number.
         name: The argument's name in the error message.
         axes: The shape that is wanted, for the message.
-        device: Where the tensor is wanted.
+        device: Where the tensor is wanted; where it is already when None.
 
     Raises:
         InputError: Not numbers, or ragged.
@@ -150,7 +150,7 @@ def as_numbers(
         given = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
     except (TypeError, ValueError) as error:
         raise InputError(explain(f"{name} is {describe(values)}", f"numbers of shape {axes}")) from error
-    return given.to(device)
+    return given if device is None else given.to(device)
 
 
 def as_size(size_hw: Sequence[int], name: str) -> tuple[int, int]:

@@ -146,8 +146,7 @@ class AttentionMaps:
             InputError: NaN, infinite or negative values, or a map without any mass on valid cells; the message names
                 the map. Cell weights beside [0, 1].
         """
-        if not isinstance(values, Tensor):
-            values = as_numbers(values, "values", "(N, h, w) or (N, K, h, w)", torch.device("cpu"))
+        values = as_numbers(values, "values", "(N, h, w) or (N, K, h, w)")
         if values.ndim not in (3, 4) or 0 in values.shape:
             raise ShapeError(
                 explain(

@@ -23,6 +23,7 @@ from arrcoc_sam.attention.maps import AttentionMaps, ImageLike, PointsLike, as_p
 from arrcoc_sam.errors import InputError, ShapeError, describe, explain
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.images import load_image
+from arrcoc_sam.inputs import as_numbers
 
 __all__ = [
     "RELEVANCE_NAMES",
@@ -103,7 +104,8 @@ class RelevanceAttention(nn.Module):
         query: A vector (C,) to compare with when no points are given.
 
     Raises:
-        InputError: Weights that are negative, all 0, or 0 while learnable; a grid or radius below 1.
+        InputError: Weights that are no numbers, negative, all 0, or 0 while learnable; a grid or radius below 1;
+            features that are no function; a query that is not finite.
         ShapeError: Not three weights, or a query that is no vector.
 
     Reference:
@@ -119,29 +121,34 @@ class RelevanceAttention(nn.Module):
     def __init__(
         self,
         *,
-        weights: Sequence[float | int] = (1, 1, 1),
+        weights: Sequence[float | int] | Float[Tensor, " 3"] | Shaped[np.ndarray, " 3"] = (1, 1, 1),
         learnable: bool = False,
         grid: int = 32,
         entropy_radius: int = 5,
         features: Callable[[UInt8[np.ndarray, "H W 3"]], Float[Tensor, "C a b"]] | None = None,
-        query: Float[Tensor, " C"] | None = None,
+        query: Float[Tensor, " C"] | Shaped[np.ndarray, " C"] | Sequence[float | int] | None = None,
     ) -> None:
         super().__init__()
-        if len(weights) != 3:
+        balance = as_numbers(weights, "weights", "(3,)").detach().to("cpu", torch.float32)
+        if balance.shape != (3,):
             raise ShapeError(
                 explain(f"weights is {describe(weights)}", "three: propositional, perspectival, participatory")
             )
-        balance = torch.tensor([float(w) for w in weights])
         if not torch.isfinite(balance).all() or (balance < 0).any() or balance.sum() == 0:
-            raise InputError(explain(f"weights are {tuple(weights)}", "finite numbers >= 0, not all 0"))
+            raise InputError(explain(f"weights are {balance.tolist()}", "finite numbers >= 0, not all 0"))
         if learnable and (balance == 0).any():
             raise InputError(
-                explain(f"learnable weights are {tuple(weights)}", "numbers > 0", "begin with a small weight")
+                explain(f"learnable weights are {balance.tolist()}", "numbers > 0", "begin with a small weight")
             )
         if grid < 1 or entropy_radius < 1:
             raise InputError(explain(f"grid is {grid} and entropy_radius is {entropy_radius}", "both >= 1"))
-        if query is not None and query.ndim != 1:
+        if features is not None and not callable(features):
+            raise InputError(explain(f"features is {describe(features)}", "a function of the image"))
+        vector = None if query is None else as_numbers(query, "query", "(C,)")
+        if vector is not None and vector.ndim != 1:
             raise ShapeError(explain(f"query is {describe(query)}", "a vector (C,)"))
+        if vector is not None and not vector.isfinite().all():
+            raise InputError(explain("query holds NaN or infinite values", "finite numbers"))
         self.grid = grid
         self.entropy_radius = entropy_radius
         self.features = features
@@ -151,7 +158,7 @@ class RelevanceAttention(nn.Module):
             self.weight_logits = nn.Parameter(balance.log())
         else:
             self.register_buffer("fixed_weights", balance)
-        self.register_buffer("query", query)
+        self.register_buffer("query", vector)
 
     @property
     def weights(self) -> Float[Tensor, " 3"]:
@@ -169,7 +176,7 @@ class RelevanceAttention(nn.Module):
             Four maps (4, K, h, w) with points, (4, h, w) with ``query`` alone, three (3, h, w) with neither.
 
         Raises:
-            InputError: A point outside the image.
+            InputError: A point outside the image; features that are no numbers or not finite.
             ShapeError: Features or a query of other shapes than documented.
         """
         pixels = load_image(image)
@@ -220,7 +227,8 @@ class RelevanceAttention(nn.Module):
     def _cell_features(
         self, content: UInt8[np.ndarray, "H W 3"], valid: Float[Tensor, "h w"]
     ) -> Float[Tensor, "C h w"]:
-        features = texture_features(content) if self.features is None else torch.as_tensor(self.features(content))
+        answered = texture_features(content) if self.features is None else self.features(content)
+        features = as_numbers(answered, "what features returned", "(C, a, b)")
         if features.ndim != 3 or 0 in features.shape:
             raise ShapeError(explain(f"the features are {describe(features)}", "(C, a, b)"))
         if features.shape[-2:] != content.shape[:2]:
@@ -229,6 +237,8 @@ class RelevanceAttention(nn.Module):
             )[0]
         share = valid.clamp(min=torch.finfo(torch.float32).tiny)
         cells = self._cells(features) / share * (valid > 0)
+        if not cells.isfinite().all():  # cosines of NaN would pass for a map that is zero everywhere
+            raise InputError(explain("the features hold NaN, infinite or too large values", "finite numbers"))
         if self.features is not None:
             return cells
         total = valid.sum()

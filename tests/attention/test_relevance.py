@@ -148,7 +148,12 @@ def test_weights_are_scaled_and_learnable() -> None:
         ({"weights": (1, float("nan"), 1)}, InputError),
         ({"weights": (1, 0, 1), "learnable": True}, InputError),
         ({"grid": 0}, InputError),
+        ({"weights": None}, InputError),
+        ({"weights": "abc"}, InputError),
+        ({"features": 5}, InputError),
         ({"query": torch.ones(1, 3)}, ShapeError),
+        ({"query": torch.tensor([1.0, torch.nan])}, InputError),
+        ({"query": ["a"]}, InputError),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object], error: type[Exception]) -> None:
@@ -167,6 +172,24 @@ def test_bad_calls_are_refused() -> None:
         RelevanceAttention(weights=(0, 0, 1))(image)
     with pytest.raises(ShapeError, match="features are"):
         RelevanceAttention(features=lambda image: torch.ones(3, 4))(image, [[1, 1]])
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused_and_not_uniform(wrong: float) -> None:
+    def features(image: np.ndarray) -> np.ndarray:
+        found = np.ones((5, 4, 6))
+        found[2, 1, 3] = wrong
+        return found
+
+    with pytest.raises(InputError, match="the features hold NaN, infinite"):
+        RelevanceAttention(features=features)(two_halves(), [[1, 1]])  # type: ignore[arg-type]
+
+
+def test_a_query_and_weights_may_be_lists_or_arrays() -> None:
+    image, vector = two_halves(), [1.0, 0.5, 0, 0, 0, 0, 0, 0, 0]
+    expected = RelevanceAttention(query=torch.tensor(vector), weights=(1, 2, 3))(image).values
+    for kind in (np.array, list):
+        assert torch.equal(RelevanceAttention(query=kind(vector), weights=kind([1, 2, 3]))(image).values, expected)
 
 
 def test_texture_features_are_finite_and_named_nine() -> None:
