@@ -45,7 +45,8 @@ class ArrayAttention:
 
     Raises:
         InputError: A file that is missing, unreadable, pickled or of an unknown kind; values that are NaN, negative or
-        all zero. ShapeError: An array of another rank. UnknownNameError: A key that the file does not have.
+        all zero. ShapeError: An array of another rank. UnknownNameError: A key that the file does not have, or no such
+        fit.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class ArrayAttention:
         names: Sequence[str] | None = None,
         fit: Fit = "stretch",
     ) -> None:
+        _check_fit(fit)
         self.key = key
         self.names = names
         self.fit = fit
@@ -115,6 +117,9 @@ class CallableAttention:
         fit: Where the grid lies on the image; see :data:`Fit`.
         takes_points: Whether the function is called with the points.
 
+    Raises:
+        InputError: No function. UnknownNameError: No such fit.
+
     Example:
         >>> import numpy as np
         >>> brightness = CallableAttention(lambda image: image.mean(-1), names=["brightness"])
@@ -130,6 +135,11 @@ class CallableAttention:
         fit: Fit = "stretch",
         takes_points: bool = False,
     ) -> None:
+        given: object = fn
+        if not callable(given):
+            mend = "maps of arrays or files: ArrayAttention(...)"
+            raise InputError(explain(f"fn is {describe(given)}", "a function of the image", mend))
+        _check_fit(fit)
         self.fn = fn
         self.names = names
         self.fit = fit
@@ -233,7 +243,10 @@ def _numbers(array: object, label: str) -> Tensor:
     if isinstance(array, Tensor):
         tensor = array
     elif isinstance(array, (np.ndarray, list, tuple)):
-        plain = np.asarray(array)
+        try:
+            plain = np.asarray(array)
+        except ValueError as error:  # ragged
+            raise ShapeError(explain(f"{label} is {describe(array)}", "rows of one length")) from error
         if plain.dtype.kind not in "biuf":
             raise InputError(explain(f"{label} is {describe(plain)}", "an array of real numbers"))
         with np.errstate(over="ignore"):  # what is too large becomes inf, and is refused by name later
@@ -256,13 +269,16 @@ def _grid_hw(values: Tensor) -> tuple[int, int]:
     return int(values.shape[-2]), int(values.shape[-1])
 
 
+def _check_fit(fit: object) -> None:
+    if fit not in ("stretch", "letterbox") and not callable(fit):
+        raise UnknownNameError(explain(f"fit is {fit!r}", "'stretch', 'letterbox' or a function"))
+
+
 def _placed(fit: Fit, image_hw: tuple[int, int], grid_hw: tuple[int, int]) -> ImageTransform:
     if callable(fit):
         return fit(image_hw, grid_hw)
     if fit == "stretch":
         return ImageTransform.squash(image_hw, grid_hw)
-    if fit != "letterbox":
-        raise UnknownNameError(explain(f"fit is {fit!r}", "'stretch', 'letterbox' or a function"))
     if grid_hw[0] != grid_hw[1]:
         raise ShapeError(
             explain(f"the attention's grid is {grid_hw}", "a square one for fit='letterbox'", "use fit='stretch'")

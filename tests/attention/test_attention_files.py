@@ -232,7 +232,9 @@ def test_functions() -> None:
 @pytest.mark.usefixtures("as_at_run_time")
 def test_an_unknown_fit_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="fit is 'fill'"):
-        ArrayAttention(VALUES, fit="fill")(IMAGE)  # type: ignore[arg-type]
+        ArrayAttention(VALUES, fit="fill")  # type: ignore[arg-type]
+    with pytest.raises(UnknownNameError, match="fit is 'fill'"):
+        CallableAttention(lambda image: VALUES, fit="fill")  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("as_at_run_time")
@@ -244,5 +246,12 @@ def test_bad_functions_are_named() -> None:
         CallableAttention(negative)(IMAGE)
     with pytest.raises(InputError, match="an array, a tensor or AttentionMaps"):
         CallableAttention(lambda image: None)(IMAGE)  # type: ignore[arg-type, return-value]
+    for ragged in ([[1.0], [3, 4]], [np.ones((2, 2)), np.ones((2, 3))]):
+        with pytest.raises(ShapeError, match="a list of 2; expected rows of one length"):
+            CallableAttention(lambda image, answer=ragged: answer)(IMAGE)  # type: ignore[misc]
+        with pytest.raises(ShapeError, match="a list of 2; expected rows of one length"):
+            ArrayAttention(ragged)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"fn is None; expected a function .*ArrayAttention"):
+        CallableAttention(None)  # type: ignore[arg-type]
     with pytest.raises(ShapeError, match="there were no points"):
         CallableAttention(lambda image: np.ones((1, 2, 2, 2)))(IMAGE)
