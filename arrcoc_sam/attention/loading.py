@@ -89,6 +89,10 @@ def _load_timm(
             explain(f"timm:{name} can't be built with {options} ({error})", "options that this model takes")
         ) from error
     except Exception as error:
+        if not pretrained and ":" not in name:  # nothing was to be fetched
+            raise InputError(
+                explain(f"timm:{name} can't be built with {options} ({said(error)})", "options that this model takes")
+            ) from error
         # Hub, HTTP and file errors have no common base; whatever it was, there are no weights.
         raise _no_weights(f"timm:{name}", error) from error
 
@@ -146,7 +150,7 @@ def _no_weights(label: str, error: Exception, *, what: str = "the weights") -> C
         explain(
             f"{what} of {label} can't be had ({said(error)})",
             "a network, a cached copy or a local folder",
-            "fetch it once on a connected machine, or use pretrained=False for random weights, as a control only"
+            "fetch it once on a connected machine, or use pretrained=False (--random-weights), as a control only"
             if label.startswith("timm:")
             else "fetch it once on a connected machine, or give a local folder: hf:/path/to/model",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from arrcoc_sam.attention.reading import POOL, QUERIES, GridReader, Query, on_gr
 from arrcoc_sam.errors import InputError, UnknownNameError, explain
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.images import load_image
+from arrcoc_sam.inputs import as_size
 
 __all__ = ["GridAttention", "ViTAttention"]
 
@@ -70,7 +72,8 @@ class ViTAttention:
         CheckpointError: Weights or configuration can't be had (no network, say).
         MissingExtraError: An "hf:" name without transformers.
         UnknownNameError: No such model, layer, head or query.
-        InputError: A combination that makes no sense (no class token, no pool, rollout of single heads).
+        InputError: A combination that makes no sense (no class token, no pool, rollout of single heads); layers, heads
+            or an image size that are no whole numbers.
 
     Example:
         >>> import numpy as np
@@ -108,7 +111,10 @@ class ViTAttention:
             raise InputError(
                 explain("rollout of single heads was asked for", "heads='mean'", "rollout mixes all heads")
             )
-        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        size = None
+        if image_size is not None:
+            sides = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+            size = as_size(sides, "image_size")
         if isinstance(model, str):
             module, processor = load_vision_transformer(
                 model,
@@ -131,11 +137,13 @@ class ViTAttention:
         self.query: Query = query
         self.rollout = rollout
         self.differentiable = differentiable
-        self.layers = _chosen(layers, len(self.layout.blocks), f"layers of {label}")
+        self.layers = _chosen(layers, len(self.layout.blocks), f"layers of {label}", "'all' or their numbers")
         pool_heads = getattr(self.layout.pool, "num_heads", 0)
         num_heads = int(pool_heads) if query == "pool" else self.layout.num_heads
         self.heads = (
-            None if isinstance(heads, str) and heads == "mean" else _chosen(heads, num_heads, f"heads of {label}")
+            None
+            if isinstance(heads, str) and heads == "mean"
+            else _chosen(heads, num_heads, f"heads of {label}", "'all', 'mean' or their numbers")
         )
         self.preprocess = preprocess or self._own_preprocess(processor, framing, size)
 
@@ -260,13 +268,17 @@ class ViTAttention:
         return modules
 
 
-def _chosen(asked: str | Sequence[int], count: int, what: str) -> tuple[int, ...]:
+def _chosen(asked: str | Sequence[int], count: int, what: str, expected: str) -> tuple[int, ...]:
     """The numbers asked for, negative ones counted from the end, in rising order."""
     if isinstance(asked, str):
         if asked != "all":
-            raise UnknownNameError(explain(f"{asked!r} was asked for as {what}", "'all' or their numbers"))
+            raise UnknownNameError(explain(f"{asked!r} was asked for as {what}", expected))
         return tuple(range(count))
-    numbers = [int(number) for number in asked]
+    try:
+        numbers = [operator.index(number) for number in asked]
+    except (TypeError, ValueError) as error:
+        mend = f"[{asked}]" if isinstance(asked, int) else None
+        raise InputError(explain(f"{asked!r} was asked for as {what}", expected, mend)) from error
     wrong = [number for number in numbers if not -count <= number < count]
     if wrong or not numbers:
         raise UnknownNameError(explain(f"{wrong or 'none'} were asked for as {what}", f"some of 0 to {count - 1}"))

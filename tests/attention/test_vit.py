@@ -267,6 +267,11 @@ def test_transformers_with_a_processor() -> None:
         ({"layers": [3]}, UnknownNameError, r"\[3\] were asked for as layers"),
         ({"layers": []}, UnknownNameError, "none were asked for"),
         ({"layers": "last"}, UnknownNameError, "'all' or their numbers"),
+        ({"layers": 3}, InputError, r"3 was asked for as layers .* Mend: \[3\]"),
+        ({"layers": None}, InputError, "None was asked for as layers of .*expected 'all' or their numbers"),
+        ({"layers": [0.5]}, InputError, r"\[0\.5\] was asked for as layers"),
+        ({"heads": "max"}, UnknownNameError, "expected 'all', 'mean' or their numbers"),
+        ({"image_size": 0}, InputError, r"image_size=\(0, 0\); expected"),
         ({"heads": [0, 7]}, UnknownNameError, r"\[7\] were asked for as heads"),
         ({"query": "register"}, UnknownNameError, "query is 'register'"),
         ({"query": "pool"}, InputError, "no latent attention pool"),
@@ -301,7 +306,7 @@ def test_missing_weights_are_one_clear_error(monkeypatch: pytest.MonkeyPatch) ->
     assert "the weights of timm:vit_tiny_patch16_224 can't be had (ConnectionError: Name or service" in str(
         caught.value
     )
-    assert "pretrained=False" in str(caught.value)
+    assert "pretrained=False (--random-weights)" in str(caught.value)
     assert not constants.HF_HUB_OFFLINE
 
 
@@ -330,6 +335,8 @@ def test_a_local_transformers_folder(tmp_path: Any) -> None:
 def test_options_that_a_model_does_not_take() -> None:
     with pytest.raises(InputError, match="can't be built with"):
         ViTAttention("timm:vit_tiny_patch16_224", pretrained=False, options={"no_such_option": 1})
+    with pytest.raises(InputError, match="can't be built with"):  # nothing is fetched, so no weights are missing
+        ViTAttention("timm:vit_tiny_patch16_224", pretrained=False, options={"img_size": 0})
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "abacus"])
