@@ -41,7 +41,7 @@ class GranularityAnalyzer:
 
     Raises:
         UnknownNameError: A metric that does not exist.
-        InputError: An ``alpha`` out of range; names, or arrays, in place of segmenter and source.
+        InputError: An ``alpha`` out of range; names, classes or arrays in place of segmenter and source.
     """
 
     def __init__(
@@ -52,19 +52,27 @@ class GranularityAnalyzer:
         *,
         alpha: float = 0.05,
     ) -> None:
-        chosen = DEFAULT_METRICS if metrics is None else ("shell_contrast", "pearson", *metrics)
-        check_names(chosen)
+        if metrics is not None:
+            check_names(metrics)
         if not 0 < alpha < 1:
             raise InputError(explain(f"alpha is {alpha}", "a level in (0, 1), such as 0.05"))
         asked: tuple[object, object] = (segmenter, source)
         if isinstance(asked[0], str):
             mend = f"load_segmenter({asked[0]!r})"
             raise InputError(explain(f"segmenter is {asked[0]!r}", "a segmenter, or None", mend))
+        decodes = hasattr(asked[0], "encode") and hasattr(asked[0], "decode") and not isinstance(asked[0], type)
+        if asked[0] is not None and not decodes:
+            came = f"segmenter is {describe(asked[0])}"
+            raise InputError(explain(came, "a segmenter, or None", "load_segmenter(name)"))
+        if isinstance(asked[1], type):
+            mend = f"make one: {asked[1].__name__}(...)"
+            raise InputError(explain(f"source is the class {asked[1].__name__}", "an attention source", mend))
         if not callable(asked[1]):
             mend = "ViTAttention(name), RelevanceAttention(), or ArrayAttention(array or file)"
             raise InputError(explain(f"source is {describe(asked[1])}", "an attention source", mend))
         self.segmenter = segmenter
         self.source = source
+        chosen = DEFAULT_METRICS if metrics is None else ("shell_contrast", "pearson", *metrics)
         self.metrics = tuple(dict.fromkeys(chosen))
         self.alpha = alpha
 
@@ -95,8 +103,8 @@ class GranularityAnalyzer:
 
         Raises:
             ImageReadError: The image can't be read.
-            InputError: A point outside the image, no points where they are needed, neither segmenter nor hierarchy, or
-                too few reference maps.
+            InputError: A point outside the image, no points where they are needed, neither segmenter nor hierarchy,
+                something else in place of a hierarchy, or too few reference maps.
             ShapeError: A hierarchy or reference that does not fit the image.
         """
         pixels = load_image(image)
@@ -166,7 +174,8 @@ class GranularityAnalyzer:
             pixels = load_image(image)
             scale = torch.tensor([pixels.shape[1] / image_hw[1], pixels.shape[0] / image_hw[0]], dtype=torch.float64)
             # Pixel indices count from the first pixel's centre, half a pixel from the edge that scaling leaves alone.
-            found.append(self.source(image, None if points is None else (points + 0.5) * scale - 0.5).detach())
+            places = None if points is None else (points + 0.5) * scale - 0.5
+            found.append(_answered(self.source(image, places)).detach())
         return found
 
     def _hierarchy(self, pixels: UInt8[np.ndarray, "H W 3"], points: Float64[Tensor, "K 2"] | None) -> MaskHierarchy:
@@ -222,6 +231,10 @@ def _answered(maps: object) -> AttentionMaps:
 def _check_hierarchy(
     hierarchy: MaskHierarchy, image_hw: tuple[int, int], points: Float64[Tensor, "K 2"] | None
 ) -> None:
+    given: object = hierarchy
+    if not isinstance(given, MaskHierarchy):
+        mend = "of candidates: candidates.hierarchy(); of masks (K, 3, H, W): MaskHierarchy.from_masks(masks)"
+        raise InputError(explain(f"hierarchy is {describe(given)}", "one MaskHierarchy", mend))
     if tuple(hierarchy.masks.shape[-2:]) != image_hw:
         came = f"the hierarchy's masks have size {tuple(hierarchy.masks.shape[-2:])}"
         raise ShapeError(explain(came, f"the image's {image_hw}"))

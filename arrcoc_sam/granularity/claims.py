@@ -33,6 +33,7 @@ from arrcoc_sam.granularity.nulls import (
 from arrcoc_sam.granularity.regions import accumulator
 from arrcoc_sam.granularity.result import ABSTAIN
 from arrcoc_sam.hierarchy.levels import LEVELS
+from arrcoc_sam.inputs import as_count
 
 __all__ = ["MIN_COMPUTED", "MIN_IMAGES", "Claims", "make_claims"]
 
@@ -117,7 +118,7 @@ def make_claims(
 
     Raises:
         ShapeError: Not (n, n, N, 3).
-        InputError: Fewer than 4 images (no two halves to permute), or a rate out of range.
+        InputError: Fewer than 4 images (no two halves to permute), a rate out of range, or no draw.
     """
     if values.ndim != 4 or values.shape[0] != values.shape[1] or values.shape[3] != 3 or values.shape[2] == 0:
         raise ShapeError(explain(f"values is {describe(values)}", "(n, n, N, 3)"))
@@ -127,7 +128,9 @@ def make_claims(
     num_images, num_maps = values.shape[0], values.shape[2]
     if num_images < MIN_COMPUTED:
         raise InputError(explain(f"{num_images} images", f"at least {MIN_COMPUTED}, and {MIN_IMAGES} for claims"))
-    num_draws = required_draws(num_maps, false_discovery_rate) if num_draws is None else num_draws
+    if num_draws is None:
+        num_draws = required_draws(num_maps, false_discovery_rate)
+    num_draws = as_count(num_draws, "num_draws")
 
     generator = torch.Generator().manual_seed(seed)
     permutations = random_permutations(num_images, num_draws, generator=generator)

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from arrcoc_sam.errors import ShapeError, UnknownNameError, describe, explain
+from arrcoc_sam.errors import InputError, ShapeError, UnknownNameError, describe, explain
 from arrcoc_sam.granularity.arguments import Attention, Values, check_attention, like
 from arrcoc_sam.granularity.moment_metrics import (
     OF_MOMENTS,
@@ -111,7 +111,10 @@ def check_names(names: Sequence[str]) -> None:
 
     Raises:
         UnknownNameError: The first such name, with those that exist.
+        InputError: One name in place of a list.
     """
+    if isinstance(names, str):
+        raise InputError(explain(f"metrics is {names!r}", "a list of names", f"[{names!r}]"))
     for name in names:
         if name not in METRICS:
             raise UnknownNameError(explain(f"no metric is called {name!r}", f"one of {', '.join(METRICS)}"))

@@ -149,5 +149,8 @@ def test_what_does_not_fit_is_refused():
         make_claims(torch.zeros(5, 4, 2, 3))
     with pytest.raises(InputError, match="at least 4"):
         make_claims(torch.zeros(3, 3, 2, 3))
+    for draws in (-4, 0, 2.5):
+        with pytest.raises(InputError, match=f"num_draws={draws}; expected a whole number"):
+            make_claims(torch.zeros(9, 9, 2, 3), num_draws=draws)
     with pytest.raises(InputError, match="false_discovery_rate"):
         make_claims(torch.zeros(9, 9, 2, 3), false_discovery_rate=0)

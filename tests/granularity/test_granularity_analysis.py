@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import torch
 
-from arrcoc_sam.attention import ArrayAttention, CallableAttention
+from arrcoc_sam.attention import ArrayAttention, CallableAttention, RelevanceAttention
 from arrcoc_sam.attention.maps import AttentionMaps
 from arrcoc_sam.errors import InputError, ShapeError, UnknownNameError
 from arrcoc_sam.geometry import ImageTransform
@@ -274,6 +274,11 @@ def test_what_does_not_fit_is_refused():
         analyzer.analyze(IMAGE, None, hierarchy=NESTED, reference=[IMAGE] * 19)
     with pytest.raises(ShapeError, match="a reference holds 1 maps"):
         analyzer.analyze(IMAGE, None, hierarchy=NESTED, reference=[maps[0] for maps in random_reference(19)])
+    for given in (NESTED.masks, [NESTED], Decoded(NESTED)):
+        with pytest.raises(InputError, match=r"expected one MaskHierarchy.*candidates\.hierarchy\(\)"):
+            analyzer.analyze(IMAGE, None, hierarchy=given)
+    with pytest.raises(InputError, match=r"metrics is 'pearson'.*\['pearson'\]"):
+        GranularityAnalyzer(None, levels_source, "pearson")
     with pytest.raises(InputError, match="alpha"):
         GranularityAnalyzer(None, levels_source, alpha=0)
     other_size = ArrayAttention(np.random.default_rng(0).random((1, 4, 4)))
@@ -308,6 +313,11 @@ def test_sink_mass_is_the_share_of_the_largest_cells_outside_the_whole():
 def test_names_arrays_and_bare_functions_are_refused_with_the_mend():
     with pytest.raises(InputError, match=r"segmenter is 'tiny'.*load_segmenter\('tiny'\)"):
         GranularityAnalyzer("tiny", levels_source)
+    for segmenter in (3, FixedSegmenter):
+        with pytest.raises(InputError, match=r"segmenter is .*; expected a segmenter.*load_segmenter"):
+            GranularityAnalyzer(segmenter, levels_source)
+    with pytest.raises(InputError, match=r"source is the class RelevanceAttention.*RelevanceAttention\(\.\.\.\)"):
+        GranularityAnalyzer(None, RelevanceAttention)
     for source in ("relevance", np.ones((8, 8))):
         with pytest.raises(InputError, match=r"source is .*expected an attention source.*ViTAttention"):
             GranularityAnalyzer(None, source)
