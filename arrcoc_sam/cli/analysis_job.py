@@ -14,6 +14,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from arrcoc_sam.attention import ArrayAttention, AttentionMaps, AttentionSource
+from arrcoc_sam.cli.analysis_figures import figures_of_table, remove_figures, save_figures
 from arrcoc_sam.cli.analysis_inputs import (
     AttentionOptions,
     ClickPlan,
@@ -31,11 +32,11 @@ from arrcoc_sam.errors import ArrcocSamError, DataError, InputError, ShapeError,
 from arrcoc_sam.granularity.metrics import check_names
 from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.images import load_image
-from arrcoc_sam.report import GranularityPage, Provenance, plot_granularity
+from arrcoc_sam.report import GranularityPage, Provenance
 from arrcoc_sam.report.provenance import DEMONSTRATION_MODEL
 from arrcoc_sam.report.results import ABSTAIN
 
-__all__ = ["AnalysisJob", "print_answers", "save_figures", "save_tables"]
+__all__ = ["AnalysisJob", "print_answers", "save_tables"]
 
 MIN_REFERENCE = 19
 """With fewer other images no p could be as small as .05."""
@@ -117,6 +118,9 @@ class AnalysisJob:
                 raise DataError(explain(f"none of {len(inputs.paths)} images could be analysed", "at least one"))
             save_tables(pd.concat(frames, ignore_index=True), folder)
             page.write(folder / "report.html")
+            written = [path.name for path in (folder / "figures").glob("*")]
+            earlier = figures_of_table(self.out.expanduser())
+        remove_figures(earlier, written)
         if not page.skipped:
             (self.out / "errors.csv").unlink(missing_ok=True)  # of an earlier run
         self._tell(page, num_images=len(frames))
@@ -285,23 +289,6 @@ def _carried(
     """
     scale = torch.tensor([other_hw[1] / size_hw[1], other_hw[0] / size_hw[0]], dtype=torch.float64)
     return (points + 0.5) * scale - 0.5
-
-
-def save_figures(analysed: Analysed, folder: Path, stem: str, figure_format: str) -> None:
-    """A figure for each click, under a name that is free."""
-    if figure_format == "none":
-        return
-    folder.mkdir(exist_ok=True)
-    num_prompts = len(analysed.result.masks)
-    for prompt in range(num_prompts):
-        name = stem if num_prompts == 1 else f"{stem}-{prompt + 1}"
-        # Images of one name may come from several folders.
-        taken = 1
-        while (folder / f"{name}.{figure_format}").exists():
-            taken += 1
-            name = f"{stem}-{prompt + 1}-{taken}"
-        figure = plot_granularity(analysed.result, prompts=[prompt], title=analysed.name)
-        figure.savefig(folder / f"{name}.{figure_format}")
 
 
 def save_tables(frame: pd.DataFrame, folder: Path) -> None:

@@ -15,7 +15,8 @@ from jaxtyping import Float64, UInt8
 from torch import Tensor
 
 from arrcoc_sam.attention import AttentionMaps, RelevanceAttention
-from arrcoc_sam.cli.analysis_job import save_figures, save_tables
+from arrcoc_sam.cli.analysis_figures import save_figures
+from arrcoc_sam.cli.analysis_job import save_tables
 from arrcoc_sam.cli.console import out, print_json, print_table, progress
 from arrcoc_sam.cli.demo_controls import planted_maps
 from arrcoc_sam.cli.demo_images import DEMO_PHOTOS, DEMO_SCENE_SEED, DemoPhoto, DemoScene, load_photo, load_scene

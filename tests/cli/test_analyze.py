@@ -201,6 +201,23 @@ def test_a_transformer_with_random_weights_is_called_a_control(command: Command,
     assert "random weights (a control)" in report
 
 
+def test_figures_of_an_earlier_run_go_and_what_else_lies_there_stays(
+    command: Command, make_photo: Any, array_file: Path, weights: Path, tmp_path: Path
+) -> None:
+    for name in ("0", "00", "b"):
+        make_photo(tmp_path / "photos" / f"{name}.png")
+    words = ("-a", array_file, "--checkpoint", weights, "-o", "out")
+    assert command("analyze", "photos", *words).code == 0
+    mine = tmp_path / "out" / "figures" / "mine.png"
+    mine.write_bytes(b"of somebody else")
+    assert command("analyze", "photos/0.png", *words, "-p", "100000,2").code == 2  # nothing was written
+    assert {path.name for path in mine.parent.iterdir()} == {"0.png", "00.png", "b.png", "mine.png"}
+    assert command("analyze", "photos/0.png", *words, "-p", "10,12", "-p", "40,20").code == 0
+    assert {path.name for path in mine.parent.iterdir()} == {"0-1.png", "0-2.png", "mine.png"}
+    assert command("analyze", "photos/b.png", *words, "--format", "none").code == 0
+    assert [path.name for path in mine.parent.iterdir()] == ["mine.png"]
+
+
 def test_images_of_one_name_keep_their_own_figures(
     command: Command, make_photo: Any, array_file: Path, weights: Path, tmp_path: Path
 ) -> None:
