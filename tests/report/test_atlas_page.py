@@ -108,6 +108,19 @@ def test_the_claim_is_worded_as_the_protocol_allows(make_atlas: MakeAtlas) -> No
         assert causal not in words
 
 
+@pytest.mark.parametrize(("metric", "title"), [("shell_contrast", "Shell contrast"), ("pearson", "Pearson")])
+def test_headings_name_the_metric(make_atlas: MakeAtlas, metric: str, title: str) -> None:
+    atlas = make_atlas()
+    atlas = replace(atlas, info={**atlas.info, "metric": metric})
+    words = " ".join(Elements(atlas_html(atlas)).words.split())
+    drawn = atlas_figures(atlas)["contrast"]
+    assert f"{title}, calibrated How far each map's value" in words
+    assert drawn.get_suptitle().startswith(f"{title}, calibrated\n")
+    if metric != "shell_contrast":
+        bar = drawn.axes[-1].get_ylabel()
+        assert "contrast" not in (words + atlas_html(atlas).partition("<body")[2] + bar + drawn.get_suptitle()).lower()
+
+
 def test_under_thirty_images_nothing_is_claimed_and_the_page_says_so(make_atlas: MakeAtlas) -> None:
     atlas = make_atlas(MIN_IMAGES - 1)
     page = Elements(atlas_html(atlas))

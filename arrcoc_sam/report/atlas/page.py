@@ -154,7 +154,7 @@ def _reading(result: AtlasLike) -> Html:
             "image, such as the middle or a few fixed cells, is in the null, too, and counts for nothing.",
         ),
         (
-            "Calibrated contrast z",
+            "Calibrated score z",
             "Value minus the null's mean, in standard deviations of the null. Below 0 the head avoids the level.",
         ),
         (

@@ -13,6 +13,7 @@ from arrcoc_sam.report.atlas.tables import (
     KINDS,
     AtlasLike,
     best_heads,
+    calibrated_title,
     claim_counts,
     columns_of,
     contrast_limit,
@@ -79,10 +80,11 @@ def plot_contrast(result: AtlasLike) -> Figure:
         drawn = _draw_values(panel, judged, values, (-limit, limit), CONTRAST_COLORMAP)
         panel.set_title(level, fontsize=9.5)
     bar = figure.colorbar(drawn, ax=panels, fraction=0.02, pad=0.01, aspect=25)
-    bar.set_label("calibrated contrast z, null sd", fontsize=8.5)
+    bar.set_label("calibrated score z, null sd", fontsize=8.5)
     bar.ax.tick_params(labelsize=8)
     claim = "" if makes_claims(result) else " (no claim: too few)"
-    figure.suptitle(f"Calibrated contrast, {image_count(result)} images{claim}", fontsize=11, fontweight="bold")
+    title = f"{calibrated_title(result)}\n{image_count(result)} images{claim}"  # in one line some are too wide
+    figure.suptitle(title, fontsize=11, fontweight="bold")
     return figure
 
 

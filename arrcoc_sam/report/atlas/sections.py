@@ -12,6 +12,7 @@ from arrcoc_sam.report.atlas.tables import (
     KINDS,
     AtlasLike,
     best_heads,
+    calibrated_title,
     claim_counts,
     contrast_limit,
     groups,
@@ -66,21 +67,21 @@ def levels_section(result: AtlasLike) -> Html:
 
 def contrast_section(result: AtlasLike) -> Html:
     """Calibrated scores of the three levels as maps of layers by heads, on one scale."""
-    judged = of_group(result, groups(result)[0])
+    judged, title = of_group(result, groups(result)[0]), calibrated_title(result)
     limit = contrast_limit(judged)
     scale = Scale(-limit, limit, CONTRAST_COLORMAP, "null sd")
     pictures = []
     for level in LEVELS:
         values = judged[f"z_{level}"].to_numpy(dtype=float)
         top = f"largest {number(np.nanmax(values), 1)} null sd" if np.isfinite(values).any() else "nowhere defined"
-        drawn = value_map(judged, values, scale, label=f"Calibrated contrast of each map at the {level}")
+        drawn = value_map(judged, values, scale, label=f"{title}, of each map at the {level}")
         pictures.append(_figure(level, top, drawn))
     said = (
-        "How far each map's contrast at a level lies from what the same map scores with other images' attention, in "
+        "How far each map's value at a level lies from what the same map scores with other images' attention, in "
         "standard deviations of that null, over all images. Hatched: not defined, because the null is constant."
     )
     parts = [
-        element("h2", text("Calibrated contrast")),
+        element("h2", text(title)),
         element("p", text(said)),
         element("div", [scale_key(scale)], class_="key"),
         element("div", pictures, class_="maps"),
@@ -103,7 +104,7 @@ def best_section(result: AtlasLike) -> Html:
     parts = [element("h2", text("Chosen on one half of the images, reported on the other")), element("p", text(said))]
     rows = [_head_row(head, level, ends) for level in LEVELS for _, head in chosen[level].iterrows()]
     columns = ["map", "largest at", "z, choosing half", "z, reporting half", "lead [interval]", "", "q", "claimed"]
-    caption = "Maps with the largest calibrated contrast at each level; z and lead in null sd"
+    caption = "Maps with the largest calibrated score at each level; z and lead in null sd"
     if not makes_claims(result):
         caption += "; no claim, too few images"
     parts.append(table(caption, columns, rows))

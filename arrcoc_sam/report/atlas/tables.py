@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from arrcoc_sam.hierarchy.levels import LEVELS
+from arrcoc_sam.report.labels import metric_label
 from arrcoc_sam.report.results import ABSTAIN
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "MIN_IMAGES",
     "AtlasLike",
     "best_heads",
+    "calibrated_title",
     "claim_counts",
     "columns_of",
     "contrast_limit",
@@ -130,6 +132,11 @@ def contrast_limit(maps: pd.DataFrame) -> float:
     values = np.abs(maps[[f"z_{level}" for level in LEVELS]].to_numpy(dtype=float))
     finite = values[np.isfinite(values)]
     return max(3.0, float(finite.max())) if finite.size else 3.0
+
+
+def calibrated_title(result: AtlasLike) -> str:
+    """What the calibrated scores of an atlas are scores of, as a heading: the metric that it was told to judge by."""
+    return f"{metric_label(str(result.info.get('metric', 'shell_contrast'))).title}, calibrated"
 
 
 def threshold_names(ablation: pd.DataFrame) -> list[str]:
