@@ -270,7 +270,7 @@ def _grid_hw(values: Tensor) -> tuple[int, int]:
 
 
 def _check_fit(fit: object) -> None:
-    if fit not in ("stretch", "letterbox") and not callable(fit):
+    if not callable(fit) and not (isinstance(fit, str) and fit in ("stretch", "letterbox")):
         raise UnknownNameError(explain(f"fit is {fit!r}", "'stretch', 'letterbox' or a function"))
 
 

@@ -109,10 +109,11 @@ class AttentionMaps:
         self._check_values()
 
     def _check_values(self) -> None:
-        values, valid = self.values.detach(), self.valid.detach()
         mend = "build them with AttentionMaps.from_values, which normalises"
-        if values.dtype != torch.float32:
-            raise InputError(explain(f"the attention is {describe(values)}", "float32", mend))
+        if self.values.dtype != torch.float32 or not isinstance(self.valid, Tensor):
+            came = f"the attention is {describe(self.values)} and valid is {describe(self.valid)}"
+            raise InputError(explain(came, "float32 tensors", mend))
+        values, valid = self.values.detach(), self.valid.detach()
         if not ((valid >= 0) & (valid <= 1 + _ROUNDING)).all():
             raise InputError(explain("valid holds NaN or values beside [0, 1]", "the share that the image covers"))
         mass = torch.where(valid > 0, values, 0.0).sum((-2, -1))

@@ -121,7 +121,7 @@ def shells_of(
     if distinct is None:
         distinct = torch.ones(masks.shape[:2], dtype=torch.bool, device=masks.device)
     elif distinct.shape != masks.shape[:2] or distinct.dtype != torch.bool:
-        raise ShapeError(explain(f"distinct is {describe(distinct)}", f"bool, {tuple(masks.shape[:2])}"))
+        raise ShapeError(explain(f"distinct is {describe(distinct)}", f"a bool tensor {tuple(masks.shape[:2])}"))
     return shell_masks(clip_levels(masks), distinct.to(masks.device))
 
 

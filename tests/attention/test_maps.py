@@ -110,8 +110,9 @@ def test_the_plain_constructor_holds_what_is_promised() -> None:
     for wrong in (even * 2, even - 0.1, even * torch.nan, torch.randn(2, 6, 6)):
         with pytest.raises(InputError, match=r"'b' is no distribution.*from_values"):
             AttentionMaps(values=torch.stack([even[0], wrong[1]]), **rest)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="expected float32"):
-        AttentionMaps(values=even.double(), **rest)  # type: ignore[arg-type]
+    for other in (even.double(), even.numpy()):
+        with pytest.raises(InputError, match="expected float32 tensors"):
+            AttentionMaps(values=other, **rest)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="'a' is no distribution"):  # a row of its mass lies on padding
         AttentionMaps(values=even, **{**rest, "valid": torch.ones(6, 6).triu()})  # type: ignore[arg-type]
     for weight in (2.0, -1.0, torch.nan):
