@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -23,48 +22,13 @@ from arrcoc_sam.hierarchy.levels import DISTINCT_IOU, LEVELS, NESTED_SHARE
 from arrcoc_sam.inputs import Rows, as_count, as_size, kept_rows
 from arrcoc_sam.masks import stability_score
 from arrcoc_sam.selection import Selection, check_strategy, choose_mask, ensemble_masks, select_masks
+from arrcoc_sam.upscaling import upscale
 
-__all__ = ["MaskCandidates", "ensemble", "interpolate_twice", "select", "upscale"]
+__all__ = ["MaskCandidates", "ensemble", "select"]
 
 # Floats that a step of upscaling may hold, on the CPU (16 MB: the C library's allocator reuses it) and elsewhere.
 _STEP_CPU = 1 << 22
 _STEP_GPU = 1 << 27
-
-
-def upscale(
-    logits: Float[Tensor, "K M h w"], transform: ImageTransform, *, size_hw: tuple[int, int] | None = None
-) -> Float[Tensor, "K M H W"]:
-    """Low-resolution logits at image resolution, as segment-anything does it: two bilinear steps.
-
-    The first goes to the model's frame, whose padding is then cut off; the second to the original size
-    (``align_corners=False``, no antialiasing). Differentiable.
-
-    Args:
-        logits: (K, M, h, w) over the whole frame of the model, padding included.
-        transform: The map from the image to that frame.
-        size_hw: The size to go to; the original one by default.
-
-    Returns:
-        (K, M, H, W), of the logits' dtype. Thresholds belong on this, not on the logits before.
-
-    Reference:
-        ``Sam.postprocess_masks`` of segment-anything.
-    """
-    # A mask a row: of several channels PyTorch would make a channels-last copy, which takes longer than the work. In
-    # one thread that copy rounds otherwise.
-    shown = interpolate_twice(logits.flatten(0, 1)[:, None], transform, size_hw or transform.original_hw)
-    return shown.reshape(*logits.shape[:2], *shown.shape[-2:])
-
-
-def interpolate_twice(
-    logits: Float[Tensor, "N C h w"], transform: ImageTransform, size_hw: tuple[int, int]
-) -> Float[Tensor, "N C H W"]:
-    """The steps of :func:`upscale` by the operations of segment-anything: bit by bit the same for as many channels."""
-    height, width = transform.resized_hw
-    frame = F.interpolate(logits, transform.frame_hw, mode="bilinear", align_corners=False)[..., :height, :width]
-    if (height, width) != tuple(size_hw):  # at its own size, interpolation changes nothing
-        frame = F.interpolate(frame, size_hw, mode="bilinear", align_corners=False)
-    return frame
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +43,8 @@ class MaskCandidates:
         image_index: (K,) int64, which image each prompt is about.
         transforms: For each image, the map to the model's frame.
         object_score: (K,), above 0 where the object is visible; None of models that have no such head.
+        stability: (K, M) in [0, 1], counted when it is first asked for.
+        sizes_hw: (K, 2) int64, height and width of each prompt's image.
     """
 
     logits: Float[Tensor, "K M h w"]
@@ -311,12 +277,14 @@ class MaskCandidates:
 
 
 def select(candidates: MaskCandidates, strategy: str, *, threshold: float = 0.0, **arguments: Any) -> Selection:
-    """Pick one mask a prompt; :func:`arrcoc_sam.selection.select_masks` lists the strategies.
+    """Pick one mask a prompt.
 
     Args:
         candidates: What a decoder answered. "whole", "part" and "subpart" look at tokens 1-3 only, the other
             strategies at all that were decoded.
-        strategy: A name of ``STRATEGIES``.
+        strategy: "automatic" or "stability", of the highest predicted IoU or stability; "whole", "part", "subpart",
+            by area; "largest", "smallest", "area_ratio"; "box"; or "oracle". What each takes:
+            :func:`arrcoc_sam.selection.select_masks`.
         threshold: Of the logits.
         **arguments: What the strategy needs: ``target=``, ``box_xyxy=`` or ``ratio=``.
 
@@ -340,7 +308,16 @@ def select(candidates: MaskCandidates, strategy: str, *, threshold: float = 0.0,
 
 
 def ensemble(candidates: MaskCandidates, method: str, *, threshold: float = 0.0) -> Bool[Tensor, "K H W"]:
-    """Merge each prompt's candidates into one mask; :func:`arrcoc_sam.selection.ensemble_masks` lists the methods.
+    """Merge each prompt's candidates into one mask.
+
+    Args:
+        candidates: What a decoder answered; all that was decoded is merged.
+        method: "union"; "intersection"; "weighted", pixels of more than half the weight, the softmax of the predicted
+            IoU; or "voting", pixels in more than half of the masks (:func:`arrcoc_sam.selection.ensemble_masks`).
+        threshold: Of the logits.
+
+    Returns:
+        (K, H, W) bool, at the original size.
 
     Raises:
         MixedSizesError: Images of several sizes.

@@ -8,9 +8,10 @@ import torch
 from segment_anything.modeling import Sam
 from torch import nn
 
-from arrcoc_sam.candidates import MaskCandidates, ensemble, interpolate_twice, select, upscale
+from arrcoc_sam.candidates import MaskCandidates, ensemble, select
 from arrcoc_sam.errors import HierarchyError, InputError, MixedSizesError, ShapeError, UnknownNameError
 from arrcoc_sam.geometry import ImageTransform
+from arrcoc_sam.upscaling import interpolate_twice, upscale
 
 LOW = 16  # a quarter of the model's frame of 64 px, as in SAM
 FRAME = 64

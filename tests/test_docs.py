@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from typer.main import get_command
 
+import arrcoc_sam as aa
 from arrcoc_sam.cli.main import app
 from arrcoc_sam.datasets.coco import CocoDataset
 from arrcoc_sam.masks.rle import encode_rle
@@ -193,3 +194,12 @@ def test_scripts_that_pages_run_are_there() -> None:
     }
     assert len(named) >= 10
     assert [(page, script) for page, script in named if not (ROOT / script).is_file()] == []
+
+
+def test_the_package_on_a_page_has_every_public_name_and_error() -> None:
+    page = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    names = [name for name in aa.__all__ if not name.startswith("__")]
+    missing = [name for name in names if not re.search(rf"`(aa|arrcoc_sam)\.{name}\b", page)]
+    kinds = [name for name in aa.errors.__all__ if name.endswith("Error")]
+    missing += [name for name in kinds if f"`{name}`" not in page and f"`aa.{name}`" not in page]
+    assert missing == []

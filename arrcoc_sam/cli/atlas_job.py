@@ -311,6 +311,10 @@ def _as_json(result: AtlasResult, report: Path, folder: Path) -> dict[str, Any]:
     }
 
 
+def _short(value: float) -> str:
+    return f"{round(value, 1) + 0.0:.1f}"  # no minus before 0
+
+
 def _print_summary(result: AtlasResult) -> None:
     rows = []
     for group in groups(result):
@@ -321,10 +325,11 @@ def _print_summary(result: AtlasResult) -> None:
     rows = []
     for level in LEVELS:
         for head in best_heads(result.of(), level, _LISTED).to_dict("records"):
-            lead = f"{head['gap']:.1f} [{head['gap_low']:.1f}, {head['gap_high']:.1f}]"
-            rows.append((head["map"], level, f"{head[f'report_z_{level}']:.1f}", lead, head["level"]))
-    title = "Chosen on one half of the images, reported on the other (null sd)"
-    print_table(title, ["map", "largest at", "z", "lead [interval]", "claimed"], rows, to=out(), right=["z"])
+            lead = f"{_short(head['gap'])} [{_short(head['gap_low'])}, {_short(head['gap_high'])}]"
+            rows.append((head["map"], level, _short(head[f"report_z_{level}"]), lead, head["level"]))
+    title = f"The first {_LISTED} maps of each level, as one half of the images has it; z and lead of the other half"
+    columns = ["map", "largest at", "z (null sd)", "lead [interval]", "claimed"]
+    print_table(title, columns, rows, to=out(), right=["z (null sd)"])
     if makes_claims(result):
         words = "A claim: the map concentrates at the level beyond its image-independent prior. Nothing causal."
     else:

@@ -88,6 +88,8 @@ class VideoJob:
             (folder / "video.json").write_text(json_document(record), encoding="utf-8")
             if self.overlay:
                 write_overlay(folder / "overlay.mp4", clip, tracks, progress=progress)
+        if not self.overlay:
+            (self.out.expanduser() / "overlay.mp4").unlink(missing_ok=True)  # of an earlier run, with other masks
         checkpoints.clear()
         clip.close()
         if checkpoints.resumed:

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from arrcoc_sam.candidates import upscale
 from arrcoc_sam.errors import EmbeddingMismatchError, InputError, ShapeError, UnknownNameError
 from arrcoc_sam.masks import decode_rle, encode_rle, largest_interior_point
 from arrcoc_sam.prompts import PROMPT_KINDS, Prompts
 from arrcoc_sam.quality import CalibratedQuality, MaskQuality, MaskQualityEstimator, QualityCalibration, jaccard_bounds
 from arrcoc_sam.scenes import generate_scene
 from arrcoc_sam.segmenters.sam import SamSegmenter
+from arrcoc_sam.upscaling import upscale
 
 FIELDS = (
     "quality",

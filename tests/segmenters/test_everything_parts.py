@@ -11,7 +11,6 @@ from jaxtyping import Float
 from segment_anything.utils import amg
 from torchvision.ops import box_iou as torchvision_box_iou
 
-from arrcoc_sam.candidates import interpolate_twice
 from arrcoc_sam.errors import InputError
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.masks import mask_boxes, stability_score
@@ -19,6 +18,7 @@ from arrcoc_sam.segmenters.everything.crops import crop_layers, is_cut_off
 from arrcoc_sam.segmenters.everything.overlap import RoughBoxes, box_iou
 from arrcoc_sam.segmenters.everything.regions import without_small_regions
 from arrcoc_sam.segmenters.everything.windows import LogitWindow, WindowUpscaler, cut_windows
+from arrcoc_sam.upscaling import interpolate_twice
 
 
 @settings(deadline=None, max_examples=60)

@@ -11,11 +11,11 @@ from segment_anything import SamPredictor
 from segment_anything.build_sam import build_sam_vit_b
 from segment_anything.modeling import Sam
 
-from arrcoc_sam.candidates import upscale
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.segmenters import load_segmenter
 from arrcoc_sam.segmenters.sam import SamSegmenter
 from arrcoc_sam.segmenters.tiny import build_tiny
+from arrcoc_sam.upscaling import upscale
 
 TOLERANCE = 1e-4
 

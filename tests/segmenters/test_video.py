@@ -66,7 +66,7 @@ def own_session(segmenter: VideoSegmenter, clip: Clip) -> Any:
 
 
 def expected_masks(segmenter: VideoSegmenter, logits: torch.Tensor, clip: Clip) -> torch.Tensor:
-    from arrcoc_sam.candidates import upscale
+    from arrcoc_sam.upscaling import upscale
 
     shaped = logits.reshape(1, 1, *logits.shape[-2:]).float()
     return upscale(shaped, segmenter.segmenter.transform_for(clip.size_hw))[0, 0] > 0

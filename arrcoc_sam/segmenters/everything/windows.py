@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from arrcoc_sam.candidates import interpolate_twice
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.masks import areas, mask_boxes
+from arrcoc_sam.upscaling import interpolate_twice
 
 __all__ = ["LogitWindow", "MeasuredMask", "WindowUpscaler", "cut_windows"]
 
@@ -93,7 +93,7 @@ def cut_windows(logits: Float[Tensor, "n h w"], lowest: float) -> list[LogitWind
 class WindowUpscaler:
     """Logits to masks at the image's size, window by window.
 
-    Both steps of :func:`arrcoc_sam.candidates.upscale` are linear and act on rows and columns apart, so that a window
+    Both steps of :func:`arrcoc_sam.upscaling.upscale` are linear and act on rows and columns apart, so that a window
     goes through two small matrix products; no tensor of the model's frame is made. The logits differ from those of
     ``upscale`` by rounding only.
 

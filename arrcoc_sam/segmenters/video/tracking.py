@@ -15,7 +15,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from arrcoc_sam._version import __version__
-from arrcoc_sam.candidates import upscale
 from arrcoc_sam.errors import UnsupportedModelError, explain
 from arrcoc_sam.geometry import ImageTransform
 from arrcoc_sam.hierarchy.levels import LEVELS
@@ -27,6 +26,7 @@ from arrcoc_sam.segmenters.video.memory import LazyFrames, forget, objects_of
 from arrcoc_sam.segmenters.video.prompts import VideoPrompt
 from arrcoc_sam.segmenters.video.resume import TrackingCheckpoints, tracking_key
 from arrcoc_sam.segmenters.video.tracks import ObjectFrame, level_by_area
+from arrcoc_sam.upscaling import upscale
 
 __all__ = ["Progress", "Tracking"]
 
