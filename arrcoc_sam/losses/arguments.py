@@ -123,6 +123,8 @@ def check_range(
 ) -> None:
     """Soft masks that lie in [0, 1], or a little beside it as resizing leaves them; of the first batches alone.
 
+    What lies a little beside is clamped where the losses are evaluated.
+
     Args:
         targets: Checked in all else.
         name: What messages call them.

@@ -112,8 +112,8 @@ def _numbers(logits: Tensor, alpha: float | None, gamma: float) -> tuple[Tensor,
 def _terms(
     x: Tensor, t: Tensor, valid: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    # a byte may be 255: a mask's, or a bool of Pillow's images of mode "1"
-    x, t = x.to(dtype), t.to(dtype).clamp(max=1)
+    # a byte may be 255: a mask's, or a bool of Pillow's images of mode "1"; floats lie beside [0, 1] after resizing
+    x, t = x.to(dtype), t.to(dtype).clamp(0, 1)
     if valid is not None:
         x = torch.where(valid.unsqueeze(-1), x, 0.0)
         t = torch.where(valid.unsqueeze(-1), t, 0.0)

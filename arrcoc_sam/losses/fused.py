@@ -57,8 +57,8 @@ def per_mask_sums(
 
     Args:
         logits: (…, H, W), any strides; copied where H and W can't be viewed as one axis.
-        targets: (…, H, W) bool, integers, of which all but 0 are 1, or floats. An axis before H that is expanded
-            (stride 0) is not copied.
+        targets: (…, H, W) bool, integers, of which all but 0 are 1, or floats, clamped to [0, 1]. An axis before H
+            that is expanded (stride 0) is not copied.
         valid: Masks that count; the sums of the others are 0 with zero gradient, whatever their logits (NaN too).
         alpha: Weight of the foreground in the focal sum; None for none.
         gamma: Focusing exponent.

@@ -54,10 +54,10 @@ def by_level(valid: Tensor, confidence: Tensor) -> Bool[Tensor, "B L"]:
 
 
 def at_resolution(masks: Tensor, level: Tensor) -> Tensor:
-    """Masks at the resolution of a level, untouched where they have it already."""
+    """Masks at the resolution of a level, constants in [0, 1]; bool masks stay bool where they have it already."""
     grid_hw = (level.shape[-2], level.shape[-1])
     if tuple(masks.shape[-2:]) == grid_hw:
-        return masks
+        return masks.detach().clamp(0, 1) if masks.is_floating_point() else masks
     # Under autocast the two matrix products of the average would run in half precision.
     device = masks.device.type
     exact = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()

@@ -74,8 +74,8 @@ def mask_sums(
 
     Args:
         logits: (…, pixels), finite.
-        targets: (…, pixels) bool, integers, of which all but 0 are 1, or floats in [0, 1]; constants, no gradient
-            flows to them.
+        targets: (…, pixels) bool, integers, of which all but 0 are 1, or floats, clamped to [0, 1]; constants, no
+            gradient flows to them.
         valid: Masks that count; the sums of the others are 0 with zero gradient, whatever their logits (NaN too).
         alpha: Weight of the foreground in the focal sum; None for none.
         gamma: Focusing exponent, ≥ 0.
@@ -85,7 +85,7 @@ def mask_sums(
     """
     dtype = accumulation_dtype(logits)
     t = targets.detach()
-    x, t = logits.to(dtype), (t if t.is_floating_point() else t != 0).to(dtype)
+    x, t = logits.to(dtype), t.to(dtype).clamp(0, 1) if t.is_floating_point() else (t != 0).to(dtype)
     if valid is not None:
         x = torch.where(valid.unsqueeze(-1), x, 0.0)
         t = torch.where(valid.unsqueeze(-1), t, 0.0)

@@ -167,7 +167,8 @@ def _terms(x_ptr, t_ptr, offsets, pixels, EVEN: tl.constexpr):
         # A logit of −128 whose target is 0 adds 0 to each sum.
         x = tl.load(x_ptr + offsets, mask=offsets < pixels, other=-128.0).to(tl.float32)
         t = tl.load(t_ptr + offsets, mask=offsets < pixels, other=0).to(tl.float32)
-    t = tl.minimum(t, 1.0)  # a byte may be 255: a mask's, or a bool of Pillow's images of mode "1"
+    # a byte may be 255: a mask's, or a bool of Pillow's images of mode "1"; floats lie beside [0, 1] after resizing
+    t = tl.clamp(t, 0.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
     positive = x >= 0
     magnitude = tl.abs(x)
     # exp(−|x|) = 2^y with y = −|x|·log₂e; the rounding of y, up to 4e-6 of the result, is multiplied back.

@@ -293,6 +293,14 @@ class TestCompany:
             predicted, logits[:, None], mask
         )
 
+    def test_soft_targets_beside_their_range_are_clamped(self, backend):
+        logits, mask = some_masks(2, 3, 8, 8)
+        resized = mask * 1.1 - 0.05
+        ours, expected = (evaluate(logits, each, backend=backend) for each in (resized, mask.float()))
+        torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+        plain = LF.dice_loss(logits, resized), LF.sigmoid_focal_loss(logits, resized)
+        assert plain == (LF.dice_loss(logits, mask), LF.sigmoid_focal_loss(logits, mask))
+
     def test_autocast(self, backend):
         layer = torch.nn.Linear(8, 8, bias=False)
         inputs, targets = some_masks(2, 3, 8, 8)

@@ -262,6 +262,17 @@ class TestAttentionMass:
         loss = LF.attention_mass_loss(attention, masks, torch.ones(1, 2), reduction="none")
         torch.testing.assert_close(loss, torch.full((1, 2), -math.log(0.75)))
 
+    @pytest.mark.parametrize("side", [4, 8])
+    def test_soft_masks_are_constants_in_their_range(self, side):
+        attention = torch.rand(2, 1, 4, 4).flatten(1).softmax(-1).view(2, 1, 4, 4).requires_grad_()
+        inside = torch.zeros(2, 1, side, side)
+        inside[..., : side // 2] = 1.0
+        resized = (inside * 1.1 - 0.05).requires_grad_()
+        loss = LF.attention_mass_loss(attention, resized, torch.ones(2, 1))
+        torch.testing.assert_close(loss, LF.attention_mass_loss(attention, inside, torch.ones(2, 1)))
+        loss.backward()
+        assert resized.grad is None
+
     def test_gradient_pulls_attention_inside(self):
         scores = torch.zeros(1, 1, 4, 4, requires_grad=True)
         masks = torch.zeros(1, 1, 4, 4, dtype=torch.bool)

@@ -61,6 +61,13 @@ def test_half_precision(dtype, soft):
     assert ((gradient.double() - exact_gradient).abs() <= 2 * torch.finfo(dtype).eps * largest).all()
 
 
+def test_soft_targets_beside_their_range_are_clamped():
+    logits, mask = some_masks(2, 3, 31, 17)
+    ours, expected = (evaluate(logits, each, backend="triton") for each in (mask * 1.1 - 0.05, mask.float()))
+    torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+    assert evaluate(logits, mask * torch.nan, backend="triton")[0].isnan().all()
+
+
 def test_the_largest_logits_and_nan():
     largest = torch.finfo(torch.float32).max
     logits, targets = torch.tensor([[[largest, -largest]]], device=DEVICE), torch.tensor([[[1.0, 0.0]]], device=DEVICE)
