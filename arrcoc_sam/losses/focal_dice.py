@@ -132,7 +132,8 @@ def focal_dice_loss(
         smooth: Added to numerator and denominator of Dice, ≥ 0.
         reduction: "none" per mask, "mean" over the masks (0 of none), "sum".
         backend: "eager" (the specification, differentiable twice), "compiled" (needs a C++ compiler on the CPU),
-            "triton" (CUDA), or "auto", see :mod:`arrcoc_sam.losses.fused`.
+            "triton" (CUDA), or "auto", which may choose one that is not differentiable twice, see
+            :mod:`arrcoc_sam.losses.fused`.
 
     Returns:
         (…) for "none", else a scalar; ≥ 0, float32 (float64 for float64 logits).

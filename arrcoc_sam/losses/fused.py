@@ -5,14 +5,15 @@
   backward. The first call with a new pair of dtypes compiles for some seconds; PyTorch caches the result on disk.
 - ``"triton"``: two Triton kernels for CUDA (:mod:`arrcoc_sam.losses.triton_kernels`).
 - ``"auto"``: Triton for CUDA tensors of at most 32 bits; compiled on the CPU from ``MIN_COMPILED_ELEMENTS`` logits on,
-  when a C++ compiler is there and no ``torch.compile`` is tracing the call; else eager.
+  when a C++ compiler is there and no ``torch.compile`` is tracing the call; else eager. Under the transforms of
+  ``torch.func`` (``grad``, ``vmap``, ``jvp`` …) and for logits with a forward-mode tangent always eager.
 
-The choice depends on shapes, dtypes and the machine, never on what was called before: a run that is resumed adds up its
-numbers in the same order.
+The choice depends on shapes, dtypes, transforms and the machine, never on what was called before: a run that is resumed
+adds up its numbers in the same order.
 
 The fused kernels are ``torch.library`` operators with fake kernels, so they work inside ``torch.compile``, under
 autocast, DDP and gradient checkpointing. They keep nothing but their inputs for the backward pass. They have no second
-derivative.
+derivative, also where ``"auto"`` chose them: code that differentiates twice by ``torch.autograd`` passes ``"eager"``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any, Final
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from arrcoc_sam.errors import InputError, MissingExtraError, TrainingError, explain
 from arrcoc_sam.losses.arguments import Backend
@@ -84,6 +86,11 @@ def choose_backend(logits: Tensor, backend: Backend) -> Backend:
     """The backend that will run, or the error that says why the one that was asked for can't."""
     if backend == "eager":
         return "eager"
+    if _is_transformed(logits):
+        if backend == "auto":
+            return "eager"
+        came = f"backend is {backend!r} inside a transform of torch.func or forward-mode differentiation"
+        raise InputError(explain(came, mend="pass backend='auto' or 'eager'"))
     on_gpu = logits.device.type == "cuda"
     if backend == "triton":
         if not _HAS_TRITON:
@@ -108,6 +115,15 @@ def choose_backend(logits: Tensor, backend: Backend) -> Backend:
     if torch.compiler.is_compiling() or logits.device.type != "cpu":
         return "eager"
     return "compiled" if logits.numel() >= MIN_COMPILED_ELEMENTS and has_cpp_compiler() else "eager"
+
+
+def _is_transformed(logits: Tensor) -> bool:
+    """Whether functorch or forward-mode differentiation is at work: the fused operators would drop its tangents."""
+    if torch._C._are_functorch_transforms_active():  # what torch.autograd.Function asks, and Dynamo can trace
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    return forward_ad.unpack_dual(logits).tangent is not None  # type: ignore[no-untyped-call]
 
 
 @cache

@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loss_reference import ALPHAS, assert_close_to_float64, cases
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from arrcoc_sam.errors import InputError, TrainingError
 from arrcoc_sam.losses import compiled, fused
 from arrcoc_sam.losses import functional as LF
+from arrcoc_sam.losses.arguments import Backend
 
 needs_compiler = pytest.mark.skipif(not fused.has_cpp_compiler(), reason="needs a C++ compiler")
 LARGE = (3, 3, 180, 180)  # more than MIN_COMPILED_ELEMENTS
@@ -189,6 +191,34 @@ class TestChoice:
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
         assert fused.choose_backend(torch.zeros(LARGE), "auto") == "eager"
         assert fused.choose_backend(torch.zeros(LARGE), "compiled") == "compiled"
+
+    @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own, of forward mode
+    @pytest.mark.parametrize("transform", ["grad", "vmap of grad", "jvp", "forward mode"])
+    def test_transforms_are_eager_or_refused(self, transform, monkeypatch):
+        monkeypatch.setattr(fused, "has_cpp_compiler", lambda: True)
+        monkeypatch.setattr(fused, "MIN_COMPILED_ELEMENTS", 1)
+        logits, targets = some_masks(2, 3, 4)
+
+        def derivative(backend: Backend) -> Tensor:
+            def loss(x: Tensor, t: Tensor = targets) -> Tensor:
+                return LF.focal_dice_loss(x, t, reduction="sum", backend=backend)
+
+            if transform == "grad":
+                return torch.func.grad(loss)(logits)
+            if transform == "vmap of grad":
+                return torch.vmap(torch.func.grad(loss))(logits, targets)
+            if transform == "jvp":
+                return torch.func.jvp(loss, (logits,), (torch.ones_like(logits),))[1]
+            with forward_ad.dual_level():
+                dual = forward_ad.make_dual(logits, torch.ones_like(logits))
+                return forward_ad.unpack_dual(loss(dual)).tangent
+
+        _, expected = evaluate(logits, targets, backend="eager")
+        if transform in ("jvp", "forward mode"):
+            expected = expected.sum()
+        torch.testing.assert_close(derivative("auto"), expected)
+        with pytest.raises(InputError, match=r"transform of torch\.func.*backend='auto' or 'eager'"):
+            derivative("compiled")
 
     def test_auto_elsewhere(self):
         assert fused.choose_backend(torch.zeros(LARGE, device="meta"), "auto") == "eager"
