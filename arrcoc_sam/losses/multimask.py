@@ -22,7 +22,7 @@ from arrcoc_sam.losses.arguments import (
     check_same_device,
 )
 from arrcoc_sam.losses.focal_dice import per_mask_focal_dice, reduce_masks
-from arrcoc_sam.masks import mask_iou
+from arrcoc_sam.masks.measures import iou_of_comparisons
 
 __all__ = [
     "IOU_LOSSES",
@@ -134,14 +134,16 @@ def iou_prediction_loss(
         target: (B, H, W) bool, integers (not 0: the mask), or floats in [0, 1].
         kind: "mse" (SAM 1) or "l1" (SAM 2).
         supervise: "all" masks, or the "winner" of each prompt alone.
-        winner: (B,) index into M, for ``supervise="winner"``; :func:`min_over_masks_loss` returns it.
+        winner: (B,) index into M, for ``supervise="winner"``; :func:`min_over_masks_loss` returns it. Its range is
+            looked at on the CPU alone.
         reduction: "none": (B, M), or (B,) for winners; "mean" over the pairs that have an IoU (0 of none); "sum".
 
     Returns:
         The loss, float32 (float64 for float64 predictions).
 
     Raises:
-        InputError: A dtype or device that can't be worked with, or no ``winner`` for ``supervise="winner"``.
+        InputError: A dtype or device that can't be worked with, or no ``winner`` for ``supervise="winner"``, or one out
+            of its range.
         ShapeError: Axes or sizes that do not agree.
         UnknownNameError: An unknown kind, supervision or reduction.
 
@@ -165,7 +167,7 @@ def iou_prediction_loss(
         predicted_iou, logits = predicted_iou.gather(1, winner.unsqueeze(1)), logits.detach().gather(1, rows)
     dtype = torch.promote_types(predicted_iou.dtype, torch.float32)
     wanted = target > 0.5 if target.is_floating_point() else target != 0
-    actual = mask_iou(logits.detach() > 0, wanted.unsqueeze(1))
+    actual = iou_of_comparisons(logits.detach() > 0, wanted.unsqueeze(1))
     defined = ~actual.isnan()
     difference = predicted_iou.to(dtype) - torch.where(defined, actual, 0.0)
     loss = torch.where(defined, difference.abs() if kind == "l1" else difference.square(), 0.0)
@@ -262,3 +264,13 @@ def _check_winner(winner: Tensor, logits: Tensor) -> None:
         raise InputError(explain(f"winner is {describe(winner)}", "int64 (B,)"))
     if winner.shape != logits.shape[:1]:
         raise ShapeError(explain(f"winner has shape {tuple(winner.shape)}", f"{tuple(logits.shape[:1])}"))
+    check_same_device(logits, winner, ("logits", "winner"))
+    if winner.device.type != "cpu" or torch.compiler.is_compiling():  # to look would wait for the GPU, or break a graph
+        return
+    try:
+        low, high = (int(value) for value in winner.aminmax())
+    except RuntimeError:  # none at all, or none that can be seen here
+        return
+    if low < 0 or high >= logits.shape[1]:
+        mend = "pass the winner that min_over_masks_loss returns"
+        raise InputError(explain(f"winner reaches from {low} to {high}", f"0 to {logits.shape[1] - 1}", mend))

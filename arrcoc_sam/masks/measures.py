@@ -20,6 +20,7 @@ from arrcoc_sam.masks.precision import full_precision
 __all__ = [
     "areas",
     "containment",
+    "iou_of_comparisons",
     "mask_boxes",
     "mask_iou",
     "pairwise_containment",
@@ -46,7 +47,12 @@ def areas(masks: Bool[Tensor, "*N H W"] | np.ndarray) -> Int64[Tensor, "*N"]:
         >>> areas(torch.ones(2, 3, 4, dtype=torch.bool))
         tensor([12, 12])
     """
-    given = as_masks(masks).view(torch.uint8)
+    return _count(as_masks(masks))
+
+
+def _count(masks: Bool[Tensor, "*N H W"]) -> Int64[Tensor, "*N"]:
+    """The number of pixels of masks whose bytes are 0 and 1."""
+    given = masks.view(torch.uint8)
     height = given.shape[-2]
     counts = [given[..., top : top + 255, :].sum(-2, dtype=torch.uint8).sum(-1) for top in range(0, height, 255)]
     return torch.stack(counts).sum(0)
@@ -92,9 +98,13 @@ def mask_iou(
     Raises:
         ShapeError: H or W differ, or the leading axes do not broadcast.
     """
-    first, second = _same_frame(a, b, ("a", "b"))
-    overlap = areas(first & second).double()
-    return (overlap / (areas(first) + areas(second) - overlap)).float()
+    return iou_of_comparisons(*_same_frame(a, b, ("a", "b")))
+
+
+def iou_of_comparisons(a: Bool[Tensor, "*#N H W"], b: Bool[Tensor, "*#N H W"]) -> Float32[Tensor, "*broadcast"]:
+    """:func:`mask_iou` of masks that comparisons made (logits > 0): nothing is looked at, which ``vmap`` can't do."""
+    overlap = _count(a & b).double()
+    return (overlap / (_count(a) + _count(b) - overlap)).float()
 
 
 def containment(
@@ -113,7 +123,7 @@ def containment(
         ShapeError: H or W differ, or the leading axes do not broadcast.
     """
     within, around = _same_frame(inner, outer, ("inner", "outer"))
-    return (areas(within & around).double() / areas(within)).float()
+    return (_count(within & around).double() / _count(within)).float()
 
 
 def pairwise_intersection(
@@ -223,7 +233,7 @@ def stability_score(
         raise InputError(explain(f"logits is {describe(logits)}", "a float tensor (…, h, w) of logits"))
     if not offset >= 0:
         raise InputError(explain(f"offset={offset}", "at least 0"))
-    return (areas(logits > threshold + offset).double() / areas(logits > threshold - offset)).float()
+    return (_count(logits > threshold + offset).double() / _count(logits > threshold - offset)).float()
 
 
 def _same_frame(

@@ -19,7 +19,7 @@ from segment_anything.modeling import MaskDecoder, Sam
 from torch import Tensor
 
 from arrcoc_sam.losses import functional as LF
-from arrcoc_sam.masks import mask_iou
+from arrcoc_sam.masks.measures import iou_of_comparisons
 from arrcoc_sam.training.batches import PromptBatch
 from arrcoc_sam.training.meaning import matched_loss, what_is_meant
 from arrcoc_sam.training.recipe import ClickRecipe
@@ -62,7 +62,7 @@ def grouping_loss(
         losses, _ = LF.min_over_masks_loss(
             logits, batch.targets, focal_weight=recipe.focal_weight, dice_weight=recipe.dice_weight
         )
-    best = mask_iou(logits.detach() > 0, (batch.targets > 0.5)[:, None]).amax(dim=1).sum() / normalizer
+    best = iou_of_comparisons(logits.detach() > 0, (batch.targets > 0.5)[:, None]).amax(dim=1).sum() / normalizer
     loss = losses.sum() / normalizer
     return loss, {"mask_loss": loss.detach(), "iou_loss": torch.zeros_like(best), "oracle_iou": best, "final_iou": best}
 

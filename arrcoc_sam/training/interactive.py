@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.losses import functional as LF
-from arrcoc_sam.masks import mask_iou
+from arrcoc_sam.masks.measures import iou_of_comparisons
 from arrcoc_sam.prompts.clicks import sample_error_clicks
 from arrcoc_sam.segmenters.decoder_path import stock_decoder
 from arrcoc_sam.training.batches import PromptBatch
@@ -251,7 +251,7 @@ def _judge(
         each = error**2 if recipe.iou_kind == "mse" else error.abs()
         per_prompt = each.mean(dim=1) if recipe.iou_supervise == "all" else each.gather(1, winner[:, None])[:, 0]
     shown = logits.detach()
-    best_iou = mask_iou(shown > 0, (targets > 0.5)[:, None]).amax(dim=1)
+    best_iou = iou_of_comparisons(shown > 0, (targets > 0.5)[:, None]).amax(dim=1)
     chosen = predicted_iou.detach().argmax(dim=1)
     fed_back = shown[torch.arange(len(chosen), device=chosen.device), chosen]
     return _Answer(mask_loss.sum(), per_prompt.sum(), best_iou.sum(), fed_back)

@@ -118,6 +118,11 @@ class TestIoUPrediction:
             LF.iou_prediction_loss(
                 predicted, logits, target, supervise="winner", winner=torch.zeros(3, dtype=torch.int64)
             )
+        for wrong in (-1, 3):
+            with pytest.raises(InputError, match=rf"winner reaches from .*{wrong}.*; expected 0 to 2"):
+                LF.iou_prediction_loss(
+                    predicted, logits, target, supervise="winner", winner=torch.tensor([0, 1, 2, wrong])
+                )
         with pytest.raises(ShapeError, match="predicted_iou"):
             LF.iou_prediction_loss(predicted[:, :2], logits, target)
         with pytest.raises(UnknownNameError):
@@ -161,6 +166,16 @@ class TestMultiMask:
         assert terms["loss"].item() == pytest.approx(expected.item(), rel=1e-6)
         torch.testing.assert_close(terms["loss"], terms["mask_loss"] + 0.7 * terms["iou_loss"])
         assert terms["winner"].shape == (4,)
+
+    @pytest.mark.parametrize("supervise", ["all", "winner"])
+    def test_no_value_is_looked_at_inside_vmap(self, supervise, as_at_run_time):
+        logits, target, predicted = an_answer()
+
+        def each(x: Tensor, t: Tensor, iou: Tensor) -> Tensor:
+            return LF.multimask_loss(x[None], t[None], iou[None], iou_supervise=supervise)["loss"]
+
+        together = LF.multimask_loss(logits, target, predicted, iou_supervise=supervise)["loss"]
+        torch.testing.assert_close(torch.vmap(each)(logits, target, predicted).mean(), together)
 
     def test_empty_batch(self):
         logits, target, predicted = (x[:0] for x in an_answer())
