@@ -81,7 +81,8 @@ def reduce_levels(
         return total
     if not normalize:
         return total / max(loss.shape[0], 1)
-    share = weights.sum() if normalizer is None else torch.as_tensor(normalizer, device=loss.device)
+    # one number in (1,), as a collective of processes has it, would make the loss (1,) as well
+    share = weights.sum() if normalizer is None else torch.as_tensor(normalizer, device=loss.device).reshape(())
     share = share.detach().to(loss.dtype)
     return total / torch.where(share == 0, 1.0, share)
 

@@ -155,6 +155,12 @@ class TestHierarchical:
         torch.testing.assert_close(number, whole)
         assert LF.hierarchical_focal_dice_loss(levels, masks, confidence * 0, normalizer=0.0).item() == 0.0
 
+    def test_a_normalizer_of_one_element_gives_a_scalar(self, as_at_run_time):
+        levels, masks, confidence = a_batch()
+        loss = LF.hierarchical_focal_dice_loss(levels, masks, confidence, normalizer=torch.tensor([3.0]))
+        assert loss.shape == ()
+        assert loss == LF.hierarchical_focal_dice_loss(levels, masks, confidence, normalizer=3.0)
+
     def test_autocast_does_not_blur_the_masks(self):
         levels, masks, confidence = a_batch()
         expected = LF.hierarchical_focal_dice_loss(levels, masks, confidence, backend="eager")
