@@ -2,16 +2,19 @@
 
 Only shapes, dtypes, devices and plain numbers are looked at in every training step: to look at the values of tensors
 would wait for the GPU. The first few batches of float targets of a process are looked at, for masks of 0 and 255 or of
-labels, and none where there is no value to see (compiled, traced, captured in a CUDA graph, inside ``vmap``).
+labels, and the first few of attention, for logits in the place of distributions; none where there is no value to see
+(compiled, traced, captured in a CUDA graph, inside ``vmap``).
 (:mod:`arrcoc_sam.losses.matching`, which has to wait for which targets there are, looks at their weights besides.)
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from arrcoc_sam.errors import InputError, ShapeError, UnknownNameError, describe, explain
@@ -23,6 +26,7 @@ __all__ = [
     "FocalDiceOptions",
     "Reduction",
     "check_choice",
+    "check_distributions",
     "check_focal_dice",
     "check_logits",
     "check_masks",
@@ -40,9 +44,10 @@ _MASK_DTYPES: Final = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.i
 
 
 class _Looks:
-    """How many tensors of float targets are still to be looked at."""
+    """How many tensors of float targets, and batches of attention, are still to be looked at."""
 
     left = 8
+    attention_left = 8
 
 
 class FocalDiceOptions(NamedTuple):
@@ -131,11 +136,7 @@ def check_range(
         valid: Of the first axes: what is not valid may hold anything.
         weights: Of the first axes too: so may what weighs nothing.
     """
-    if torch.compiler.is_compiling() or not _Looks.left or not targets.is_floating_point():
-        return
-    if type(targets) not in (Tensor, torch.nn.Parameter):  # a fake tensor, or one that is spread over devices
-        return
-    if targets.is_cuda and torch.cuda.is_current_stream_capturing():
+    if not _Looks.left or not targets.is_floating_point() or not _has_values(targets):
         return
     try:
         shown = targets.detach()
@@ -150,6 +151,38 @@ def check_range(
         mend = "pass masks as bool (masks > 0), or divide those of 0 and 255 by 255"
         raise InputError(explain(f"{name} reach from {low:g} to {high:g}", "floats in [0, 1]", mend))
     _Looks.left -= 1
+
+
+def check_distributions(levels: Sequence[Tensor], counted: Bool[Tensor, "B L"], name: str) -> None:
+    """Attention of at least 0 whose cells add up to 1 at most, give or take what half precision does to a sum.
+
+    Args:
+        levels: L tensors (B, h, w).
+        counted: What else there is may hold anything.
+        name: What messages call them.
+    """
+    if not _Looks.attention_left or not all(map(_has_values, levels)):
+        return
+    try:
+        for index, level in enumerate(levels):
+            shown = level.detach()[counted[:, index]].flatten(1)
+            if not len(shown):
+                continue
+            low, most = float(shown.amin()), float(shown.sum(-1, dtype=torch.float32).amax())
+            if low < -0.01 or most > 1.05:
+                came = f"{name}[{index}] has cells down to {low:g}, and sums over the cells up to {most:g}"
+                mend = "pass probabilities: logits.flatten(-2).softmax(-1).view_as(logits)"
+                raise InputError(explain(came, "cells >= 0 with a sum of at most 1", mend))
+    except RuntimeError:  # none that can be seen here
+        return
+    _Looks.attention_left -= 1
+
+
+def _has_values(tensor: Tensor) -> bool:
+    """Whether there may be values to look at: neither traced, captured, fake, nor spread over devices."""
+    if torch.compiler.is_compiling() or type(tensor) not in (Tensor, torch.nn.Parameter):
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def check_same_device(first: Tensor, second: Tensor, names: tuple[str, str]) -> None:

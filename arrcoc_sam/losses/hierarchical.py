@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from arrcoc_sam.losses.arguments import Backend, Reduction, check_focal_dice
+from arrcoc_sam.losses.arguments import Backend, Reduction, check_distributions, check_focal_dice
 from arrcoc_sam.losses.focal_dice import per_mask_focal_dice
 from arrcoc_sam.losses.levels import (
     at_resolution,
@@ -124,7 +124,8 @@ def attention_mass_loss(
     gradient.
 
     Args:
-        attention: L tensors (B, h_l, w_l), or one (B, L, h, w); ≥ 0, the sum over the cells at most 1.
+        attention: L tensors (B, h_l, w_l), or one (B, L, h, w); ≥ 0, the sum over the cells at most 1, which is looked
+            at in the first few calls of a process.
         masks: (B, L, H, W) bool, or soft floats in [0, 1], over the same frame as the attention.
         confidence: (B, L), SAM's predicted IoU, raw; clamped to [0, 1] and detached.
         valid: Levels that count, (B, L), or samples that count, (B,); all by default.
@@ -136,7 +137,7 @@ def attention_mass_loss(
         (B, L) for "none", else a scalar; 0 with a zero gradient when the weights sum to 0.
 
     Raises:
-        InputError: A dtype, device or number that can't be worked with.
+        InputError: A dtype, device or number that can't be worked with, or attention that is no distribution.
         ShapeError: Levels, batch sizes or axes that do not agree.
         UnknownNameError: An unknown reduction.
 
@@ -162,5 +163,6 @@ def attention_mass_loss(
         filled.append((target > 0).flatten(1).any(-1))
     mass = torch.stack(masses, dim=1)
     counted = counted & torch.stack(filled, dim=1)
+    check_distributions(levels, counted & (confidence > 0), "attention")
     loss = torch.where(counted, -mass.clamp_min(torch.finfo(torch.float32).tiny).log(), 0.0)
     return reduce_levels(loss, level_weights(confidence, counted), normalize, normalizer, reduction)

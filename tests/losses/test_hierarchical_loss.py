@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from arrcoc_sam.errors import InputError, ShapeError, UnknownNameError
+from arrcoc_sam.losses import arguments
 from arrcoc_sam.losses import functional as LF
 
 NAN = float("nan")
@@ -320,6 +321,21 @@ class TestAttentionMass:
         masks[0, 0, 0] = True
         loss = LF.attention_mass_loss(attention, masks, torch.ones(1, 2))
         assert loss.item() == pytest.approx(math.log(2))
+
+    def test_logits_and_maps_that_are_no_distribution_are_refused(self, monkeypatch):
+        monkeypatch.setattr(arguments._Looks, "attention_left", 2)
+        logits, masks = torch.linspace(-3.0, 3.0, 32).view(2, 1, 4, 4), torch.ones(2, 1, 4, 4, dtype=torch.bool)
+        ones = torch.ones(2, 1)
+        attention = logits.flatten(2).softmax(-1).view_as(logits)
+        for wrong in (logits, logits.sigmoid()):
+            with pytest.raises(InputError, match=r"attention\[0\] has cells down to .*softmax"):
+                LF.attention_mass_loss(wrong, masks, ones)
+        # what does not count may hold anything
+        wrong = torch.cat([attention[:1], logits[1:]])
+        LF.attention_mass_loss(wrong, masks, torch.tensor([[1.0], [0.0]]))
+        LF.attention_mass_loss(wrong, masks, ones, valid=torch.tensor([True, False]))
+        assert not arguments._Looks.attention_left
+        LF.attention_mass_loss(logits, masks, ones)  # nobody looks any more
 
     def test_no_mass_is_finite(self):
         attention = torch.tensor([[[[0.0, 1.0]]]], requires_grad=True)
