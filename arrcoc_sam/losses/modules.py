@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict, Unpack
+from inspect import signature
+from typing import NoReturn, TypedDict, Unpack
 
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
+from arrcoc_sam.errors import explain, near_name
 from arrcoc_sam.losses.arguments import REDUCTIONS, Backend, Reduction, check_choice, check_focal_dice, check_number
 from arrcoc_sam.losses.focal_dice import focal_dice_loss
 from arrcoc_sam.losses.hierarchical import hierarchical_focal_dice_loss
@@ -32,8 +34,20 @@ class _FocalDiceModule(nn.Module):
 
     def __init__(self, options: FocalDiceKeywords) -> None:
         super().__init__()
+        for name in options:
+            if name not in FocalDiceKeywords.__annotations__:
+                self._refuse(name)
         check_focal_dice(**options)
         self.options = options
+
+    def _refuse(self, name: str) -> NoReturn:
+        """Python's own kind of error for a keyword that is not there; its own message names an inner function."""
+        known = [each for each in signature(type(self)).parameters if each != "options"]
+        known += FocalDiceKeywords.__annotations__
+        mend = near_name(name, known)
+        if name in signature(self.forward).parameters:
+            mend = f"pass {name}= to the call: criterion(…, {name}=…)"
+        raise TypeError(explain(f"{type(self).__name__} has no option {name!r}", f"one of {', '.join(known)}", mend))
 
     def extra_repr(self) -> str:
         """The options that were given; the others are the function's defaults."""

@@ -95,8 +95,12 @@ def test_options_are_checked_when_the_module_is_made():
         MultiMaskLoss(iou_kind="huber")
     with pytest.raises(UnknownNameError, match="backend"):
         MultiMaskLoss(backend="cpp")
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"FocalDiceLoss has no option 'colour'; expected one of reduction, .* backend"):
         FocalDiceLoss(colour="red")
+    with pytest.raises(TypeError, match=r"MultiMaskLoss has no option 'iou_weigth'.*'iou_weight', if that is meant"):
+        MultiMaskLoss(iou_weigth=2.0)
+    with pytest.raises(TypeError, match=r"HierarchicalAttentionLoss has no option 'normalizer'.*to the call"):
+        HierarchicalAttentionLoss(normalizer=3.0)
 
 
 def test_modules_hold_no_state_and_print_their_options():
