@@ -35,6 +35,7 @@ def test_the_command(command: Callable[..., Any], tmp_path: Path, monkeypatch: p
         ("[transfer]\nepochs = 0\n", "epochs=0"),
         ('[transfer]\npart = "all"\n', "'token+head'"),
         ("[split]\nheld_out = 1.0\n", "held_out=1.0"),
+        ("[data]\nscenes = 1\n", "run.toml [split]: held_out=0.3 of 1 images"),
         ("[head]\n", "has the key 'head'"),
     ],
 )

@@ -168,6 +168,14 @@ def test_a_killed_transfer_goes_on(
         assert {stage for stage, _ in seen} == {"epochs"}
 
 
+def test_a_loss_that_is_not_finite_is_one_error(segmenter: SamSegmenter, degraded: DegradedMasks) -> None:
+    """Without a warning of PyTorch's before it, which would be an error here."""
+    with torch.no_grad():
+        next(segmenter.model.mask_decoder.iou_prediction_head.parameters()).fill_(torch.nan)
+    with pytest.raises(TrainingError, match="the loss is nan at step 0"):
+        transfer_iou_head(segmenter, list(degraded)[:2], list(degraded)[2:4], TransferSettings(epochs=1))
+
+
 def test_images_without_masks_are_passed_over(segmenter: SamSegmenter, degraded: DegradedMasks) -> None:
     empty = ScoredImage("none", degraded[0].image, np.zeros((0, 64, 64), bool), np.zeros(0))
     settings = TransferSettings(part="token+head", epochs=1)

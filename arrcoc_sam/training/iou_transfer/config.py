@@ -12,7 +12,7 @@ from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.datasets.mask_sets import files_digest
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.training.configuration import read_section, read_toml
-from arrcoc_sam.training.iou_transfer.scored_masks import DegradedMasks, MatchedMasks
+from arrcoc_sam.training.iou_transfer.scored_masks import DegradedMasks, MatchedMasks, held_out_count
 from arrcoc_sam.training.iou_transfer.transfer import ScoredImage, TransferSettings
 from arrcoc_sam.training.segmenter_config import DataSettings, ModelSettings, Report
 
@@ -104,11 +104,18 @@ class IoUHeadConfig:
             return read_section(kind, record.get(name, {}), f"{file} [{name}]")
 
         external = section(ExternalSettings, "external") if "external" in record else None
+        data = None if external is not None else section(DataSettings, "data")
+        split = section(SplitSettings, "split")
+        if data is not None and data.kind == "scenes":  # known before any is drawn
+            try:
+                held_out_count(data.scenes, split.held_out)
+            except InputError as error:
+                raise InputError(f"{file} [split]: {error}") from error
         return cls(
             section(ModelSettings, "model"),
-            None if external is not None else section(DataSettings, "data"),
+            data,
             external,
-            section(SplitSettings, "split"),
+            split,
             section(TransferSettings, "transfer"),
             file.parent,
         )

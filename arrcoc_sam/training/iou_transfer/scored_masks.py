@@ -19,7 +19,7 @@ from arrcoc_sam.quality.degradations import DEGRADATIONS, DegradationKind, degra
 from arrcoc_sam.training.iou_transfer.masks import ScoredImage
 from arrcoc_sam.training.sources import MaskSource
 
-__all__ = ["DegradedMasks", "MatchedMasks", "split_images"]
+__all__ = ["DegradedMasks", "MatchedMasks", "held_out_count", "split_images"]
 
 
 @dataclass(frozen=True)
@@ -176,9 +176,19 @@ def split_images(
     Raises:
         InputError: A share that leaves one part empty.
     """
-    count = round(held_out * len(images))
-    if not 0 < count < len(images):
-        came = f"held_out={held_out} of {len(images)} images"
-        raise InputError(explain(came, "a share that leaves images in both parts"))
+    count = held_out_count(len(images), held_out)
     order = tuple(np.random.default_rng(seed).permutation(len(images)).tolist())
     return _Part(images, order[count:]), _Part(images, order[:count])
+
+
+def held_out_count(num_images: int, held_out: float) -> int:
+    """How many images are judged on.
+
+    Raises:
+        InputError: A share that leaves one part empty.
+    """
+    count = round(held_out * num_images)
+    if not 0 < count < num_images:
+        came = f"held_out={held_out} of {num_images} images"
+        raise InputError(explain(came, "a share that leaves images in both parts"))
+    return count

@@ -190,9 +190,8 @@ def _teach(
                 group["lr"] = settings.learning_rate * curve(step)
             loss = nn.functional.mse_loss(_outputs(taught, data, rows, settings), data.true_iou[rows])
             if not torch.isfinite(loss):
-                raise TrainingError(
-                    explain(f"the loss is {float(loss)} at step {step}", mend="lower the learning rate")
-                )
+                came = f"the loss is {loss.item()} at step {step}"
+                raise TrainingError(explain(came, mend="lower the learning rate"))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
