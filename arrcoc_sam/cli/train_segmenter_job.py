@@ -16,7 +16,7 @@ from segment_anything.modeling import Sam
 from arrcoc_sam.cli.console import err, out, print_json, print_notes, print_table
 from arrcoc_sam.cli.orientation import note_turned
 from arrcoc_sam.cli.stage_progress import stage_progress
-from arrcoc_sam.errors import CheckpointError, explain
+from arrcoc_sam.errors import CheckpointError, InputError, explain
 from arrcoc_sam.report import Provenance
 from arrcoc_sam.report.json_text import finite, json_document
 from arrcoc_sam.report.writing import write_text
@@ -61,7 +61,7 @@ class TrainSegmenterJob:
             return
         config = SegmenterConfig.read(self.config)
         devices = open_devices(self.device)
-        check_settings(config, devices)
+        check_settings(config, devices, "the default file" if self.config is None else str(self.config))
         with stage_progress() as report:
             if devices.rank > 0:
                 devices.wait()  # the main process draws the scenes
@@ -124,15 +124,18 @@ class TrainSegmenterJob:
             out().print(words, soft_wrap=True, markup=False)
 
 
-def check_settings(config: SegmenterConfig, devices: Devices) -> None:
-    """Refuse what would be refused after scenes were drawn and weights fetched.
+def check_settings(config: SegmenterConfig, devices: Devices, file: str) -> None:
+    """Refuse what would be refused after scenes were drawn and weights fetched; messages name the file.
 
     Raises:
         InputError: Sizes, numbers or names of parameters that the model can't take.
         CheckpointError: The file of weights is missing.
     """
-    with torch.device("meta"):  # the architecture alone: nothing is made or read
-        check_training(config.training, new_model(config.model), devices)
+    try:
+        with torch.device("meta"):  # the architecture alone: nothing is made or read
+            check_training(config.training, new_model(config.model), devices)
+    except InputError as error:
+        raise InputError(f"{file} [training]: {error}") from error
     given = weights_file(config.model, config.root)
     if given is not None and not given.is_file():
         raise CheckpointError(explain(f"{given} does not exist or is no file", "a file of weights"))

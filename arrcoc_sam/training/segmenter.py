@@ -162,15 +162,15 @@ def check_training(config: SegmenterTraining, model: Sam, devices: Devices) -> N
 def _check(config: SegmenterTraining, model: Sam, devices: Devices) -> None:
     """See that model and devices can take the stages."""
     size, parts = model.image_encoder.img_size, config.accumulation * devices.world_size
-    for stage in config.stages:
+    for number, stage in enumerate(config.stages):
+        came = f"stages[{number}]: image_size={stage.image_size}"
         if isinstance(model.image_encoder, TinyEncoder):
             if stage.image_size % 32:
-                raise InputError(explain(f"image_size={stage.image_size}", "a multiple of 32"))
+                raise InputError(explain(came, "a multiple of 32"))
         elif stage.image_size != size:
-            expected = f"{size}: the positions of this model's encoder are learned"
-            raise InputError(explain(f"image_size={stage.image_size}", expected))
+            raise InputError(explain(came, f"{size}: the positions of this model's encoder are learned"))
         if stage.num_images % parts:
-            came = f"num_images={stage.num_images} for {parts} parts (devices x accumulation)"
+            came = f"stages[{number}]: num_images={stage.num_images} for {parts} parts (devices x accumulation)"
             raise InputError(explain(came, "a multiple of their number"))
 
 

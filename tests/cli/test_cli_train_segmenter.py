@@ -242,7 +242,7 @@ def test_bad_data(command: Command, pictures: Path, change: dict[str, Any], mess
         (f'[model]\nsegmenter = "sam_vit_b"\n{SMALL}', "image_size=64; expected 1024"),
         (f"[training]\naccumulation = 2\n{STAGE}", "freeze_batch_norm"),
         (f'[training]\ntrainable = ["decoder.*"]\n{STAGE}', "mask_decoder"),
-        (SMALL.replace("image_size = 64", "image_size = 100"), "a multiple of 32"),
+        (SMALL.replace("image_size = 64", "image_size = 100"), "run.toml [training]: stages[0]: image_size=100"),
         (f"[training.recipe]\ndecoded_targets = 2\n{STAGE}", "decoded_targets=2 with grouping_weight=0"),
     ],
 )
