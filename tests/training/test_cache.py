@@ -347,6 +347,17 @@ def test_the_stream_with_workers(cache: HierarchyCache) -> None:
     assert sum(len(batch) for batch in loader) == len(HierarchyDataset(cache, target_hw=(8, 8)))
 
 
+def test_workers_that_live_on_follow_the_epoch(cache: HierarchyCache) -> None:
+    stream = HierarchyStream(cache, target_hw=(8, 8))
+    loader = DataLoader(stream, batch_size=3, num_workers=1, collate_fn=list, persistent_workers=True)
+    orders = []
+    for epoch in (0, 1, 0):
+        stream.set_epoch(epoch)
+        orders.append([sample.point_xy.tolist() for batch in loader for sample in batch])
+    assert orders[0] == orders[2]
+    assert orders[0] != orders[1]
+
+
 def test_a_batch_holds_a_shared_picture_once(cache: HierarchyCache) -> None:
     dataset = HierarchyDataset(cache, target_hw=(8, 8), image_size=16)
     batch = collate_samples([dataset[i] for i in range(len(dataset))])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from jaxtyping import Float, Int64
 from numpy import ndarray
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
@@ -178,13 +179,15 @@ class HierarchyStream(IterableDataset[AttentionSample]):
                 explain(came, "a shard for each at least", "build the cache with fewer images_per_shard (--shard)")
             )
         self.cache, self.only_valid, self.shuffle_buffer, self.seed = cache, only_valid, shuffle_buffer, seed
-        self.rank, self.num_processes, self.epoch = rank, num_processes, 0
+        self.rank, self.num_processes = rank, num_processes
+        # in shared memory, where workers that live on from pass to pass see it change
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self.reader = SampleReader(cache.plan.root, **options)
         check_quality(cache, self.reader)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order; call it before every pass."""
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
 
     def __iter__(self) -> Iterator[AttentionSample]:
         """All samples of this process and worker."""
@@ -195,10 +198,11 @@ class HierarchyStream(IterableDataset[AttentionSample]):
             (0 if worker is None else worker.id) * self.num_processes + self.rank,
             self.num_processes * workers,
         )
-        rng = np.random.default_rng([self.seed, self.epoch, part])
+        epoch = int(self._epoch)
+        rng = np.random.default_rng([self.seed, epoch, part])
         shards = np.arange(self.cache.plan.num_shards)
         if self.shuffle_buffer:
-            np.random.default_rng([self.seed, self.epoch]).shuffle(shards)
+            np.random.default_rng([self.seed, epoch]).shuffle(shards)
         rows = self._rows(shards[part::parts])
         return (self.reader.sample(row) for row in (_shuffled(rows, self.shuffle_buffer, rng)))
 
