@@ -41,7 +41,7 @@ SCENES = {
 }
 """Seeds of scenes that the masks were not trained on."""
 
-CORRECTED, LAST_CLICK = 4, 5
+CORRECTED, LAST_CLICK = 2, 5
 """Every so many scenes clicks go on, up to so many."""
 
 GIVEN = 0.25
