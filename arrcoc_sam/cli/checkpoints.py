@@ -13,7 +13,7 @@ checkpoints = typer.Typer(help="Known weights: list, fetch, verify.", pretty_exc
 
 _Json = Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.")]
 _Name = Annotated[
-    str, typer.Argument(help="Of a checkpoint that is fetched: all in `arrcoc-sam checkpoints list` but tiny.")
+    str, typer.Argument(help="A checkpoint that is fetched: any in `arrcoc-sam checkpoints list` but tiny.")
 ]
 
 

@@ -35,7 +35,7 @@ def staged_folder(target: Path) -> Iterator[Path]:
         OutputError: ``target`` is a file or named like one, or lies where nothing can be written.
     """
     target = target.expanduser()
-    if target.suffix.lower() in _FILE_SUFFIXES and not target.is_dir():
+    if target.suffix.lower() in _FILE_SUFFIXES and not target.exists():
         came, mend = f"{target} is the name of a file", f"name one with --out, such as {target.with_suffix('')}"
         raise OutputError(explain(came, "a folder to write results to", mend))
     ground = target
