@@ -24,6 +24,7 @@ from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.scenes import generate_scene
 from arrcoc_sam.segmenters.sam import SamSegmenter
 from arrcoc_sam.segmenters.tiny import build_tiny
+from arrcoc_sam.training.attention.settings import AttentionTraining
 from arrcoc_sam.training.cache.build import CacheBuild, build_cache
 from arrcoc_sam.training.cache.dataset import HierarchyCache, HierarchyDataset, HierarchyStream
 from arrcoc_sam.training.cache.prompts import Clicks, GridPrompts, PointPrompts, TruthPrompts
@@ -403,6 +404,34 @@ def test_bad_caches(cache: HierarchyCache, tmp_path: Path) -> None:
         HierarchyCache.open(tmp_path)
     with pytest.raises(InputError, match="at least one of each"):
         build_cache(SceneLevels(48), [], tmp_path / "none")
+
+
+class ScoredLevels(SceneLevels):
+    """Levels with a quality that falls from click to click."""
+
+    quality = True
+
+    def rows(self, path: Path, image: np.ndarray) -> Iterator[dict[str, Any]]:
+        for number, row in enumerate(super().rows(path, image)):
+            yield row | {"quality": [0.8 - 0.2 * number, 0.3, 0.2]}
+
+
+def test_clicks_without_a_level_that_is_good_enough_are_left_out(tmp_path: Path) -> None:
+    build_cache(ScoredLevels(48), write_scenes(tmp_path, range(8)), tmp_path / "cache")
+    cache = HierarchyCache.open(tmp_path / "cache")
+    all_of_them = HierarchyDataset(cache, target_hw=(8, 8))
+    good = HierarchyDataset(cache, target_hw=(8, 8), min_quality=0.7)
+    assert 0 < len(good) < len(all_of_them)
+    assert all(sample.valid.tolist() == [True, False, False] for sample in good)
+    assert len(list(HierarchyStream(cache, target_hw=(8, 8), min_quality=0.7))) == len(good)
+    assert len(HierarchyDataset(cache, min_quality=0.2)) == len(all_of_them)
+    with pytest.raises(DataError, match=r"no valid sample with a level of min_quality=0\.9; .*lower min_quality"):
+        HierarchyDataset(cache, min_quality=0.9)
+    for wrong in (1.5, -0.1, float("nan")):
+        with pytest.raises(InputError, match=rf"min_quality={wrong}; expected a quality in \[0, 1\]"):
+            HierarchyDataset(cache, min_quality=wrong)
+        with pytest.raises(InputError, match=rf"min_quality={wrong}; expected a quality in \[0, 1\]"):
+            AttentionTraining(min_quality=wrong)
 
 
 def test_a_confidence_that_is_no_number(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ class AttentionTraining:
         target_size: Rows of the targets that are read; the loss averages them to each level's grid.
         supervision: Which mask teaches which level; see ``arrcoc_sam.training.samples_supervision``.
         weighted: Weigh levels by SAM's confidence.
-        min_quality: Masks of a lower quality teach nothing; 0: all teach.
+        min_quality: Masks of a lower quality, in [0, 1], teach nothing; 0: all teach.
         draw_levels: Multi-mask augmentation: in each step a sample teaches one level, drawn by confidence.
         flip: Mirror pictures at random.
         focal_weight: Of the focal loss.
@@ -94,9 +94,11 @@ class AttentionTraining:
         for name in ("image_size", "width", "target_size", "steps", "num_images", "num_queries", "accumulation"):
             if getattr(self, name) < 1:
                 raise InputError(explain(f"{name}={getattr(self, name)}", "at least 1"))
-        for name in ("weight_decay", "clip_norm", "focal_weight", "dice_weight", "min_quality"):
+        for name in ("weight_decay", "clip_norm", "focal_weight", "dice_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(explain(f"{name}={getattr(self, name)}", "a finite number of at least 0"))
+        if not 0 <= self.min_quality <= 1:
+            raise InputError(explain(f"min_quality={self.min_quality}", "a quality in [0, 1]"))
         if not 0 < self.learning_rate < float("inf") or not 0 <= self.ema_decay < 1 or self.seed < 0:
             came = f"learning_rate={self.learning_rate}, ema_decay={self.ema_decay}, seed={self.seed}"
             raise InputError(explain(came, "a rate above 0, a decay in [0, 1), a seed of at least 0"))

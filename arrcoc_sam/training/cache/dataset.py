@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,8 @@ from arrcoc_sam.training.cache.samples import SampleReader, not_finite
 from arrcoc_sam.training.samples import AttentionSample
 
 __all__ = ["HierarchyCache", "HierarchyDataset", "HierarchyStream"]
+
+Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 
 _COLUMNS = (
     "image", "image_number", "height", "width", "x", "y", "counts", "score", "quality", "token_index", "distinct",
@@ -94,9 +96,10 @@ class HierarchyDataset(Dataset[AttentionSample]):
     Args:
         cache: A finished one.
         only_valid: Leave out clicks without two levels.
-        **options: Of :class:`SampleReader`.
+        **options: Of :class:`SampleReader`; with ``min_quality``, clicks without a level that good are left out too.
 
     Raises:
+        InputError: An option out of its range.
         DataError: No sample is left; a score is not a number; a quality is asked for that the cache does not have; a
             shard is damaged inside.
     """
@@ -105,10 +108,9 @@ class HierarchyDataset(Dataset[AttentionSample]):
         self.cache = cache
         self.reader = SampleReader(cache.plan.root, **options)
         check_quality(cache, self.reader)
-        table = cache.table()
-        self.rows = table.filter(table["valid"]) if only_valid else table
+        self.rows = _kept(cache.table(), only_valid, self.reader.min_quality)
         if len(self.rows) == 0:
-            raise DataError(explain(f"{cache.folder} has no sample that is valid", "at least one"))
+            raise _none_left(cache, self.reader)
         if getattr(self.reader.teach, "weighted", True):
             _check_scores(self.rows)
 
@@ -151,7 +153,7 @@ class HierarchyStream(IterableDataset[AttentionSample]):
         rank: Number of this process, which has to be told …
         num_processes: … as well as how many there are. The loader is then this process's own: not one for
             ``accelerator.prepare``.
-        **options: Of :class:`SampleReader`.
+        **options: Of :class:`SampleReader`; with ``min_quality``, clicks without a level that good are left out too.
 
     Raises:
         InputError: A number out of its range, or fewer shards than processes.
@@ -211,7 +213,7 @@ class HierarchyStream(IterableDataset[AttentionSample]):
             path = shard_path(self.cache.folder, number)
             with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
                 for batch in file.iter_batches(512, columns=list(_COLUMNS)):
-                    yield from (row for row in batch.to_pylist() if row["valid"] or not self.only_valid)
+                    yield from _kept(batch, self.only_valid, self.reader.min_quality).to_pylist()
 
 
 def check_quality(cache: HierarchyCache, reader: SampleReader) -> None:
@@ -225,6 +227,24 @@ def check_quality(cache: HierarchyCache, reader: SampleReader) -> None:
         raise DataError(
             explain(came, "a cache with quality", "build it with quality=True (--quality), or leave out min_quality")
         )
+
+
+def _kept(rows: Rows, only_valid: bool, min_quality: float | None) -> Rows:
+    """The rows that a sample is made of: those with two levels, and with one that is good enough."""
+    if only_valid:
+        rows = rows.filter(rows["valid"])
+    if min_quality is not None and len(rows):
+        quality, distinct = (np.array(rows[name].to_pylist()) for name in ("quality", "distinct"))
+        rows = rows.filter(pa.array((distinct & (quality >= min_quality)).any(1)))
+    return rows
+
+
+def _none_left(cache: HierarchyCache, reader: SampleReader) -> DataError:
+    """What is said of a cache whose rows are all left out."""
+    if reader.min_quality is None:
+        return DataError(explain(f"{cache.folder} has no sample that is valid", "at least one"))
+    came = f"{cache.folder} has no valid sample with a level of min_quality={reader.min_quality}"
+    return DataError(explain(came, "at least one", "lower min_quality"))
 
 
 def _check_scores(rows: pa.Table) -> None:

@@ -36,7 +36,10 @@ class SampleReader:
         target_hw: Rows and columns of the targets.
         image_size: Side of the square that pictures are resized to; None reads no pictures.
         teach: Which mask teaches which level; the hierarchy by default.
-        min_quality: Levels of a lower quality do not count; for caches that were built with it.
+        min_quality: Levels of a lower quality, in [0, 1], do not count; for caches that were built with it.
+
+    Raises:
+        InputError: A number out of its range.
     """
 
     def __init__(
@@ -50,6 +53,8 @@ class SampleReader:
     ) -> None:
         if image_size is not None and image_size < 1:
             raise InputError(explain(f"image_size={image_size}", "a positive number of pixels, or None"))
+        if min_quality is not None and not 0 <= min_quality <= 1:
+            raise InputError(explain(f"min_quality={min_quality}", "a quality in [0, 1], or None"))
         self.root, self.target_hw, self.image_size = Path(root), as_size(target_hw, "target_hw"), image_size
         self.teach, self.min_quality = supervision() if teach is None else teach, min_quality
         self._pictures: OrderedDict[str, UInt8[Tensor, "3 S S"]] = OrderedDict()
