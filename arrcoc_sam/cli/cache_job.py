@@ -9,14 +9,15 @@ from pathlib import Path
 
 import typer
 
-from arrcoc_sam.cli.console import err, noted, out, print_json, print_table
+from arrcoc_sam.cli.analysis_inputs import Inputs, about
+from arrcoc_sam.cli.console import err, noted, out, print_json, print_table, tracked
 from arrcoc_sam.cli.options import check_segmenter, open_segmenter, refuse_ray_options, wherever
 from arrcoc_sam.cli.orientation import note_orientation
 from arrcoc_sam.cli.skipped import BAD_FILES, record_faults, skipped_json
 from arrcoc_sam.cli.stage_progress import stage_progress
 from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.errors import InputError, explain
-from arrcoc_sam.image_files import find_images
+from arrcoc_sam.images import load_image
 from arrcoc_sam.report.provenance import DEMONSTRATION_MODEL
 from arrcoc_sam.training.cache.build import CacheEngine, CacheReport, build_cache
 from arrcoc_sam.training.cache.prompts import GridPrompts, PointPrompts, PromptPlan, TruthPrompts
@@ -52,7 +53,7 @@ class CacheJob:
 
         Raises:
             ArrcocSamError: Bad input; nothing is written then.
-            typer.Exit: With code 3, where images could not be used.
+            typer.Exit: With code 3, where images of a folder, or records, could not be used.
         """
         given = [name for name in ("grid", "points", "truth") if getattr(self, name) is not None]
         if len(given) > 1:
@@ -63,10 +64,14 @@ class CacheJob:
             raise InputError(explain("--human with --segmenter or --checkpoint", "neither: no segmenter is asked"))
         refuse_ray_options(self.engine, self.address, self.actors, self.gpus_per_actor)
         check_segmenter(self.segmenter)
-        paths = find_images(self.images, recursive=self.recursive)
+        inputs = Inputs.find(self.images, recursive=self.recursive)
+        paths = inputs.paths
         dataset = None if self.truth is None else CocoDataset.read(self.truth, strict=False)
         records = () if dataset is None else record_faults(dataset)
         make = self._maker(paths, dataset)
+        for path in tracked(sorted(inputs.named), "Checking"):
+            with about(path):
+                load_image(path)
         drawn = "clicks" if self.points is not None else "masks" if dataset is not None else None
         if drawn is not None:
             note_orientation(paths, drawn, in_place=drawn == "masks")

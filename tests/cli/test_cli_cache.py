@@ -46,6 +46,31 @@ def test_bad_pictures_are_listed(
     assert "b.png" in answer.err
 
 
+def test_a_bad_picture_that_was_named_is_refused(
+    command: Command, make_photo: Callable[..., Path], weights: Path, tmp_path: Path
+) -> None:
+    make_photo(tmp_path / "photos" / "a.png")
+    (tmp_path / "photos" / "b.png").write_bytes(b"no picture")
+    answer = command("cache", "photos/b.png", "photos", "-o", "cache", "--checkpoint", weights, "--grid", 1)
+    assert answer.code == 2
+    assert "photos/b.png" in answer.error
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("clicks", [{}, {"a.png": []}, {"c.png": [[1, 2]]}])
+def test_clicks_for_none_of_the_pictures_are_refused(
+    command: Command, make_photo: Callable[..., Path], weights: Path, tmp_path: Path, clicks: dict[str, Any]
+) -> None:
+    for name in ("a.png", "b.png"):
+        make_photo(tmp_path / "photos" / name)
+    (tmp_path / "p.json").write_text(json.dumps(clicks))
+    answer = command("cache", "photos", "-o", "cache", "--checkpoint", weights, "--points", "p.json")
+    assert answer.code == 2
+    names = ", ".join(clicks) or "none"
+    assert f"none of 2 images has a click in p.json, which names {names}; expected clicks for one" in answer.error
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_click_outside_its_image_is_refused_before_anything_is_written(
     command: Command, make_photo: Callable[..., Path], weights: Path, tmp_path: Path
 ) -> None:

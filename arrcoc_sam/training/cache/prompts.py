@@ -16,7 +16,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from arrcoc_sam.datasets import CocoDataset
-from arrcoc_sam.errors import DataError, InputError, explain
+from arrcoc_sam.errors import DataError, InputError, explain, listed
 from arrcoc_sam.image_files import find_by_path_end
 from arrcoc_sam.images import header_size
 from arrcoc_sam.inputs import as_coordinates
@@ -150,9 +150,11 @@ class PointPrompts:
     def check(self, paths: Sequence[Path]) -> None:
         """Refuse clicks outside their images, or for several images, before anything is built, by the files' headers.
 
-        Images without clicks, and files that can't be read, are left to the build, which lists them.
+        Images without clicks, where others have some, and files that can't be read are left to the build, which lists
+        them.
 
         Raises:
+            DataError: No image has a click.
             InputError: A click lies outside its image, or two images of one name share their clicks.
         """
         images: dict[str, Path] = {}
@@ -167,6 +169,9 @@ class PointPrompts:
             size_hw = header_size(path)
             if size_hw is not None:
                 self.on(path, size_hw)
+        if not any(self.points_xy[name] for name in images):
+            came = f"none of {len(paths)} images has a click in {self.source or 'points_xy'}, which names"
+            raise DataError(explain(f"{came} {listed(list(self.points_xy))}", "clicks for one image at least"))
 
     def _name_for(self, path: Path) -> str | None:
         """The longest name that a path ends in."""
