@@ -460,6 +460,23 @@ def test_given_points(tmp_path: Path) -> None:
         PointPrompts.read(path)
 
 
+@pytest.mark.usefixtures("as_at_run_time")
+@pytest.mark.parametrize(
+    ("clicks", "message"),
+    [
+        ({"b.png": [(10, 20, 30), (40, 50, 60)]}, r"points_xy\['b.png'\] is .*\(2, 3\)"),
+        ({"b.png": (1, 2)}, r"the clicks of 'b.png' are \(1, 2\); expected \[\(x, y\), …\]"),
+        ({"b.png": [(1, float("nan"))]}, "the clicks of 'b.png' are .*nan.*finite"),
+        ({"b.png": [("left", "top")]}, r"points_xy\['b.png'\] is a list of 1; expected numbers"),
+        ({"b.png": None}, r"points_xy\['b.png'\] is"),
+        ([(1, 2)], "points_xy is a list of 1"),
+    ],
+)
+def test_points_that_are_no_clicks(clicks: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        PointPrompts(clicks)
+
+
 def test_given_points_of_images_of_one_name(tmp_path: Path) -> None:
     given = {"a/1.png": [(1.0, 0.0)], "x/a/1.png": [(2.0, 0.0)], "1.png": [(3.0, 0.0)], "b\\1.png": [(4.0, 0.0)]}
     prompts = PointPrompts(given)

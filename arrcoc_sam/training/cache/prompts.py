@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -16,7 +16,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from arrcoc_sam.datasets import CocoDataset
-from arrcoc_sam.errors import DataError, InputError, explain, listed
+from arrcoc_sam.errors import DataError, InputError, describe, explain, listed
 from arrcoc_sam.image_files import find_by_path_end
 from arrcoc_sam.images import header_size
 from arrcoc_sam.inputs import as_coordinates
@@ -98,6 +98,22 @@ class PointPrompts:
     points_xy: Mapping[str, Sequence[tuple[float, float]]] = field(repr=False)
     source: Path | None = None
 
+    def __post_init__(self) -> None:
+        """Check that clicks are pairs of finite numbers.
+
+        Raises:
+            InputError: No clicks by name, or one that is something else.
+        """
+        if not isinstance(self.points_xy, Mapping):
+            raise InputError(explain(f"points_xy is {describe(self.points_xy)}", '{"image.jpg": [(x, y), …]}'))
+        for name, clicks in self.points_xy.items():
+            if isinstance(clicks, Sized) and not len(clicks):
+                continue
+            points = as_coordinates(clicks, 2, f"points_xy[{name!r}]")
+            if points.ndim != 2 or not bool(points.isfinite().all()):
+                came = f"{'' if self.source is None else f'{self.source}: '}the clicks of {name!r} are {clicks!r}"
+                raise InputError(explain(came, "[(x, y), …], finite pixel indices"))
+
     @classmethod
     def read(cls, path: str | Path) -> PointPrompts:
         """From a JSON file ``{"image.jpg": [[x, y], …], …}``.
@@ -137,7 +153,8 @@ class PointPrompts:
         name = self._name_for(path)
         if name is None:
             raise DataError(explain(f"no clicks are given for {path.name}", "clicks for every image"))
-        points = as_coordinates(torch.tensor(self.points_xy[name], dtype=torch.float64).reshape(-1, 2), 2, "points_xy")
+        clicks = self.points_xy[name]
+        points = as_coordinates(clicks, 2, "points_xy") if len(clicks) else torch.zeros(0, 2, dtype=torch.float64)
         height, width = size_hw
         outside = ((points < -0.5) | (points > points.new_tensor((width, height)) - 0.5)).any(1)
         if bool(outside.any()):
