@@ -406,6 +406,19 @@ def test_bad_caches(cache: HierarchyCache, tmp_path: Path) -> None:
         build_cache(SceneLevels(48), [], tmp_path / "none")
 
 
+@pytest.mark.usefixtures("as_at_run_time")
+def test_images_that_are_no_list_or_are_there_twice(tmp_path: Path) -> None:
+    path = write_scenes(tmp_path / "images", range(3))[0]
+    for one in (path, str(path)):
+        with pytest.raises(
+            InputError, match=r"images is the path '.*\.png'; expected a list of paths. Mend: images=\["
+        ):
+            build_cache(SceneLevels(48), one, tmp_path / "none")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"\.png is there 2 times; expected each image once"):
+        build_cache(SceneLevels(48), [path, path], tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 class ScoredLevels(SceneLevels):
     """Levels with a quality that falls from click to click."""
 

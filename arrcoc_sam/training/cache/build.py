@@ -7,6 +7,7 @@ Finished shards stay, so a killed build goes on where it stopped, whatever the e
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from os.path import commonpath
@@ -146,14 +147,19 @@ def build_cache(
         What is in the cache now.
 
     Raises:
-        InputError: No image, or a shard of none.
+        InputError: No image, a path in place of several, one that is there twice, or a shard of none.
         DataError: The folder holds a cache of other names of images, clicks or weights (what the images show is not
             compared), or a shard that is damaged inside.
         OutputError: It can't be written.
     """
+    if isinstance(images, (str, Path)):
+        raise InputError(explain(f"images is the path {str(images)!r}", "a list of paths", f"images=[{str(images)!r}]"))
     if not images or images_per_shard < 1:
         raise InputError(explain(f"{len(images)} images, {images_per_shard} a shard", "at least one of each"))
     paths = [Path(path).absolute() for path in images]
+    if len(set(paths)) < len(paths):
+        [(path, count)] = Counter(paths).most_common(1)
+        raise InputError(explain(f"{path} is there {count} times", "each image once", "list(dict.fromkeys(images))"))
     root = Path(commonpath([path.parent for path in paths]))
     names = tuple(path.relative_to(root).as_posix() for path in paths)
     plan = CachePlan(
