@@ -17,6 +17,7 @@ from torch import Tensor
 
 from arrcoc_sam.errors import InputError, ShapeError, UnknownNameError, describe, explain
 from arrcoc_sam.hierarchy.levels import LEVELS
+from arrcoc_sam.inputs import as_numbers
 
 __all__ = ["Granularity", "blend_levels", "granularity_of"]
 
@@ -55,8 +56,8 @@ def blend_levels(
         (K, h, w) of the last level's grid. Differentiable.
 
     Raises:
-        ShapeError: No levels, or of several numbers of queries.
-        InputError: A number outside [0, 1].
+        ShapeError: No levels, or of several numbers of queries; neither one number nor one a query.
+        InputError: A number outside [0, 1], or none.
         UnknownNameError: No such level.
 
     Example:
@@ -67,7 +68,10 @@ def blend_levels(
     if not logits or len({len(level) for level in logits}) > 1 or any(level.ndim != 3 for level in logits):
         raise ShapeError(explain(f"logits is {[describe(level) for level in logits]}", "L levels (K, h, w)"))
     number = granularity_of(granularity, len(logits)) if isinstance(granularity, str) else granularity
-    place = torch.as_tensor(number, dtype=logits[-1].dtype, device=logits[-1].device).expand(len(logits[-1]))
+    place = as_numbers(number, "granularity", "(K,)", logits[-1].device).to(logits[-1].dtype)
+    if place.ndim > 1 or place.numel() not in (1, len(logits[-1])):
+        raise ShapeError(explain(f"granularity is {describe(place)}", f"one number, or ({len(logits[-1])},)"))
+    place = place.expand(len(logits[-1]))
     if not bool(((place >= 0) & (place <= 1)).all()):
         raise InputError(explain(f"granularity={granularity}", "numbers in [0, 1]: 0 innermost, 1 whole"))
     size = logits[-1].shape[-2:]

@@ -244,3 +244,9 @@ def test_bad_input() -> None:
         model(IMAGES, POINTS[:, :1], INDEX)
     with pytest.raises(InputError, match="a point of"):
         model(IMAGES, POINTS + 1, INDEX)
+    with pytest.raises(InputError, match=r"a point of \[nan, "):
+        model(IMAGES, POINTS * torch.tensor([torch.nan, 1.0]), INDEX)
+    with pytest.raises(InputError, match=rf"image_index from \d+ to \d+; expected 0 to {len(IMAGES) - 1}"):
+        model(IMAGES, POINTS, INDEX + len(IMAGES))
+    with pytest.raises(InputError, match="granularity is None; expected numbers"):
+        model.at_granularity(IMAGES, POINTS, None, INDEX)  # type: ignore[arg-type]

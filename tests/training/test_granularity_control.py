@@ -50,6 +50,7 @@ def test_one_number_a_query_and_one_level() -> None:
     assert torch.equal(blend_levels(levels[-1:], 0.4), levels[-1])
 
 
+@pytest.mark.usefixtures("as_at_run_time")
 def test_bad_input() -> None:
     levels = random_levels(0)
     with pytest.raises(InputError, match=r"\[0, 1\]"):
@@ -58,5 +59,7 @@ def test_bad_input() -> None:
         blend_levels(levels, float("nan"))
     with pytest.raises(UnknownNameError, match="'detail'"):
         blend_levels(levels, "detail")
+    with pytest.raises(ShapeError, match=r"granularity is a .* of shape \(3,\); expected one number, or \(2,\)"):
+        blend_levels([torch.zeros(2, 4, 4)] * 3, torch.tensor([0.1, 0.2, 0.3]))
     with pytest.raises(ShapeError, match="L levels"):
         blend_levels([], 0.5)

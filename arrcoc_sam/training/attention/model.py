@@ -140,7 +140,7 @@ class MultiScaleAttention(nn.Module):
 
         Raises:
             ShapeError: Queries of another length, or as many as images are needed.
-            InputError: A point outside the image.
+            InputError: A point outside the image or not finite; an image that there is not.
         """
         expected = 2 if self.query == "point" else self.query_projection[0].in_features
         if queries.ndim != 2 or queries.shape[1] != expected:
@@ -149,12 +149,16 @@ class MultiScaleAttention(nn.Module):
         if len(index) != len(queries) or (image_index is None and len(queries) != len(pyramid[0])):
             came = f"{len(queries)} queries about {len(pyramid[0])} images"
             raise ShapeError(explain(came, "one each, or image_index (K,)"))
+        if not bool(((index >= 0) & (index < len(pyramid[0]))).all()):
+            came = f"image_index from {int(index.min())} to {int(index.max())}"
+            raise InputError(explain(came, f"0 to {len(pyramid[0]) - 1}, the images' numbers"))
         relative: Tensor | None = None
         vectors, places = queries, None
         if self.query == "point":
             relative = (queries + 0.5) / self.image_size
-            if not bool(((relative >= 0) & (relative <= 1)).all()):
-                came = f"a point of {queries[((relative < 0) | (relative > 1)).any(1)][0].tolist()}"
+            inside = ((relative >= 0) & (relative <= 1)).all(1)  # NaN isn't
+            if not bool(inside.all()):
+                came = f"a point of {queries[~inside][0].tolist()}"
                 raise InputError(explain(came, f"pixel indices of images of {self.image_size} pixels"))
             places = (relative * 2 - 1)[:, None, None].to(pyramid[-1].dtype)
             vectors = _read(pyramid[-1][index], places)[:, :, 0, 0]
