@@ -97,6 +97,15 @@ def test_losses_after_inputs_of_other_sizes() -> None:
 
 
 @pytest.mark.usefixtures("as_at_run_time")
+def test_negative_numbers_count_from_the_end() -> None:
+    pixels = torch.randn(2, 3, 64, 64)
+    counted = build(heads={"whole": [(-1, -1)], "part": [(0, -2)], "subpart": [(-1, 0)]})
+    heads, depth = counted._source.layout.num_heads, len(counted._source.layout.blocks)
+    named = build(heads={"whole": [(depth - 1, heads - 1)], "part": [(0, heads - 2)], "subpart": [(depth - 1, 0)]})
+    torch.testing.assert_close(counted(pixels, POINTS)[0], named(pixels, POINTS)[0])
+
+
+@pytest.mark.usefixtures("as_at_run_time")
 def test_bad_input() -> None:
     with pytest.raises(InputError, match="for each of whole, part, subpart"):
         build(heads={"whole": [(0, 0)], "part": [(0, 1)]})
@@ -104,7 +113,14 @@ def test_bad_input() -> None:
         build(heads={"whole": [(0, 0)], "part": [], "subpart": [(0, 0)]})
     with pytest.raises(UnknownNameError, match="layers"):
         build(heads={"whole": [(99, 0)], "part": [(0, 0)], "subpart": [(0, 0)]})
+    with pytest.raises(UnknownNameError, match="heads"):
+        build(heads={"whole": [(0, -99)], "part": [(0, 0)], "subpart": [(0, 0)]})
+    for wrong in (None, {"whole": [8], "part": [(0, 0)], "subpart": [(0, 0)]}, {"whole": None}):
+        with pytest.raises(InputError, match=r"heads is .*; expected at least one \(layer, head\) for each of whole"):
+            build(heads=wrong)  # type: ignore[arg-type]
     heads = build()
+    with pytest.raises(InputError, match=r"pixels is a torch.uint8 .*; expected floats, normalised"):
+        heads(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), POINTS)
     with pytest.raises(InputError, match="no points"):
         heads(torch.randn(1, 3, 64, 64))
     with pytest.raises(ShapeError, match="points_xy is"):

@@ -8,6 +8,7 @@ added to the model, and what it answers does not change.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import index
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ class SupervisedHeads(nn.Module):
 
     Args:
         model: A timm or transformers vision transformer, or its name; see :class:`arrcoc_sam.attention.ViTAttention`.
-        heads: For each level by name, (layer, head) pairs; negative layers count from the end. A level's attention is
+        heads: For each level by name, (layer, head) pairs; negative numbers count from the end. A level's attention is
             the mean over its heads.
         query: Whose attention: "point" that of the patch under each image's click, "cls" the class token's, "mean" the
             mean over all patches.
@@ -38,7 +39,7 @@ class SupervisedHeads(nn.Module):
         model: The transformer; its parameters are this module's.
 
     Raises:
-        InputError: Levels that are not whole, part and subpart, a level without a head.
+        InputError: Levels that are not whole, part and subpart, a level without a head, heads that are no pairs.
         UnknownNameError: No such layer, head or query.
         UnsupportedModelError: A family whose attention can't be read exactly.
 
@@ -59,11 +60,16 @@ class SupervisedHeads(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        if tuple(heads) != LEVELS or not all(heads.values()):
-            came = f"heads for {list(heads)}, {[len(pairs) for pairs in heads.values()]} of them"
-            raise InputError(explain(came, f"at least one (layer, head) for each of {', '.join(LEVELS)}, in order"))
-        layers = sorted({layer for pairs in heads.values() for layer, _ in pairs})
-        numbers = sorted({head for pairs in heads.values() for _, head in pairs})
+        expected = f"at least one (layer, head) for each of {', '.join(LEVELS)}, in order"
+        try:
+            chosen = {level: [(index(layer), index(head)) for layer, head in pairs] for level, pairs in heads.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InputError(explain(f"heads is {describe(heads)}", expected)) from error
+        if tuple(chosen) != LEVELS or not all(chosen.values()):
+            came = f"heads for {list(chosen)}, {[len(pairs) for pairs in chosen.values()]} of them"
+            raise InputError(explain(came, expected))
+        layers = sorted({layer for pairs in chosen.values() for layer, _ in pairs})
+        numbers = sorted({head for pairs in chosen.values() for _, head in pairs})
         options = {"framing": "squash", **options}
         self._source = ViTAttention(
             model,
@@ -74,9 +80,10 @@ class SupervisedHeads(nn.Module):
             **options,
         )
         self.model = self._source.model
-        depth = len(self._source.layout.blocks)
-        names = [[f"L{layer % depth:02d}.H{head:02d}" for layer, head in pairs] for pairs in heads.values()]
-        self._names = names
+        depth, width = len(self._source.layout.blocks), self._source.layout.num_heads
+        self._names = [
+            [f"L{layer % depth:02d}.H{head % width:02d}" for layer, head in pairs] for pairs in chosen.values()
+        ]
         self._frame_hw: tuple[int, int] | None = None
 
     def forward(
@@ -94,8 +101,10 @@ class SupervisedHeads(nn.Module):
         Raises:
             ShapeError: Clicks that are not one an image.
             InputError: A click outside the input, or on what is left over at its edge and no patch sees; query "point"
-                without clicks.
+                without clicks; pixels that are no floats.
         """
+        if not pixels.is_floating_point():
+            raise InputError(explain(f"pixels is {describe(pixels)}", "floats, normalised as the model takes them"))
         frame_hw = self._frame_hw = (int(pixels.shape[-2]), int(pixels.shape[-1]))
         cells = None
         if self._source.query == "point":
