@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from arrcoc_sam.errors import InputError, ShapeError, UnknownNameError, UnsupportedModelError
 from arrcoc_sam.segmenters import load_segmenter
+from arrcoc_sam.segmenters.checkpoints import CHECKPOINTS
+from arrcoc_sam.training.attention import features as features_module
 from arrcoc_sam.training.attention.features import FeatureMaps
 from arrcoc_sam.training.attention.memory import MapMemory
 from arrcoc_sam.training.attention.model import MultiScaleAttention, attention_of_logits
@@ -186,6 +189,13 @@ def test_the_encoder_of_a_segmenter_is_a_backbone() -> None:
     assert maps.shape[-2:] == (8, 8)
     with pytest.raises(InputError, match=r"image_size=72 .*expected a multiple of 32"):
         FeatureMaps("segmenter:tiny", image_size=72)
+
+
+def test_nothing_is_fetched_for_a_size_that_an_encoder_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features_module, "load_segmenter", Mock(side_effect=AssertionError("fetched")))
+    for name in CHECKPOINTS:
+        with pytest.raises(InputError, match=rf"image_size=64 with the encoder of '{name}'; expected image_size=1024"):
+            FeatureMaps(f"segmenter:{name}", image_size=64)
 
 
 def test_a_model_of_timm_is_normalised_as_it_was_trained() -> None:

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from arrcoc_sam.errors import CheckpointError, InputError, UnknownNameError, UnsupportedModelError, explain, first_line
 from arrcoc_sam.segmenters import load_segmenter
+from arrcoc_sam.segmenters.checkpoints import CHECKPOINTS
 from arrcoc_sam.segmenters.tiny import set_image_size
 from arrcoc_sam.segmenters.tiny_encoder import TinyEncoder
 from arrcoc_sam.segmenters.weights import weights_hash
@@ -27,6 +28,7 @@ BATCH_NORMS: Final = ("keep", "frozen", "group")
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, and SAM's
 _SEGMENTER = "segmenter:"
+_PUBLISHED_SIZE = 1024  # of the images that all of CHECKPOINTS take
 _MEMORY = MapMemory(1 << 30)  # bytes
 _GIVEN: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
@@ -185,6 +187,9 @@ def _segmenter_encoder(name: str, image_size: int) -> nn.Module:
 
     SAM's own learned the positions of one size; the embedded one takes any multiple of 32 pixels.
     """
+    if name in CHECKPOINTS and image_size != _PUBLISHED_SIZE:  # before a large file is fetched
+        came = f"image_size={image_size} with the encoder of {name!r}"
+        raise InputError(explain(came, f"image_size={_PUBLISHED_SIZE}, whose positions it learned"))
     segmenter = load_segmenter(name, device="cpu")
     encoder = getattr(segmenter.model, "image_encoder", None)
     if not isinstance(encoder, nn.Module):
@@ -195,9 +200,6 @@ def _segmenter_encoder(name: str, image_size: int) -> nn.Module:
             came = f"image_size={image_size} with the encoder of {name!r}"
             raise InputError(explain(came, "a multiple of 32"))
         set_image_size(cast(Sam, segmenter.model), image_size)
-    elif segmenter.image_size != image_size:
-        came = f"image_size={image_size} with the encoder of {name!r}"
-        raise InputError(explain(came, f"image_size={segmenter.image_size}, whose positions it learned"))
     return encoder
 
 
