@@ -299,6 +299,12 @@ def test_bad_settings_and_data(samples: HeldSamples, folder: Path, tmp_path: Pat
     for name, least in (("checkpoint_every", 1), ("log_every", 1), ("evaluate_every", 0), ("num_workers", 0)):
         with pytest.raises(InputError, match=rf"^{name}={least - 1}; expected at least {least}"):
             train_attention(SMALL, samples, tmp_path / "counts", **{name: least - 1})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"samples is a list of \d+; expected .* Mend: HeldSamples\(samples\)"):
+        train_attention(SMALL, samples.samples, tmp_path / "counts")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"first sample is .*\(3, 32, 32\); expected \(3, 64, 64\)"):
+        train_attention(replace(SMALL, image_size=64), samples, tmp_path / "counts")
+    with pytest.raises(InputError, match=r"first sample is None; expected \(3, 32, 32\)"):
+        train_attention(SMALL, HeldSamples([replace(samples[0], image=None)]), tmp_path / "counts")
     assert not (tmp_path / "counts").exists()
     train_attention(replace(SMALL, steps=1), samples, tmp_path / "run")
     with pytest.raises(TrainingError, match=r"another configuration \(settings\.steps was 1, and is 6\)"):

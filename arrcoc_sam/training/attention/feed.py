@@ -15,7 +15,7 @@ from jaxtyping import Int64
 from numpy import ndarray
 from torch.utils.data import DataLoader, Dataset
 
-from arrcoc_sam.errors import InputError, explain
+from arrcoc_sam.errors import InputError, describe, explain
 from arrcoc_sam.training.attention.settings import AttentionTraining
 from arrcoc_sam.training.samples import AttentionBatch, AttentionSample, collate_samples, flip_sample
 from arrcoc_sam.training.samples_supervision import draw_levels
@@ -85,7 +85,7 @@ class StepSamples(Dataset[list[AttentionBatch]]):
         world_size: How many share a step's pictures.
 
     Raises:
-        InputError: No samples, or pictures that can't be dealt evenly.
+        InputError: No samples, something else than a collection of them, or pictures that can't be dealt evenly.
     """
 
     def __init__(
@@ -95,12 +95,27 @@ class StepSamples(Dataset[list[AttentionBatch]]):
         if settings.num_images % parts:
             came = f"{settings.num_images} pictures a step for {world_size} processes of {settings.accumulation} parts"
             raise InputError(explain(came, f"a multiple of {parts}"))
+        given: object = samples
+        if not isinstance(given, SampleCollection):
+            mend = "HeldSamples(samples)" if isinstance(given, Sequence) else None
+            raise InputError(explain(f"samples is {describe(given)}", "a HierarchyDataset or HeldSamples", mend))
         if len(samples) == 0:
             raise InputError(explain("no samples", "at least one"))
         self._order, self._starts = by_picture(samples.image_keys())
         self._epoch, self._pictures = -1, self._order  # the order of the last epoch that was asked for
         self.samples, self.settings, self.rank, self.world_size = samples, settings, rank, world_size
         self.num_pictures = len(self._starts) - 1
+
+    def check_picture(self) -> None:
+        """See that the first sample can be read, and that its picture is of the settings' size.
+
+        Raises:
+            InputError: It is of another size, or there is none.
+        """
+        image, side = self.samples[0].image, self.settings.image_size
+        if image is None or tuple(image.shape) != (3, side, side):
+            came = f"the image of the first sample is {describe(image)}"
+            raise InputError(explain(came, f"(3, {side}, {side})", f"HierarchyDataset(cache, image_size={side}, …)"))
 
     def __getitem__(self, step: int) -> list[AttentionBatch]:
         parts = self.settings.accumulation

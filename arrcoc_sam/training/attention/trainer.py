@@ -85,8 +85,9 @@ def train_attention(
         The moving average in eval mode, and its evaluation.
 
     Raises:
-        InputError: Batch normalisation that is kept while a step is worked through in several parts; pictures that
-            can't be dealt evenly; too few samples to judge on; a number of steps or processes below its least.
+        InputError: Batch normalisation that is kept while a step is worked through in several parts; samples that are
+            no collection; pictures that can't be dealt evenly or are of another size; too few samples to judge on; a
+            number of steps or processes below its least.
         TrainingError: The loss or the gradient is not finite (the batch is saved then), or ``folder`` holds a run of
             other settings.
         OutputError: ``folder`` can't be made.
@@ -97,6 +98,7 @@ def train_attention(
     if validation is not None:
         check_judged(validation)
     batches = StepSamples(samples, settings, rank=devices.rank, world_size=devices.world_size)
+    batches.check_picture()  # before a model is made, or a folder
     run = _Run(settings, devices, Path(folder), provenance or {})
     watch = None
     if devices.rank == 0:
