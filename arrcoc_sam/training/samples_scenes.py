@@ -24,6 +24,7 @@ from arrcoc_sam.training.cache.build import build_cache
 from arrcoc_sam.training.cache.dataset import HierarchyCache
 from arrcoc_sam.training.cache.prompts import Clicks, PointPrompts
 from arrcoc_sam.training.cache.sources import SegmenterLevels, level_rows
+from arrcoc_sam.training.configuration import check_counts
 
 __all__ = ["SceneLevels", "prepare_scenes", "scene_clicks"]
 
@@ -104,14 +105,15 @@ def prepare_scenes(
         progress: Called with (stage, done, in all).
 
     Raises:
-        InputError: No scene with a triple, or exact masks that are to be scored.
+        InputError: A number below 1, no scene with a triple, or exact masks that are to be scored.
         DataError: The folder holds other scenes, or a cache of others.
         OutputError: It can't be made.
     """
     folder = Path(folder)
     if segmenter is None and quality:
         raise InputError(explain("quality of exact masks", "a segmenter to score with"))
-    pictures = made_folder(folder / "pictures")
+    check_counts(1, scenes=len(seeds), clicks=clicks, images_per_shard=images_per_shard)
+    pictures = folder / "pictures"
     exact = SceneLevels(size, clicks)
     points = _draw(seeds, exact, pictures, remember=segmenter is None, progress=progress)
     if not points:
@@ -147,6 +149,7 @@ def _draw(
         points = known.get(path.name)
         if points is None or (points and not path.is_file()):  # a picture without a record may be of another plan
             scene = generate_scene(seed, exact.size)
+            made_folder(pictures)  # not before: a size or seed that the generator refuses leaves nothing
             points = [(x, y) for x, y in scene_clicks(scene, exact.clicks)[1].tolist()]
             if points:
                 with replacing(path) as temporary:

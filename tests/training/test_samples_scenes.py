@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import pytest
 from PIL import Image
 
-from arrcoc_sam.errors import DataError
+from arrcoc_sam.errors import DataError, InputError
 from arrcoc_sam.scenes import generate_scene
 from arrcoc_sam.training import samples_scenes as module
 from arrcoc_sam.training.cache.build import build_cache
@@ -43,6 +43,21 @@ def test_scenes_are_drawn_once(drawn: Mock, tmp_path: Path) -> None:
     prepare_scenes(tmp_path, range(5), size=48, clicks=2, images_per_shard=2)
     assert pictures[0].is_file()
     assert drawn.call_count == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "seeds", "message"),
+    [
+        ({"clicks": 0}, range(3), "clicks=0; expected at least 1"),
+        ({"images_per_shard": 0}, range(3), "images_per_shard=0; expected at least 1"),
+        ({"size": 8}, range(3), "size = 8; expected at least 32 pixels"),
+        ({}, range(0), "scenes=0; expected at least 1"),
+    ],
+)
+def test_what_is_refused_leaves_no_folder(tmp_path: Path, options: dict[str, int], seeds: range, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        prepare_scenes(tmp_path / "scenes", seeds, **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "scenes").exists()
 
 
 def test_clicks_of_other_scenes_are_not_taken(drawn: Mock, tmp_path: Path) -> None:
