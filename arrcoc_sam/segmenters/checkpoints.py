@@ -162,7 +162,7 @@ def fetch(checkpoint: str | Checkpoint, *, show_progress: bool | None = None) ->
         _require_size(path, known)
         return path
     with _progress(f"Fetching {known.file_name}", show=show_progress) as advance:
-        return download(known.url, path, sha256=known.sha256, advance=advance)
+        return download(known.url, path, sha256=known.sha256, size_bytes=known.size_bytes, advance=advance)
 
 
 def verify(checkpoint: str | Checkpoint, *, path: str | Path | None = None, show_progress: bool | None = None) -> Path:
@@ -186,7 +186,7 @@ def verify(checkpoint: str | Checkpoint, *, path: str | Path | None = None, show
     _require_size(file, known)
     with _progress(f"Verifying {known.file_name}", show=show_progress) as advance:
         digest = sha256_of(file, advance=advance)
-    if digest != known.sha256:
+    if digest != known.sha256.lower():
         mend = f"delete it and fetch it anew: {_fetch_command(known)}"
         raise CheckpointError(explain(f"{file} has SHA-256 {digest}", known.sha256, mend))
     return file

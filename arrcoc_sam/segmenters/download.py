@@ -14,12 +14,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPResponse, IncompleteRead
 from pathlib import Path
 
 from filelock import FileLock
 
-from arrcoc_sam.errors import CheckpointError, OutputError, explain
+from arrcoc_sam.errors import CheckpointError, InputError, OutputError, explain
 
 __all__ = ["Advance", "download", "sha256_of"]
 
@@ -59,6 +59,7 @@ def download(
     target: Path,
     *,
     sha256: str,
+    size_bytes: int | None = None,
     attempts: int = 5,
     wait_s: float = 1.0,
     timeout_s: float = 30.0,
@@ -70,6 +71,8 @@ def download(
         url: ``http(s)`` address.
         target: Where the file goes; its folder is made. An existing file is returned as it is.
         sha256: The expected digest, hexadecimal.
+        size_bytes: The file's size, where it is known: without a word of the server it tells a whole file from one that
+            broke off.
         attempts: Tries in a row that bring no new byte before giving up; a try that brought some starts the count anew.
         wait_s: Pause before going on; doubled for every try in a row that brought nothing.
         timeout_s: How long to wait for the server each time.
@@ -79,24 +82,30 @@ def download(
         ``target``.
 
     Raises:
+        InputError: ``url`` is no such address.
         CheckpointError: The server refuses, the transfer breaks off for good (what came is kept), the digest differs.
         OutputError: The folder can't be written or the disk is full.
     """
+    if not url.lower().startswith(("http://", "https://")):
+        raise InputError(explain(f"url={url!r}", "an address, https://…"))
     part = target.with_name(target.name + ".part")
+
+    def transfer() -> str:
+        _transfer(url, part, size_bytes, attempts=attempts, wait_s=wait_s, timeout_s=timeout_s, advance=advance)
+        return sha256_of(part)
+
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(target.name + ".lock")):
             if target.exists():  # another process was faster
                 return target
             resumed = part.exists() and part.stat().st_size > 0
-            _transfer(url, part, attempts=attempts, wait_s=wait_s, timeout_s=timeout_s, advance=advance)
-            came = sha256_of(part)
-            if came != sha256 and resumed:
+            came = transfer()
+            if came != sha256.lower() and resumed:
                 # The first half may be of another version of the file or damaged: once more from the start.
                 part.unlink()
-                _transfer(url, part, attempts=attempts, wait_s=wait_s, timeout_s=timeout_s, advance=advance)
-                came = sha256_of(part)
-            if came != sha256:
+                came = transfer()
+            if came != sha256.lower():
                 part.unlink()
                 raise CheckpointError(
                     explain(
@@ -121,13 +130,22 @@ class _BrokenOffError(Exception):
     """The connection failed or ended early; worth another try."""
 
 
-def _transfer(url: str, part: Path, *, attempts: int, wait_s: float, timeout_s: float, advance: Advance | None) -> None:
+def _transfer(
+    url: str,
+    part: Path,
+    size_bytes: int | None,
+    *,
+    attempts: int,
+    wait_s: float,
+    timeout_s: float,
+    advance: Advance | None,
+) -> None:
     """Append to ``part`` until it is complete, over as many connections as it takes."""
     failed = 0
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
-            _transfer_once(url, part, timeout_s=timeout_s, advance=advance)
+            _transfer_once(url, part, size_bytes, timeout_s=timeout_s, advance=advance)
             return
         except _BrokenOffError as error:
             grown = part.exists() and part.stat().st_size > before
@@ -144,7 +162,7 @@ def _transfer(url: str, part: Path, *, attempts: int, wait_s: float, timeout_s: 
             time.sleep(wait_s * 2**failed)
 
 
-def _transfer_once(url: str, part: Path, *, timeout_s: float, advance: Advance | None) -> None:
+def _transfer_once(url: str, part: Path, size_bytes: int | None, *, timeout_s: float, advance: Advance | None) -> None:
     start = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
@@ -168,7 +186,7 @@ def _transfer_once(url: str, part: Path, *, timeout_s: float, advance: Advance |
             part.unlink()
             raise _BrokenOffError("the server sent another part than asked for")
         length = response.headers.get("Content-Length")
-        total = offset + int(length) if length is not None else None
+        total = offset + int(length) if length is not None else size_bytes
         _require_space(part.parent, None if total is None else total - offset)
         with part.open("ab" if offset else "wb") as file:
             done = offset
@@ -176,6 +194,8 @@ def _transfer_once(url: str, part: Path, *, timeout_s: float, advance: Advance |
                 try:
                     block = response.read(_BLOCK)
                 except (HTTPException, TimeoutError, ConnectionError) as error:
+                    if isinstance(error, IncompleteRead):  # what came of the block
+                        file.write(error.partial)
                     raise _BrokenOffError(str(error) or type(error).__name__) from error
                 if not block:
                     break

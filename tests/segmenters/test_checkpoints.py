@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,21 +74,21 @@ def test_fetch_returns_the_cached_file(cache, checkpoint):
 def test_fetch_downloads_by_url_and_digest(cache, checkpoint, monkeypatch, capsys):
     asked = []
 
-    def fake(url, target, *, sha256, advance):
-        asked.append((url, sha256))
+    def fake(url, target, *, sha256, size_bytes, advance):
+        asked.append((url, sha256, size_bytes))
         advance(500, 1000)
         return target
 
     monkeypatch.setattr(checkpoints_module, "download", fake)
     assert fetch(checkpoint, show_progress=True) == cache / "toy.pth"
-    assert asked == [(checkpoint.url, checkpoint.sha256)]
+    assert asked == [(checkpoint.url, checkpoint.sha256, checkpoint.size_bytes)]
     captured = capsys.readouterr()
     assert "toy.pth" in captured.err
     assert captured.out == ""
 
 
 def test_no_progress_where_stderr_is_no_terminal(cache, checkpoint, monkeypatch, capsys):
-    monkeypatch.setattr(checkpoints_module, "download", lambda url, target, *, sha256, advance: target)
+    monkeypatch.setattr(checkpoints_module, "download", lambda url, target, **options: target)
     fetch(checkpoint)
     assert capsys.readouterr().err == ""
 
@@ -99,6 +100,7 @@ def test_verify(cache, checkpoint):
     file = cache / "toy.pth"
     file.write_bytes(CONTENT)
     assert verify(checkpoint) == file
+    assert verify(replace(checkpoint, sha256=checkpoint.sha256.upper())) == file
     file.write_bytes(b"")
     with pytest.raises(CheckpointError, match="is empty"):
         verify(checkpoint)

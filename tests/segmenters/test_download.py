@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from arrcoc_sam.errors import CheckpointError, OutputError
+from arrcoc_sam.errors import CheckpointError, InputError, OutputError
 from arrcoc_sam.segmenters import download as download_module
 from arrcoc_sam.segmenters.download import download, sha256_of
 
@@ -28,6 +28,7 @@ class Behaviour:
     statuses: list[int] = field(default_factory=list)  # answered first, one a request
     cut_after: list[int] = field(default_factory=list)  # bytes after which the connection drops, one a request
     wrong_range: bool = False
+    framing: str = "length"  # or "close", whose end is that of the connection, or "chunked"
     ranges: list[str | None] = field(default_factory=list)  # the Range header of every request
 
 
@@ -50,14 +51,24 @@ def server() -> Iterator[tuple[str, Behaviour]]:
                 return
             body = behaviour.content[start:]
             self.send_response(206 if start else 200)
-            self.send_header("Content-Length", str(len(body)))
+            if behaviour.framing == "length":
+                self.send_header("Content-Length", str(len(body)))
+            elif behaviour.framing == "chunked":
+                self.send_header("Transfer-Encoding", "chunked")
             if start:
                 first = start + 7 if behaviour.wrong_range else start
                 last = len(behaviour.content) - 1
                 self.send_header("Content-Range", f"bytes {first}-{last}/{last + 1}")
             self.end_headers()
             cut = behaviour.cut_after.pop(0) if behaviour.cut_after else len(body)
-            self.wfile.write(body[:cut])
+            if behaviour.framing != "chunked":
+                self.wfile.write(body[:cut])
+                return
+            for first in range(0, cut, 100_000):
+                chunk = body[first : min(first + 100_000, cut)]
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+            if cut == len(body):
+                self.wfile.write(b"0\r\n\r\n")
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -101,6 +112,35 @@ def test_transfer_that_breaks_off_goes_on_where_it_stopped(server, tmp_path):
     behaviour.cut_after = [1_500_000, 700_000]
     assert get(url, tmp_path / "w.pth").read_bytes() == CONTENT
     assert behaviour.ranges == [None, "bytes=1500000-", "bytes=2200000-"]
+
+
+@pytest.mark.parametrize("framing", ["close", "chunked"])
+def test_transfer_without_a_length_goes_on_where_it_stopped(server, tmp_path, framing):
+    url, behaviour = server
+    behaviour.framing, behaviour.cut_after = framing, [1_500_000]
+    target = download(url, tmp_path / "w.pth", sha256=DIGEST, size_bytes=len(CONTENT), wait_s=0.001)
+    assert target.read_bytes() == CONTENT
+    assert behaviour.ranges == [None, "bytes=1500000-"]
+
+
+def test_file_of_another_size_without_a_length_is_not_kept(server, tmp_path):
+    url, behaviour = server
+    behaviour.framing = "close"
+    with pytest.raises(CheckpointError, match="has SHA-256"):
+        download(url, tmp_path / "w.pth", sha256="0" * 64, size_bytes=len(CONTENT) + 1, wait_s=0.001)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_digest_in_capital_letters(server, tmp_path):
+    url, _ = server
+    assert get(url, tmp_path / "w.pth", sha256=DIGEST.upper()).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("url", ["nonsense", "ftp://example.org/w.pth", ""])
+def test_no_address(tmp_path, url):
+    with pytest.raises(InputError, match=f"url='{url}'; expected an address"):
+        get(url, tmp_path / "a" / "w.pth")
+    assert not (tmp_path / "a").exists()
 
 
 def test_partial_file_of_an_earlier_run_is_continued(server, tmp_path):
