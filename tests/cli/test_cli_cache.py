@@ -139,7 +139,8 @@ def test_an_orientation_that_keeps_the_size_is_noted(
         (("a.png", "-o", "c", "--human", "--truth", "t.json", "-s", "sam_vit_b"), "no segmenter is asked"),
         (("a.png", "-o", "c", "--gpus-per-actor", 0.5), "--gpus-per-actor with --engine local"),
         (("a.png", "-o", "c", "--points", "missing.json"), "missing.json does not exist"),
-        (("a.png", "-o", "c", "--grid", 0), "1 to 64"),
+        (("a.png", "-o", "c", "--grid", 0), "num_per_side=0; expected a whole number, at least 1"),
+        (("a.png", "-o", "c", "--grid", 65), "a grid of 65 clicks a side; expected 1 to 64"),
         (("a.png", "-o", "c", "--segmenter", "none"), "no segmenter is called"),
     ],
 )

@@ -240,6 +240,7 @@ def test_nothing_found(segmenter: SamSegmenter, picture: Picture) -> None:
     assert found.scores.shape == (0,)
 
 
+@pytest.mark.usefixtures("as_at_run_time")
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -247,7 +248,12 @@ def test_nothing_found(segmenter: SamSegmenter, picture: Picture) -> None:
         ({"min_stability": 1.5}, "min_stability=1.5; expected 0 to 1"),
         ({"min_predicted_iou": float("nan")}, "min_predicted_iou=nan"),
         ({"box_nms_iou": -0.1}, "box_nms_iou=-0.1"),
-        ({"num_crop_layers": -1}, "num_layers=-1"),
+        ({"num_crop_layers": -1}, "num_crop_layers=-1; expected a whole number, at least 0"),
+        ({"num_crop_layers": 1.0}, "num_crop_layers=1.0; expected a whole number"),
+        ({"points_per_side": "8"}, "points_per_side='8'; expected a whole number"),
+        ({"min_stability": None}, "min_stability=None; expected 0 to 1"),
+        ({"min_predicted_iou": None}, "min_predicted_iou=None; expected a number"),
+        ({"segmenter": None}, "segmenter is None; expected a segmenter"),
         ({"crop_overlap": 1.0}, "overlap=1.0"),
         ({"min_region_area": -1}, "min_region_area=-1; expected at least 0"),
         ({"num_crop_layers": 1, "point_grids": [np.zeros((1, 2))]}, "1 point_grids for 1 layers"),
@@ -257,7 +263,7 @@ def test_nothing_found(segmenter: SamSegmenter, picture: Picture) -> None:
 )
 def test_options_that_make_no_sense(segmenter: SamSegmenter, options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError) as caught:
-        AutomaticMaskGenerator(segmenter, **options)
+        AutomaticMaskGenerator(**{"segmenter": segmenter, **options})
     assert words in str(caught.value)
 
 

@@ -490,6 +490,17 @@ def test_points_that_are_no_clicks(clicks: Any, message: str) -> None:
         PointPrompts(clicks)
 
 
+@pytest.mark.usefixtures("as_at_run_time")
+def test_numbers_that_are_not_whole(cache: HierarchyCache) -> None:
+    for number in ("3", 2.5, 0):
+        with pytest.raises(InputError, match=rf"num_per_side={number!r}; expected a whole number, at least 1"):
+            GridPrompts(number)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"image_size=64\.5; expected a whole number"):
+        HierarchyDataset(cache, image_size=64.5)
+    with pytest.raises(InputError, match=r"steps=2\.5; expected a whole number"):
+        AttentionTraining(steps=2.5)  # type: ignore[arg-type]
+
+
 def test_given_points_of_images_of_one_name(tmp_path: Path) -> None:
     given = {"a/1.png": [(1.0, 0.0)], "x/a/1.png": [(2.0, 0.0)], "1.png": [(3.0, 0.0)], "b\\1.png": [(4.0, 0.0)]}
     prompts = PointPrompts(given)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +19,9 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torchvision.ops import nms
 
-from arrcoc_sam.errors import InputError, explain
+from arrcoc_sam.errors import InputError, describe, explain
 from arrcoc_sam.images import ImageInput, load_image
-from arrcoc_sam.inputs import as_coordinates
+from arrcoc_sam.inputs import as_coordinates, as_count
 from arrcoc_sam.masks import areas, decode_rle, encode_rle, mask_boxes
 from arrcoc_sam.prompts import grid_points_xy
 from arrcoc_sam.segmenters.base import Segmenter
@@ -87,21 +89,27 @@ class AutomaticMaskGenerator:
     exact: bool = False
 
     def __post_init__(self) -> None:
+        given: object = self.segmenter
+        if not callable(getattr(given, "decode", None)):
+            mend = f"load_segmenter({given!r})" if isinstance(given, str) else 'make one with load_segmenter("tiny")'
+            raise InputError(explain(f"segmenter is {describe(given)}", "a segmenter", mend))
+        for name, least in (("points_per_side", 1), ("crop_points_downscale", 1), ("num_crop_layers", 0)):
+            as_count(getattr(self, name), name, least=least)
         crop_layers((8, 8), self.num_crop_layers, self.crop_overlap)
-        bounds = {
-            "points_per_side": (self.points_per_side, 1, np.inf),
+        bounds: dict[str, tuple[Any, float, float]] = {
             "stability_offset": (self.stability_offset, 0, np.inf),
             "min_stability": (self.min_stability, 0, 1),
             "box_nms_iou": (self.box_nms_iou, 0, 1),
             "crop_nms_iou": (self.crop_nms_iou, 0, 1),
-            "crop_points_downscale": (self.crop_points_downscale, 1, np.inf),
             "min_region_area": (self.min_region_area, 0, np.inf),
         }
         for name, (value, low, high) in bounds.items():
-            if not low <= value <= high:
-                raise InputError(explain(f"{name}={value}", f"{low} to {high}" if high < np.inf else f"at least {low}"))
-        if not np.isfinite(self.min_predicted_iou):
-            raise InputError(explain(f"min_predicted_iou={self.min_predicted_iou}", "a number"))
+            if not isinstance(value, Real) or not low <= float(value) <= high:
+                expected = f"{low} to {high}" if high < np.inf else f"at least {low}"
+                raise InputError(explain(f"{name}={value!r}", expected))
+        least_iou: Any = self.min_predicted_iou
+        if not isinstance(least_iou, Real) or not np.isfinite(float(least_iou)):
+            raise InputError(explain(f"min_predicted_iou={least_iou!r}", "a number"))
         if self.point_grids is None:
             return
         if len(self.point_grids) <= self.num_crop_layers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from arrcoc_sam.errors import InputError, UnknownNameError, explain
+from arrcoc_sam.inputs import as_count
 from arrcoc_sam.training.attention.features import BATCH_NORMS, BatchNorm
 from arrcoc_sam.training.samples_supervision import SUPERVISIONS, SupervisionName
 from arrcoc_sam.training.schedule import Schedule, ScheduleShape
@@ -92,8 +93,7 @@ class AttentionTraining:
         if self.batch_norm not in BATCH_NORMS:
             raise UnknownNameError(explain(f"batch_norm={self.batch_norm!r}", f"one of {', '.join(BATCH_NORMS)}"))
         for name in ("image_size", "width", "target_size", "steps", "num_images", "num_queries", "accumulation"):
-            if getattr(self, name) < 1:
-                raise InputError(explain(f"{name}={getattr(self, name)}", "at least 1"))
+            as_count(getattr(self, name), name)
         for name in ("weight_decay", "clip_norm", "focal_weight", "dice_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(explain(f"{name}={getattr(self, name)}", "a finite number of at least 0"))

@@ -19,7 +19,7 @@ from arrcoc_sam.datasets import CocoDataset
 from arrcoc_sam.errors import DataError, InputError, describe, explain, listed
 from arrcoc_sam.image_files import find_by_path_end
 from arrcoc_sam.images import header_size
-from arrcoc_sam.inputs import as_coordinates
+from arrcoc_sam.inputs import as_coordinates, as_count
 from arrcoc_sam.masks.components import largest_interior_point
 from arrcoc_sam.masks.rle import RLE
 from arrcoc_sam.prompts import point_grid
@@ -67,9 +67,9 @@ class GridPrompts:
         """Check the number.
 
         Raises:
-            InputError: It is out of its range.
+            InputError: It is out of its range, or no whole number.
         """
-        if not 1 <= self.num_per_side <= 64:
+        if as_count(self.num_per_side, "num_per_side") > 64:
             raise InputError(explain(f"a grid of {self.num_per_side} clicks a side", "1 to 64"))
 
     def describe(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from arrcoc_sam.errors import DataError, InputError, explain
 from arrcoc_sam.hierarchy.levels import relate_levels
 from arrcoc_sam.images import load_image
-from arrcoc_sam.inputs import as_size
+from arrcoc_sam.inputs import as_count, as_size
 from arrcoc_sam.masks.rle import rle_intersections, run_lengths
 from arrcoc_sam.training.cache.grids import rle_to_grid
 from arrcoc_sam.training.samples import AttentionSample
@@ -51,8 +51,7 @@ class SampleReader:
         teach: Supervision | None = None,
         min_quality: float | None = None,
     ) -> None:
-        if image_size is not None and image_size < 1:
-            raise InputError(explain(f"image_size={image_size}", "a positive number of pixels, or None"))
+        image_size = None if image_size is None else as_count(image_size, "image_size")
         if min_quality is not None and not 0 <= min_quality <= 1:
             raise InputError(explain(f"min_quality={min_quality}", "a quality in [0, 1], or None"))
         self.root, self.target_hw, self.image_size = Path(root), as_size(target_hw, "target_hw"), image_size
