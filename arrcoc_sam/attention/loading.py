@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from arrcoc_sam.attention.families import require_supported
 from arrcoc_sam.errors import CheckpointError, InputError, MissingExtraError, UnknownNameError, explain, said
 from arrcoc_sam.inputs import choose_device
 
-__all__ = ["cache_only_if_unreachable", "load_vision_transformer"]
+__all__ = ["cache_only_if_unreachable", "load_vision_transformer", "refuse_missing"]
 
 
 def load_vision_transformer(
@@ -46,7 +46,7 @@ def load_vision_transformer(
     Raises:
         UnknownNameError: No such model or prefix.
         UnsupportedModelError: A family that is refused.
-        CheckpointError: Weights or configuration can't be had.
+        CheckpointError: Weights or configuration can't be had, or not all that the maps are made of.
         MissingExtraError: An "hf:" name without transformers.
         InputError: The model does not take the options, or there is no such device here.
     """
@@ -115,10 +115,34 @@ def _load_transformers(
         processor = AutoImageProcessor.from_pretrained(name)  # type: ignore[no-untyped-call]
         if pretrained:
             # Safetensors only: a pickle would be run.
-            return AutoModel.from_pretrained(name, use_safetensors=True, **options), processor
+            model, report = AutoModel.from_pretrained(name, use_safetensors=True, output_loading_info=True, **options)
     except Exception as error:
         raise _no_weights(f"hf:{name}", error) from error
+    if pretrained:
+        # Published classifiers lack what is beside the blocks' way: ViT's pooler, CLIP's text model.
+        tower = "vision_model." if hasattr(model, "vision_model") else ""
+        on_the_way = (key for key in report["missing_keys"] if key.startswith(tower) and not key.startswith("pooler."))
+        refuse_missing(f"hf:{name}", type(model).__name__, on_the_way)
+        return model, processor
     return AutoModel.from_config(config, **options), processor  # type: ignore[no-untyped-call]
+
+
+def refuse_missing(name: str, class_name: str, missing: Iterable[str]) -> None:
+    """See that weights lack nothing: transformers fills up with random numbers.
+
+    Raises:
+        CheckpointError: They lack some.
+    """
+    keys = sorted(missing)
+    if keys:
+        raise CheckpointError(
+            explain(
+                f"the weights of {name} lack {len(keys)} tensors of {class_name}, {keys[0]} for one, which would be "
+                "random",
+                "all of them",
+                "fetch the repository anew, or use another conversion of this checkpoint",
+            )
+        )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from arrcoc_sam.attention import AttentionCapture, AttentionSource, RelevanceAttention, ViTAttention, load_attention
@@ -330,6 +331,48 @@ def test_a_local_transformers_folder(tmp_path: Any) -> None:
     torch.testing.assert_close(maps[0].values, maps[1].values)
     random = ViTAttention(f"hf:{tmp_path}", pretrained=False, device="cpu")(IMAGE)
     assert not torch.allclose(random.values, maps[0].values)
+
+
+def saved_transformer(folder: Any, model: Any) -> str:
+    """A model and a processor for it, as save_pretrained writes them, by its name here."""
+    import transformers
+
+    model.save_pretrained(folder)
+    transformers.ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return f"hf:{folder}"
+
+
+SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 64}
+SMALL |= {"image_size": 64, "patch_size": 16}
+
+
+def test_weights_that_are_not_all_there(tmp_path: Any) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Dinov2WithRegistersConfig(**SMALL)
+    name = saved_transformer(tmp_path, transformers.Dinov2WithRegistersModel(config))
+    state = load_file(tmp_path / "model.safetensors")
+    lost = [key for key in state if ".layer.1." in key and (".query." in key or ".key." in key)]
+    kept = {key: value for key, value in state.items() if key not in lost}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=rf"lack {len(lost)} tensors of Dinov2WithRegistersModel, .*layer\.1\."):
+        ViTAttention(name, device="cpu")
+    assert len(lost) == 4
+    ViTAttention(name, pretrained=False, device="cpu")
+
+
+def test_classifiers_lack_what_no_map_is_made_of(tmp_path: Any) -> None:
+    transformers = pytest.importorskip("transformers")
+    classifier = transformers.ViTForImageClassification(transformers.ViTConfig(**SMALL)).eval()
+    came = ViTAttention(saved_transformer(tmp_path / "vit", classifier), device="cpu")
+    processor = transformers.ViTImageProcessor(size={"height": 64, "width": 64})
+    expected = ViTAttention(classifier.vit, processor=processor)
+    torch.testing.assert_close(came(IMAGE).values, expected(IMAGE).values)
+    text = {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 64}
+    text |= {"vocab_size": 9, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    for kind in ("CLIP", "Siglip"):
+        config = getattr(transformers, f"{kind}Config")(vision_config=SMALL, text_config=text)
+        classifier = getattr(transformers, f"{kind}ForImageClassification")(config)
+        ViTAttention(saved_transformer(tmp_path / kind, classifier), query="mean", device="cpu")
 
 
 def test_options_that_a_model_does_not_take() -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from arrcoc_sam.attention.loading import cache_only_if_unreachable
+from arrcoc_sam.attention.loading import cache_only_if_unreachable, refuse_missing
 from arrcoc_sam.errors import CheckpointError, MissingExtraError, UnsupportedModelError, explain, said
 from arrcoc_sam.inputs import choose_device
 from arrcoc_sam.segmenters.hf.families import FAMILIES, SamFamily, family_of
@@ -117,16 +117,7 @@ def load_hf_model(name: str, *, kind: Literal["image", "video"] = "image") -> Lo
             )
         except Exception as error:
             raise _unavailable(name, error, "the weights") from error
-        missing = sorted(report["missing_keys"])
-        if missing:
-            raise CheckpointError(
-                explain(
-                    f"the weights of {name} lack {len(missing)} tensors of {class_name}, {missing[0]} for one, which "
-                    "would be random",
-                    "all of them",
-                    "fetch the repository anew, or use another conversion of this checkpoint",
-                )
-            )
+        refuse_missing(name, class_name, report["missing_keys"])
         mean, std = _normalisation(source)
     return LoadedModel(model.eval().requires_grad_(False), family, mean, std)
 
