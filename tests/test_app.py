@@ -49,6 +49,14 @@ def test_a_click_gives_levels_and_attention_over_them(desk: Desk, monkeypatch: p
     assert again is not figure
 
 
+@pytest.mark.usefixtures("as_at_run_time")
+def test_a_grey_picture_is_as_large_as_in_colour(desk: Desk) -> None:
+    grey = SCENE.image[..., 0]
+    _, expected = desk.levels(np.repeat(grey[..., None], 3, axis=2), (40, 50), "relevance")
+    for image in (grey, grey[..., None]):
+        pd.testing.assert_frame_equal(desk.levels(image, (40, 50), "relevance")[1], expected)
+
+
 def test_visitors_come_at_once(desk: Desk) -> None:
     clicks = [(x, y) for x in (20, 40, 60) for y in (20, 50)]
     alone = [desk.levels(SCENE.image, click, "timm:test_vit")[1] for click in clicks]

@@ -22,6 +22,7 @@ from arrcoc_sam.errors import (
 )
 from arrcoc_sam.granularity import GranularityAnalyzer
 from arrcoc_sam.hierarchy.levels import LEVELS
+from arrcoc_sam.images import load_image
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.quality import MaskQualityEstimator, QualityCalibration, fitting_calibration
 from arrcoc_sam.report.panels import outline_masks, show_image
@@ -110,6 +111,7 @@ class Desk:
         self, image: UInt8[np.ndarray, "H W 3"], point_xy: Sequence[float | int], attention: str
     ) -> tuple[Figure, pd.DataFrame]:
         prompts = Prompts(points_xy=[[[float(point_xy[0]), float(point_xy[1])]]], labels=[[1]])
+        image = load_image(image)  # a grey one becomes RGB
         hierarchy = self.segmenter.decode(self._embedding(image), prompts).hierarchy()
         analyzer = GranularityAnalyzer(self.segmenter, self._source(attention))
         result = analyzer.analyze(image, prompts.points_xy[:, 0], hierarchy=hierarchy)  # type: ignore[index]
