@@ -64,8 +64,6 @@ def _prompt(record: dict[str, Any], position: int, path: Path) -> VideoPrompt:
     if unknown:
         raise InputError(explain(f"{where} has {', '.join(map(repr, unknown))}", f"only {', '.join(_KEYS)}"))
     number = record.get("object", 1)
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise InputError(explain(f"{where} is of object {number!r}", "a whole number"))
     mask = record.get("mask")
     try:
         return VideoPrompt(

@@ -104,7 +104,7 @@ class VideoJob:
 
 
 def _prompt(prompt: VideoPrompt) -> dict[str, Any]:
-    record: dict[str, Any] = {"frame": int(prompt.frame), "object": prompt.object_id, "kind": prompt.kind}
+    record: dict[str, Any] = {"frame": prompt.frame, "object": prompt.object_id, "kind": prompt.kind}
     if prompt.mask is None:
         given = prompt.prompts
         record["points_xy"] = None if given.points_xy is None else given.points_xy[0].tolist()

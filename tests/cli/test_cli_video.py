@@ -179,7 +179,8 @@ def test_bad_clips(command: Command, frames: Path, tmp_path: Path) -> None:
         ('[{"points": [[1, 2]], "labels": [-1]}]', "prompt 0 of prompts.json (object 1, frame 0): the label -1"),
         ('[{"box": [9, 9, 3, 3]}]', "prompt 0 of prompts.json (object 1, frame 0): boxes_xyxy 0 end before"),
         ('[{"frame": 1, "object": 4, "points": [[99, 2]]}]', "object 4 on frame 1: the point (x, y) = (99, 2)"),
-        ('[{"object": 1.5, "points": [[1, 2]]}]', "is of object 1.5"),
+        ('[{"object": 1.5, "points": [[1, 2]]}]', "prompt 0 of prompts.json (object 1.5, frame 0): object_id=1.5"),
+        ('[{"object": 99999999999999999999999, "points": [[1, 2]]}]', "object_id=99999999999999999999999; expected"),
     ],
 )
 @pytest.mark.usefixtures("as_at_run_time")

@@ -425,6 +425,22 @@ def test_a_full_disk_leaves_the_last_state(place, tmp_path, monkeypatch):
     assert (kept.done, kept.rows) == (3, rows)
 
 
+def test_numbers_of_numpy_are_kept_on_disk_too(as_at_run_time, tmp_path):
+    prompts = [VideoPrompt(np.int64(1), np.int32(4), points_xy=[[15, 30]])]
+    checkpoints = TrackingCheckpoints(tmp_path / "state", every=1)
+    tracks = tracker("SAM 2").track(clip_of(3), prompts, checkpoints=checkpoints)
+    assert tracks.object_ids == (4,)
+    again = tracker("SAM 2").track(clip_of(3), [VideoPrompt(1, 4, points_xy=[[15, 30]])], checkpoints=checkpoints)
+    assert checkpoints.resumed == 4
+    assert [(row.object_id, row.frame) for row in again.rows] == [(row.object_id, row.frame) for row in tracks.rows]
+
+
+@pytest.mark.parametrize("object_id", [1.5, "cat", [1], None, True, 2**63, -(2**63) - 1, math.nan])
+def test_an_object_is_a_whole_number_that_tables_hold(as_at_run_time, object_id):
+    with pytest.raises(InputError, match=r"object_id=.*; expected a whole number"):
+        VideoPrompt(0, object_id, points_xy=[[1, 1]])
+
+
 def test_prompts_that_are_wrong(as_at_run_time):
     segmenter, clip = tracker("SAM 2"), clip_of(5)
     with pytest.raises(InputError, match="no prompt"):

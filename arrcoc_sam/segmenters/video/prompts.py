@@ -19,6 +19,8 @@ from arrcoc_sam.segmenters.video.frames import Clip, check_frame
 
 __all__ = ["VideoPrompt", "check_video_prompts"]
 
+_END = 2**63  # tables of tracks hold 64-bit integers
+
 
 @dataclass(frozen=True, eq=False)
 class VideoPrompt:
@@ -29,7 +31,7 @@ class VideoPrompt:
 
     Attributes:
         frame: The frame's index, from 0.
-        object_id: Any number; prompts with the same one are about the same object.
+        object_id: Any whole number; prompts with the same one are about the same object.
         points_xy: (n, 2) pixel indices of the original frame, or None.
         labels: (n,) 1 foreground, 0 background; all foreground by default.
         box_xyxy: (4,), or None.
@@ -52,15 +54,18 @@ class VideoPrompt:
         """Check what can be checked without the clip.
 
         Raises:
-            InputError: Nothing to go by, a mask beside something else, labels without points, or values that
-                :class:`~arrcoc_sam.prompts.Prompts` refuses.
+            InputError: Nothing to go by, a mask beside something else, labels without points, a frame or an object that
+                is no whole number, or values that :class:`~arrcoc_sam.prompts.Prompts` refuses.
         """
         asked = self.points_xy is not None or self.box_xyxy is not None
         if asked == (self.mask is not None):
             came = "a mask beside points or a box" if asked else "no points, no box and no mask"
             raise InputError(explain(f"a prompt of {came}", "points, a box, or both; or a mask alone"))
-        if isinstance(self.frame, bool) or not isinstance(self.frame, (int, np.integer)):
-            raise InputError(explain(f"frame={self.frame!r}", "a whole number"))
+        for name in ("frame", "object_id"):  # kept as int: JSON and torch's files know no integers of numpy
+            number = getattr(self, name)
+            if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or not -_END <= number < _END:
+                raise InputError(explain(f"{name}={number!r}", "a whole number of at most 64 bits"))
+            object.__setattr__(self, name, int(number))
         if self.mask is not None:
             mask = as_masks(self.mask, name="mask")
             if mask.ndim != 2:

@@ -123,8 +123,8 @@ def tracking_key(clip: Clip, prompts: Sequence[VideoPrompt], *facts: str) -> str
         given = None if prompt.mask is not None else prompt.prompts
         asked = [] if given is None else [given.points_xy, given.labels, given.boxes_xyxy]
         numbers = [None if value is None else value.tolist() for value in asked]
-        digest.update(json.dumps([int(prompt.frame), prompt.object_id, prompt.kind, numbers]).encode())
+        digest.update(json.dumps([prompt.frame, prompt.object_id, prompt.kind, numbers]).encode())
         if prompt.mask is not None:
             digest.update(np.packbits(torch.as_tensor(prompt.mask).cpu().numpy()).tobytes())
-        digest.update(np.ascontiguousarray(clip[int(prompt.frame)]).tobytes())
+        digest.update(np.ascontiguousarray(clip[prompt.frame]).tobytes())
     return digest.hexdigest()
