@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 
 import pytest
@@ -70,9 +71,47 @@ def test_mean_and_deviation_of_the_repository(folder, tmp_path, picture):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     white = torch.full((3, 128, 128), 255, dtype=torch.uint8)
     assert load_segmenter(f"hf:{tmp_path}", device="cpu").pixel_values(white).unique().tolist() == [2.0]
+    nested = {"processor_class": "Sam2Processor", "image_processor": {"image_mean": [0.25] * 3}}
+    (tmp_path / "processor_config.json").write_text(json.dumps(nested))
+    assert load_segmenter(f"hf:{tmp_path}", device="cpu").pixel_values(white).unique().tolist() == [3.0]
+    (tmp_path / "preprocessor_config.json").unlink()
+    (tmp_path / "processor_config.json").write_text('{"processor_class": "Sam2Processor"}')  # names none
     expected = (1 - torch.tensor(family("SAM 2").mean)) / torch.tensor(family("SAM 2").std)
-    came = load_segmenter(f"hf:{folder}", device="cpu").pixel_values(white)[:, 0, 0]
-    torch.testing.assert_close(came, expected)
+    for path in (folder, tmp_path):
+        came = load_segmenter(f"hf:{path}", device="cpu").pixel_values(white)[:, 0, 0]
+        torch.testing.assert_close(came, expected)
+
+
+WHOLE = json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}).encode()
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        WHOLE[:-5],
+        b"",
+        b"[1]",
+        b"\x80\x02\xff",
+        *(
+            json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3} | one).encode()
+            for one in (
+                {"image_mean": ["a", "b", "c"]},
+                {"image_mean": 0.5},
+                {"image_mean": [0.5] * 2},
+                {"image_mean": [math.nan] * 3},
+                {"image_mean": []},
+                {"image_std": [0.25, 0, 0.25]},
+                {"image_std": [math.inf] * 3},
+            )
+        ),
+    ],
+)
+def test_a_damaged_processor_is_not_passed_over(folder, tmp_path, damaged):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "preprocessor_config.json").write_bytes(damaged)
+    with pytest.raises(CheckpointError, match=r"the preprocessor_config\.json of hf:.* can't be used .*fetch"):
+        load_segmenter(f"hf:{tmp_path}", device="cpu")
 
 
 def test_folders_that_are_no_models(tmp_path, folder):

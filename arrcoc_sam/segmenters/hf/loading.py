@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,20 +120,46 @@ def load_hf_model(name: str, *, kind: Literal["image", "video"] = "image") -> Lo
         except Exception as error:
             raise _unavailable(name, error, "the weights") from error
         refuse_missing(name, class_name, report["missing_keys"])
-        mean, std = _normalisation(source)
+        mean, std = _normalisation(name, source)
     return LoadedModel(model.eval().requires_grad_(False), family, mean, std)
 
 
-def _normalisation(source: str) -> tuple[Sequence[float] | None, Sequence[float] | None]:
-    """Mean and standard deviation of the repository's image processor; None where it names none."""
-    from transformers.image_processing_base import ImageProcessingMixin
+def _normalisation(name: str, source: str) -> tuple[Sequence[float] | None, Sequence[float] | None]:
+    """Mean and standard deviation of the repository's image processor; None where it names none.
 
+    Raises:
+        CheckpointError: The processor's file is damaged: other values than the model's would give other masks.
+    """
+    from transformers.utils import cached_file  # type: ignore[attr-defined]
+
+    settings: dict[str, Any] = {}
     try:
-        settings, _ = ImageProcessingMixin.get_image_processor_dict(source)
-    except OSError:  # no preprocessor_config.json
-        return None, None
-    settings = settings.get("image_processor", settings)
-    return settings.get("image_mean"), settings.get("image_std")
+        # What is in both counts as the second has it, as in transformers.
+        for file in ("preprocessor_config.json", "processor_config.json"):
+            path = cached_file(source, file, _raise_exceptions_for_missing_entries=False)
+            if path is not None:
+                found = json.loads(Path(path).read_bytes())
+                settings |= found.get("image_processor", found)
+        return _three(settings, "image_mean"), _three(settings, "image_std", above=0.0)
+    except Exception as error:  # as for the configuration; and JSON may be anything
+        raise CheckpointError(
+            explain(
+                f"the preprocessor_config.json of {name} can't be used ({said(error)})",
+                "image_mean and image_std of three finite numbers each, the latter above 0, or no such file",
+                "fetch the repository anew",
+            )
+        ) from error
+
+
+def _three(settings: Mapping[str, Any], field: str, *, above: float = -math.inf) -> Sequence[float] | None:
+    """Three finite numbers of a processor's settings; None where they are not there."""
+    values = settings.get(field)
+    if values is None:
+        return None
+    red, green, blue = (float(value) for value in values)
+    if not all(above < value < math.inf for value in (red, green, blue)):
+        raise ValueError(f"{field} is {values}")
+    return red, green, blue
 
 
 def _looks_like_a_path(where: str) -> bool:
