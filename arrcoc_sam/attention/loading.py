@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import socket
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -19,7 +20,7 @@ from arrcoc_sam.attention.families import require_supported
 from arrcoc_sam.errors import CheckpointError, InputError, MissingExtraError, UnknownNameError, explain, said
 from arrcoc_sam.inputs import choose_device
 
-__all__ = ["cache_only_if_unreachable", "load_vision_transformer", "refuse_missing"]
+__all__ = ["cache_only_if_unreachable", "load_vision_transformer", "quiet_transformers", "refuse_missing"]
 
 
 def load_vision_transformer(
@@ -106,25 +107,30 @@ def _load_transformers(
     except ImportError as error:
         raise MissingExtraError.of("transformers", "hf") from error
 
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except Exception as error:
-        raise _no_weights(f"hf:{name}", error, what="the configuration") from error
-    require_supported("transformers", config.model_type, model=f"hf:{name}")
-    try:
-        processor = AutoImageProcessor.from_pretrained(name)  # type: ignore[no-untyped-call]
+    with quiet_transformers():
+        try:
+            config = AutoConfig.from_pretrained(name)
+        except Exception as error:
+            raise _no_weights(f"hf:{name}", error, what="the configuration") from error
+        require_supported("transformers", config.model_type, model=f"hf:{name}")
+        try:
+            processor = AutoImageProcessor.from_pretrained(name)  # type: ignore[no-untyped-call]
+            if pretrained:
+                # Safetensors only: a pickle would be run.
+                model, report = AutoModel.from_pretrained(
+                    name, use_safetensors=True, output_loading_info=True, **options
+                )
+        except Exception as error:
+            raise _no_weights(f"hf:{name}", error) from error
         if pretrained:
-            # Safetensors only: a pickle would be run.
-            model, report = AutoModel.from_pretrained(name, use_safetensors=True, output_loading_info=True, **options)
-    except Exception as error:
-        raise _no_weights(f"hf:{name}", error) from error
-    if pretrained:
-        # Published classifiers lack what is beside the blocks' way: ViT's pooler, CLIP's text model.
-        tower = "vision_model." if hasattr(model, "vision_model") else ""
-        on_the_way = (key for key in report["missing_keys"] if key.startswith(tower) and not key.startswith("pooler."))
-        refuse_missing(f"hf:{name}", type(model).__name__, on_the_way)
-        return model, processor
-    return AutoModel.from_config(config, **options), processor  # type: ignore[no-untyped-call]
+            # Published classifiers lack what is beside the blocks' way: ViT's pooler, CLIP's text model.
+            tower = "vision_model." if hasattr(model, "vision_model") else ""
+            on_the_way = (
+                key for key in report["missing_keys"] if key.startswith(tower) and not key.startswith("pooler.")
+            )
+            refuse_missing(f"hf:{name}", type(model).__name__, on_the_way)
+            return model, processor
+        return AutoModel.from_config(config, **options), processor  # type: ignore[no-untyped-call]
 
 
 def refuse_missing(name: str, class_name: str, missing: Iterable[str]) -> None:
@@ -156,6 +162,28 @@ def cache_only_if_unreachable() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = False
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """The library transformers without its warnings, and without its progress bars where stderr is no terminal.
+
+    It warns when a part of a model is loaded (the image part of a video model, say), which is what is wanted here.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    logging: Any = transformers_logging  # untyped
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _hub_is_reachable(seconds: float = 5.0) -> bool:

@@ -360,10 +360,13 @@ def test_weights_that_are_not_all_there(tmp_path: Any) -> None:
     ViTAttention(name, pretrained=False, device="cpu")
 
 
-def test_classifiers_lack_what_no_map_is_made_of(tmp_path: Any) -> None:
+def test_classifiers_lack_what_no_map_is_made_of(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
     transformers = pytest.importorskip("transformers")
     classifier = transformers.ViTForImageClassification(transformers.ViTConfig(**SMALL)).eval()
-    came = ViTAttention(saved_transformer(tmp_path / "vit", classifier), device="cpu")
+    name = saved_transformer(tmp_path / "vit", classifier)
+    capsys.readouterr()
+    came = ViTAttention(name, device="cpu")
+    assert capsys.readouterr() == ("", "")  # no list of what is missing, and no bars where stderr is no terminal
     processor = transformers.ViTImageProcessor(size={"height": 64, "width": 64})
     expected = ViTAttention(classifier.vit, processor=processor)
     torch.testing.assert_close(came(IMAGE).values, expected(IMAGE).values)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from arrcoc_sam.attention.loading import cache_only_if_unreachable, refuse_missing
+from arrcoc_sam.attention.loading import cache_only_if_unreachable, quiet_transformers, refuse_missing
 from arrcoc_sam.errors import CheckpointError, MissingExtraError, UnsupportedModelError, explain, said
 from arrcoc_sam.inputs import choose_device
 from arrcoc_sam.segmenters.hf.families import FAMILIES, SamFamily, family_of
@@ -93,7 +92,7 @@ def load_hf_model(name: str, *, kind: Literal["image", "video"] = "image") -> Lo
             explain(f"{name!r}: there is no folder {where!r}", "hf:<owner>/<repository>, or hf:<folder>")
         )
     source = str(folder) if local else where
-    with _quiet(), nullcontext() if local else cache_only_if_unreachable():
+    with quiet_transformers(), nullcontext() if local else cache_only_if_unreachable():
         try:
             config = transformers.AutoConfig.from_pretrained(source)
         except Exception as error:  # hub, HTTP, file and parse errors have no common base
@@ -174,25 +173,3 @@ def _unavailable(name: str, error: Exception, what: str) -> CheckpointError:
             "check the name; without a network, fetch it once on a connected machine and give the folder: hf:/path",
         )
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The library transformers without its warnings, and without its progress bars where stderr is no terminal.
-
-    It warns when the image part of a video model is loaded, which is what is wanted here.
-    """
-    from transformers.utils import logging as transformers_logging
-
-    logging: Any = transformers_logging  # untyped
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
