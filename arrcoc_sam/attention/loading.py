@@ -20,7 +20,13 @@ from arrcoc_sam.attention.families import require_supported
 from arrcoc_sam.errors import CheckpointError, InputError, MissingExtraError, UnknownNameError, explain, said
 from arrcoc_sam.inputs import choose_device
 
-__all__ = ["cache_only_if_unreachable", "load_vision_transformer", "quiet_transformers", "refuse_missing"]
+__all__ = [
+    "cache_only_if_unreachable",
+    "load_vision_transformer",
+    "quiet_transformers",
+    "refuse_missing",
+    "transformers_source",
+]
 
 
 def load_vision_transformer(
@@ -57,8 +63,10 @@ def load_vision_transformer(
             explain(f"the model is called {name!r}", "'timm:<model>', 'hf:<repository>' or a module")
         )
     target = choose_device(device)  # before weights are fetched
-    load = _load_timm if library == "timm" else _load_transformers
-    from_hub = pretrained if library == "timm" else not Path(rest).is_dir()
+    load, from_hub = _load_timm, pretrained
+    if library == "hf":
+        load, (rest, local) = _load_transformers, transformers_source(name)
+        from_hub = not local
     with cache_only_if_unreachable() if from_hub else nullcontext():
         model, processor = load(rest, pretrained, image_size, any_size, options or {})
     return model.eval().to(target), processor
@@ -131,6 +139,40 @@ def _load_transformers(
             refuse_missing(f"hf:{name}", type(model).__name__, on_the_way)
             return model, processor
         return AutoModel.from_config(config, **options), processor  # type: ignore[no-untyped-call]
+
+
+def transformers_source(name: str) -> tuple[str, bool]:
+    """What transformers calls a model.
+
+    Args:
+        name: "hf:<repository or folder>".
+
+    Returns:
+        The repository or folder, and whether it is a folder.
+
+    Raises:
+        CheckpointError: A folder that there is not, or without a model in it.
+    """
+    where = name.removeprefix("hf:")
+    folder = Path(where).expanduser()
+    local = bool(where) and folder.is_dir()
+    if local and not (folder / "config.json").is_file():
+        raise CheckpointError(
+            explain(
+                f"the folder {folder} has no config.json",
+                "a model as save_pretrained writes it: config.json and model.safetensors",
+                "name the folder of one snapshot, not the one above it",
+            )
+        )
+    if not local and (not where or _looks_like_a_path(where)):
+        raise CheckpointError(
+            explain(f"{name!r}: there is no folder {where!r}", "hf:<owner>/<repository>, or hf:<folder>")
+        )
+    return str(folder) if local else where, local
+
+
+def _looks_like_a_path(where: str) -> bool:
+    return where.startswith((".", "/", "~", "\\")) or where.count("/") > 1 or "\\" in where
 
 
 def refuse_missing(name: str, class_name: str, missing: Iterable[str]) -> None:

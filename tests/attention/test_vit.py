@@ -313,7 +313,15 @@ def test_missing_weights_are_one_clear_error(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_missing_transformers_models(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match="the configuration of hf:nobody/nothing can't be had"):
+        ViTAttention("hf:nobody/nothing")
+    with pytest.raises(CheckpointError, match=r"the folder .* has no config\.json"):
+        ViTAttention(f"hf:{tmp_path}")
+    for nowhere in ("/nope", "./nope", "~/nope/at/all"):
+        with pytest.raises(CheckpointError, match=f"there is no folder '{nowhere}'"):
+            ViTAttention(f"hf:{nowhere}")
+    (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="the configuration of hf:"):
         ViTAttention(f"hf:{tmp_path}")
 
@@ -358,6 +366,14 @@ def test_weights_that_are_not_all_there(tmp_path: Any) -> None:
         ViTAttention(name, device="cpu")
     assert len(lost) == 4
     ViTAttention(name, pretrained=False, device="cpu")
+
+
+def test_a_folder_of_one_s_home(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    transformers = pytest.importorskip("transformers")
+    saved_transformer(tmp_path / "vit", transformers.ViTModel(transformers.ViTConfig(**SMALL)))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(loading_module, "_hub_is_reachable", lambda: pytest.fail("no hub is asked for a folder"))
+    assert len(ViTAttention("hf:~/vit", device="cpu")(IMAGE)) == 6
 
 
 def test_classifiers_lack_what_no_map_is_made_of(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from arrcoc_sam.attention.loading import cache_only_if_unreachable, quiet_transformers, refuse_missing
+from arrcoc_sam.attention.loading import (
+    cache_only_if_unreachable,
+    quiet_transformers,
+    refuse_missing,
+    transformers_source,
+)
 from arrcoc_sam.errors import CheckpointError, MissingExtraError, UnsupportedModelError, explain, said
 from arrcoc_sam.inputs import choose_device
 from arrcoc_sam.segmenters.hf.families import FAMILIES, SamFamily, family_of
@@ -76,22 +81,7 @@ def load_hf_model(name: str, *, kind: Literal["image", "video"] = "image") -> Lo
         import transformers
     except ImportError as error:
         raise MissingExtraError.of("transformers", "hf") from error
-    where = name.removeprefix(PREFIX)
-    folder = Path(where).expanduser()
-    local = bool(where) and folder.is_dir()
-    if local and not (folder / "config.json").is_file():
-        raise CheckpointError(
-            explain(
-                f"the folder {folder} has no config.json",
-                "a model as save_pretrained writes it: config.json and model.safetensors",
-                "name the folder of one snapshot, not the one above it",
-            )
-        )
-    if not local and (not where or _looks_like_a_path(where)):
-        raise CheckpointError(
-            explain(f"{name!r}: there is no folder {where!r}", "hf:<owner>/<repository>, or hf:<folder>")
-        )
-    source = str(folder) if local else where
+    source, local = transformers_source(name)
     with quiet_transformers(), nullcontext() if local else cache_only_if_unreachable():
         try:
             config = transformers.AutoConfig.from_pretrained(source)
@@ -159,10 +149,6 @@ def _three(settings: Mapping[str, Any], field: str, *, above: float = -math.inf)
     if not all(above < value < math.inf for value in (red, green, blue)):
         raise ValueError(f"{field} is {values}")
     return red, green, blue
-
-
-def _looks_like_a_path(where: str) -> bool:
-    return where.startswith((".", "/", "~", "\\")) or where.count("/") > 1 or "\\" in where
 
 
 def _unavailable(name: str, error: Exception, what: str) -> CheckpointError:
