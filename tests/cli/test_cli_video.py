@@ -177,6 +177,7 @@ def test_bad_clips(command: Command, frames: Path, tmp_path: Path) -> None:
             "prompt 0 of prompts.json (object 3, frame 2): the label 7; expected 1 (foreground)",
         ),
         ('[{"points": [[1, 2]], "labels": [-1]}]', "prompt 0 of prompts.json (object 1, frame 0): the label -1"),
+        ('[{"points": [[1, 2], [3, 4]], "labels": "ab"}]', "(object 1, frame 0): labels is 'ab'; expected numbers"),
         ('[{"box": [9, 9, 3, 3]}]', "prompt 0 of prompts.json (object 1, frame 0): boxes_xyxy 0 end before"),
         ('[{"frame": 1, "object": 4, "points": [[99, 2]]}]', "object 4 on frame 1: the point (x, y) = (99, 2)"),
         ('[{"object": 1.5, "points": [[1, 2]]}]', "prompt 0 of prompts.json (object 1.5, frame 0): object_id=1.5"),

@@ -29,6 +29,8 @@ from arrcoc_sam.segmenters.video.tracks import ABSTAIN, ObjectFrame, VideoTracks
 SIZE_HW = (60, 90)
 BEDROOM = Path(__file__).parents[3] / "shared" / "data" / "bedroom"
 
+PROMPT = VideoPrompt(0, points_xy=[[15, 30]])
+
 _built: dict[str, VideoSegmenter] = {}
 
 
@@ -463,6 +465,32 @@ def test_prompts_that_are_wrong(as_at_run_time):
         VideoPrompt(0, points_xy=[[1, 1]], mask=_square())
     with pytest.raises(InputError, match=r"frame=0\.5"):
         VideoPrompt(0.5, points_xy=[[1, 1]])
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda: load_video_segmenter(None), "name is None; expected a name, hf:<repository or folder>"),
+        (lambda: load_video_segmenter(Path("a/b")), r"name is PosixPath\('a/b'\).* Mend: hf:<folder> as text"),
+        (lambda: tracker("SAM 2").track(None, [PROMPT]), "clip is None; expected a folder of images, a video file or"),
+        (lambda: tracker("SAM 2").track(np.zeros((2, 4, 4, 3), np.uint8), [PROMPT]), r"clip is a uint8 .* ArrayClip\("),
+        (lambda: tracker("SAM 2").track([np.zeros((4, 4, 3), np.uint8)], [PROMPT]), r"clip is a list of 1.* ArrayClip"),
+        (lambda: tracker("SAM 2").track(clip_of(1), None), "no prompt"),
+        (lambda: tracker("SAM 2").track(clip_of(1), PROMPT), r"prompts is VideoPrompt.* Mend: \[prompt\]"),
+        (
+            lambda: tracker("SAM 2").track(clip_of(1), [PROMPT, {"frame": 0}]),
+            r"prompts\[1\] is .* expected a VideoPrompt",
+        ),
+        (lambda: VideoPrompt(0, points_xy=[[1, 2]], labels=["a"]), r"labels is a list of 1; expected numbers"),
+        (lambda: VideoPrompt(0, points_xy=[[1, 2]] * 3, labels=[[1], [0, 1]]), r"labels is a list of 2; expected"),
+        (lambda: VideoPrompt(0, points_xy=[[1, 2]], labels="ab"), r"labels is 'ab'; expected numbers of shape \(n,\)"),
+        (lambda: VideoPrompt(0, labels=[1], mask=_square()), "labels beside a mask"),
+        (lambda: TrackingCheckpoints("state", every=0), "every=0; expected a whole number, at least 1"),
+    ],
+)
+def test_other_things_in_their_place(as_at_run_time, made, said):
+    with pytest.raises(InputError, match=said):
+        made()
 
 
 def test_models_that_are_wrong(tmp_path):

@@ -6,6 +6,7 @@ keyframe before it.
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from arrcoc_sam.errors import DataError, ImageReadError, InputError, MissingExtraError, explain
+from arrcoc_sam.errors import DataError, ImageReadError, InputError, MissingExtraError, describe, explain
 from arrcoc_sam.image_files import find_images
 from arrcoc_sam.images import header_size, load_image
 
@@ -260,9 +261,14 @@ def open_clip(source: str | Path | Clip) -> Clip:
         ImageReadError: Nothing is there, or nothing that can be read.
         DataError: No frames, or of several sizes.
         MissingExtraError: A video file without PyAV.
+        InputError: Something else.
     """
     if isinstance(source, Clip):
         return source
+    given: object = source
+    if not isinstance(given, (str, os.PathLike)):
+        mend = "ArrayClip(frames) of arrcoc_sam.segmenters.video.frames, for frames in memory"
+        raise InputError(explain(f"clip is {describe(given)}", "a folder of images, a video file or a Clip", mend))
     path = Path(source).expanduser()
     if path.is_dir():
         return FolderClip(path)

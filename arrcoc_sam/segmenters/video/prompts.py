@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from arrcoc_sam.errors import InputError, ShapeError, describe, explain
-from arrcoc_sam.inputs import Coordinates, as_coordinates, as_masks
+from arrcoc_sam.inputs import Coordinates, as_coordinates, as_masks, as_numbers
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.segmenters.model_prompts import check_inside
 from arrcoc_sam.segmenters.video.frames import Clip, check_frame
@@ -70,11 +70,13 @@ class VideoPrompt:
             mask = as_masks(self.mask, name="mask")
             if mask.ndim != 2:
                 raise ShapeError(explain(f"mask is {describe(mask)}", "(H, W)"))
+            if self.labels is not None:
+                raise InputError(explain("labels beside a mask", "labels of points", "leave them out"))
             object.__setattr__(self, "mask", mask)
             return
         prompts = Prompts(
             None if self.points_xy is None else as_coordinates(self.points_xy, 2, "points_xy").reshape(1, -1, 2),
-            None if self.labels is None else torch.as_tensor(self.labels).reshape(1, -1),
+            None if self.labels is None else as_numbers(self.labels, "labels", "(n,)").reshape(1, -1),
             None if self.box_xyxy is None else as_coordinates(self.box_xyxy, 4, "box_xyxy").reshape(1, 4),
         )
         object.__setattr__(self, "_prompts", prompts)
@@ -117,15 +119,24 @@ def check_video_prompts(prompts: Sequence[VideoPrompt], clip: Clip) -> None:
     """See that prompts fit a clip.
 
     Raises:
-        InputError: No prompt, a frame that is not there, a point or box outside, two prompts of one object on a frame.
+        InputError: No prompt, a frame that is not there, a point or box outside, two prompts of one object on a frame,
+            or other things than prompts.
         ShapeError: A mask of another size than the frames.
     """
+    given: object = prompts
+    if given is not None and not isinstance(given, Sequence):
+        mend = "[prompt]" if isinstance(given, VideoPrompt) else None
+        raise InputError(explain(f"prompts is {describe(given)}", "a list of VideoPrompt", mend))
     if not prompts:
         raise InputError(
             explain("no prompt", "at least one object to follow", "add a VideoPrompt with points_xy (--point x,y)")
         )
     seen: set[tuple[int, int]] = set()
-    for prompt in prompts:
+    for number, prompt in enumerate(prompts):
+        one: object = prompt
+        if not isinstance(one, VideoPrompt):
+            mend = "VideoPrompt(frame, points_xy=[[x, y]])"
+            raise InputError(explain(f"prompts[{number}] is {describe(one)}", "a VideoPrompt", mend))
         check_frame(clip, prompt.frame, f"a prompt of object {prompt.object_id}")
         key = (prompt.object_id, prompt.frame)
         if key in seen:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from arrcoc_sam.errors import DataError, explain
+from arrcoc_sam.inputs import as_count
 from arrcoc_sam.report.writing import saving
 from arrcoc_sam.segmenters.video.frames import Clip
 from arrcoc_sam.segmenters.video.prompts import VideoPrompt
@@ -51,10 +52,13 @@ class TrackingCheckpoints:
 
     Attributes:
         resumed: Steps that were found done.
+
+    Raises:
+        InputError: ``every`` is below 1, or no whole number.
     """
 
     def __init__(self, folder: str | Path, *, every: int = 50) -> None:
-        self._folder, self.every = Path(folder), every
+        self._folder, self.every = Path(folder), as_count(every, "every")
         self._rows, self._state = self._folder / "rows.jsonl", self._folder / "state.pt"
         self._pending: list[ObjectFrame] = []
         self._length = self.resumed = 0

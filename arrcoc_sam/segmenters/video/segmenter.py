@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from arrcoc_sam.errors import UnsupportedModelError, explain
+from arrcoc_sam.errors import InputError, UnsupportedModelError, describe, explain
 from arrcoc_sam.inputs import choose_device
 from arrcoc_sam.segmenters.hf.families import SamFamily
 from arrcoc_sam.segmenters.hf.loading import PREFIX, load_hf_model
@@ -104,7 +104,7 @@ class VideoSegmenter:
             The rows of all objects.
 
         Raises:
-            InputError: No prompt, or one that does not fit the clip.
+            InputError: No prompt, or one that does not fit the clip; something else in place of clip or prompts.
             DataError: A clip without frames, with frames of several sizes, or damaged; or a state of another run.
             ImageReadError: Nothing that can be read.
         """
@@ -147,8 +147,12 @@ def load_video_segmenter(
         UnsupportedModelError: A model that does not track.
         CheckpointError: No such repository or folder, no configuration or weights in it.
         MissingExtraError: transformers is not installed.
-        InputError: A device that is not there, or another dtype.
+        InputError: A path or a model in place of the name, a device that is not there, or another dtype.
     """
+    given: object = name
+    if not isinstance(given, str):
+        mend = f"{PREFIX}<folder> as text for a model of your own"
+        raise InputError(explain(f"name is {describe(given)}", f"a name, {PREFIX}<repository or folder>", mend))
     if not name.startswith(PREFIX):
         raise UnsupportedModelError(
             explain(f"{name!r} does not track", f"a video model, such as {PREFIX}facebook/sam2.1-hiera-tiny")
