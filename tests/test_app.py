@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -111,6 +112,30 @@ def test_bad_input(desk: Desk) -> None:
     for nothing in (None, {"background": None, "layers": []}):
         with pytest.raises(InputError, match="no picture"):
             painted(nothing)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (lambda desk: desk.levels(SCENE.image, None, "relevance"), "point_xy is .*; expected"),
+        (lambda desk: desk.levels(SCENE.image, (), "relevance"), "point_xy is .*; expected"),
+        (lambda desk: desk.levels(SCENE.image, (3,), "relevance"), "point_xy is .*; expected"),
+        (lambda desk: desk.levels(SCENE.image, ("a", "b"), "relevance"), "point_xy is a tuple of 2; expected numbers"),
+        (lambda desk: desk.levels(SCENE.image, (3, 4, 5), "relevance"), "point_xy is .*; expected"),
+        (lambda desk: desk.levels(SCENE.image, [(3, 4)], "relevance"), "point_xy is .*; expected one point"),
+        (lambda desk: desk.levels(SCENE.image, (3, 4), None), "attention is None; expected the name of a source"),
+        (lambda desk: desk.levels(None, (3, 4), "relevance"), "image is None; expected"),
+        (lambda desk: desk.score(None, SCENE.masks[0]), "image is None; expected"),
+        (lambda desk: desk.score(SCENE.image, None), "mask is None; expected bool masks"),
+        (lambda desk: desk.score(SCENE.image, [[True]]), "mask is a list of 1; expected bool masks"),
+        (lambda desk: desk.score(SCENE.image, SCENE.masks), "the mask is .*; expected 96 rows, 96 columns"),
+        (lambda desk: Desk(desk.segmenter, attention="relevance"), r"'relevance'; .* Mend: \['relevance'\]"),
+    ],
+)
+@pytest.mark.usefixtures("as_at_run_time")
+def test_other_things_in_their_place(desk: Desk, asked: Callable[[Desk], object], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        asked(desk)
 
 
 def test_what_is_painted() -> None:

@@ -23,6 +23,7 @@ from arrcoc_sam.errors import (
 from arrcoc_sam.granularity import GranularityAnalyzer
 from arrcoc_sam.hierarchy.levels import LEVELS
 from arrcoc_sam.images import load_image
+from arrcoc_sam.inputs import as_coordinates, as_masks
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.quality import MaskQualityEstimator, QualityCalibration, fitting_calibration
 from arrcoc_sam.report.panels import outline_masks, show_image
@@ -77,6 +78,9 @@ class Desk:
         calibration: QualityCalibration | None = None,
         random_weights: bool = False,
     ) -> None:
+        if isinstance(attention, str):
+            came = f"attention is {attention!r}"
+            raise InputError(explain(came, "a list of names", f"[{attention!r}]"))
         if not attention:
             raise InputError(explain("no attention source", "at least one, such as relevance"))
         self.segmenter, self.attention, self.only_these = segmenter, tuple(attention), only_these
@@ -101,7 +105,7 @@ class Desk:
             The figure of the analysis; one row a level: predicted IoU, share of the image, whether it is distinct.
 
         Raises:
-            ArrcocSamError: A click beside the image, or no such source.
+            ArrcocSamError: No image, no click or one beside the image, or no such source.
         """
         with self._lock:
             return self._levels(image, point_xy, attention)
@@ -110,7 +114,10 @@ class Desk:
     def _levels(
         self, image: UInt8[np.ndarray, "H W 3"], point_xy: Sequence[float | int], attention: str
     ) -> tuple[Figure, pd.DataFrame]:
-        prompts = Prompts(points_xy=[[[float(point_xy[0]), float(point_xy[1])]]], labels=[[1]])
+        point = as_coordinates(point_xy, 2, "point_xy")
+        if point.ndim != 1:
+            raise ShapeError(explain(f"point_xy is {describe(point)}", "one point, (x, y)"))
+        prompts = Prompts(points_xy=point[None, None], labels=[[1]])
         image = load_image(image)  # a grey one becomes RGB
         hierarchy = self.segmenter.decode(self._embedding(image), prompts).hierarchy()
         analyzer = GranularityAnalyzer(self.segmenter, self._source(attention))
@@ -138,8 +145,10 @@ class Desk:
 
         Raises:
             ShapeError: Another size.
-            InputError: An empty mask.
+            InputError: An empty mask, or something else in place of mask or image.
         """
+        image = load_image(image)
+        mask = as_masks(mask, name="mask").cpu().numpy()
         if mask.shape != image.shape[:2]:
             raise ShapeError(
                 explain(f"the mask is {describe(mask)}", f"{image.shape[0]} rows, {image.shape[1]} columns")
@@ -169,6 +178,9 @@ class Desk:
         return self._embeddings[key]
 
     def _source(self, name: str) -> AttentionSource:
+        asked: object = name
+        if not isinstance(asked, str):
+            raise InputError(explain(f"attention is {describe(asked)}", "the name of a source, such as 'relevance'"))
         if name not in self.attention and (self.only_these or not name.startswith(("timm:", "hf:"))):
             others = "" if self.only_these else ", timm:MODEL or hf:MODEL"
             raise UnknownNameError(explain(f"no attention is called {name!r}", f"{', '.join(self.attention)}{others}"))
