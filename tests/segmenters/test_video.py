@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from hf_small_models import VIDEO_NAMES, build, family
+from PIL import Image
 
 from arrcoc_sam.errors import DataError, ImageReadError, InputError, OutputError, ShapeError, UnsupportedModelError
 from arrcoc_sam.masks.rle import decode_rle
@@ -491,6 +492,19 @@ def test_prompts_that_are_wrong(as_at_run_time):
 def test_other_things_in_their_place(as_at_run_time, made, said):
     with pytest.raises(InputError, match=said):
         made()
+
+
+def test_a_clip_that_was_opened_here_is_closed(tmp_path, monkeypatch):
+    for index, frame in enumerate(clip_of(2)):
+        Image.fromarray(frame).save(tmp_path / f"{index}.png")
+    closed = []
+    monkeypatch.setattr(Clip, "close", lambda clip: closed.append(clip.name))
+    tracker("SAM 2").track(tmp_path, [PROMPT])
+    with pytest.raises(InputError, match="no prompt"):
+        tracker("SAM 2").track(tmp_path, [])
+    assert closed == [str(tmp_path)] * 2
+    tracker("SAM 2").track(clip_of(2), [PROMPT])  # its owner may go on with it
+    assert len(closed) == 2
 
 
 def test_models_that_are_wrong(tmp_path):

@@ -109,8 +109,12 @@ class VideoSegmenter:
             ImageReadError: Nothing that can be read.
         """
         frames = open_clip(clip)
-        found = self.iter_track(frames, prompts, progress=progress, checkpoints=checkpoints)
-        rows = sorted(found, key=lambda row: (row.object_id, row.frame))
+        try:
+            found = self.iter_track(frames, prompts, progress=progress, checkpoints=checkpoints)
+            rows = sorted(found, key=lambda row: (row.object_id, row.frame))
+        finally:
+            if frames is not clip:  # opened here
+                frames.close()
         return VideoTracks(
             rows=tuple(rows),
             size_hw=frames.size_hw,
