@@ -224,6 +224,19 @@ def test_pixels_of_its_own_processor(size_hw, picture):
         torch.testing.assert_close(came, expected.float(), atol=1e-5, rtol=1e-5, msg=name)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_read_only_pictures_are_taken_as_others_are(name, picture):
+    """np.asarray of a PIL image is one; torch would warn, which is an error here."""
+    image, segmenter = picture(60, 90, 0), build_segmenter(name)
+    expected = segmenter.encode(image)
+    locked = image.copy()
+    locked.flags.writeable = False
+    prompts = Prompts([[[20.0, 30]]])
+    torch.testing.assert_close(
+        segmenter.decode(segmenter.encode(locked), prompts).logits, segmenter.decode(expected, prompts).logits
+    )
+
+
 def test_frames():
     """SAM letterboxes, SAM 2 squashes; a mask prompt goes the same way."""
     assert segmenter_of("SAM").transform_for((90, 130)) == ImageTransform.letterbox((90, 130), FRAME)

@@ -161,7 +161,8 @@ class HuggingFaceSegmenter(Segmenter):
 
 def resize_squashed(image: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[Tensor, "3 S S"]:
     """An image resized to a square, as transformers' processors of SAM 2 do it: bilinear, antialiased, in 8 bits."""
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    # A copy of read-only memory, as Pillow's is, at which torch warns.
+    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
     resized: Tensor = tvf.resize(  # type: ignore[attr-defined]
         pixels, [size, size], interpolation=InterpolationMode.BILINEAR, antialias=True
     )
