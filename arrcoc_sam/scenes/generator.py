@@ -18,7 +18,7 @@ from arrcoc_sam.scenes.plain import paint_plain, photograph_plain
 from arrcoc_sam.scenes.rich import paint_rich
 from arrcoc_sam.scenes.scene import Scene
 
-__all__ = ["GENERATOR_VERSION", "MAX_NODES", "STYLES", "generate_scene", "style_of_version"]
+__all__ = ["GENERATOR_VERSION", "MAX_NODES", "STYLES", "check_scene", "generate_scene", "style_of_version"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,21 @@ GENERATOR_VERSION = STYLES["plain"]
 _MIN_SIZE = 32
 
 
+def check_scene(seed: int, size: int, style: str = "plain") -> None:
+    """Refuse what :func:`generate_scene` refuses, before anything is drawn.
+
+    Raises:
+        InputError: A size under 32, a negative seed.
+        UnknownNameError: No such style.
+    """
+    if size < _MIN_SIZE:
+        raise InputError(explain(f"size = {size}", f"at least {_MIN_SIZE} pixels"))
+    if seed < 0:
+        raise InputError(explain(f"seed = {seed}", "a non-negative integer"))
+    if style not in _RECIPES:
+        raise UnknownNameError(explain(f"style = {style!r}", f"one of {', '.join(STYLES)}"))
+
+
 def generate_scene(seed: int, size: int = 256, *, style: str = "plain") -> Scene:
     """A scene with exact masks, the same for the same seed, size and style.
 
@@ -78,12 +93,7 @@ def generate_scene(seed: int, size: int = 256, *, style: str = "plain") -> Scene
         >>> bool((scene.masks[child] <= scene.masks[scene.parents[child]]).all())
         True
     """
-    if size < _MIN_SIZE:
-        raise InputError(explain(f"size = {size}", f"at least {_MIN_SIZE} pixels"))
-    if seed < 0:
-        raise InputError(explain(f"seed = {seed}", "a non-negative integer"))
-    if style not in _RECIPES:
-        raise UnknownNameError(explain(f"style = {style!r}", f"one of {', '.join(STYLES)}"))
+    check_scene(seed, size, style)
     recipe = _RECIPES[style]
     for attempt in range(100):
         rng = np.random.default_rng(np.random.SeedSequence([recipe.version, seed, attempt]))

@@ -18,7 +18,7 @@ from arrcoc_sam.errors import DataError, InputError, explain
 from arrcoc_sam.hierarchy import MaskHierarchy
 from arrcoc_sam.report.writing import made_folder, replacing, write_text
 from arrcoc_sam.scenes import Scene, generate_scene
-from arrcoc_sam.scenes.generator import GENERATOR_VERSION
+from arrcoc_sam.scenes.generator import GENERATOR_VERSION, check_scene
 from arrcoc_sam.segmenters.base import Segmenter
 from arrcoc_sam.training.cache.build import build_cache
 from arrcoc_sam.training.cache.dataset import HierarchyCache
@@ -113,7 +113,9 @@ def prepare_scenes(
     if segmenter is None and quality:
         raise InputError(explain("quality of exact masks", "a segmenter to score with"))
     check_counts(1, scenes=len(seeds), clicks=clicks, images_per_shard=images_per_shard)
-    pictures = folder / "pictures"
+    for seed in seeds:
+        check_scene(seed, size)
+    pictures = made_folder(folder / "pictures")
     exact = SceneLevels(size, clicks)
     points = _draw(seeds, exact, pictures, remember=segmenter is None, progress=progress)
     if not points:
@@ -149,7 +151,6 @@ def _draw(
         points = known.get(path.name)
         if points is None or (points and not path.is_file()):  # a picture without a record may be of another plan
             scene = generate_scene(seed, exact.size)
-            made_folder(pictures)  # not before: a size or seed that the generator refuses leaves nothing
             points = [(x, y) for x, y in scene_clicks(scene, exact.clicks)[1].tolist()]
             if points:
                 with replacing(path) as temporary:
