@@ -12,8 +12,10 @@ The choice depends on shapes, dtypes, transforms and the machine, never on what 
 adds up its numbers in the same order.
 
 The fused kernels are ``torch.library`` operators with fake kernels, so they work inside ``torch.compile``, under
-autocast, DDP and gradient checkpointing. They keep nothing but their inputs for the backward pass. They have no second
-derivative, also where ``"auto"`` chose them: code that differentiates twice by ``torch.autograd`` passes ``"eager"``.
+autocast, DDP and gradient checkpointing; where nothing traces the call they are run without the operators, whose
+dispatch takes longer than the kernels do on small masks. They keep nothing but their inputs for the backward pass. They
+have no second derivative, also where ``"auto"`` chose them: code that differentiates twice by ``torch.autograd`` passes
+``"eager"``.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any, Final
 
@@ -43,6 +45,8 @@ MIN_COMPILED_ELEMENTS: Final = 1 << 18
 _TRITON_DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16)
 # Looked up once, at import: Dynamo can't trace the look-up.
 _HAS_TRITON: Final = find_spec("triton") is not None
+# Forward and backward, by the name of the operator.
+_KERNELS: Final[dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]]] = {}
 _INTERPRETED: Final = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -77,8 +81,9 @@ def per_mask_sums(
     lead = logits.shape[:-2]
     if chosen == "eager" or logits.numel() == 0:
         return mask_sums(logits.flatten(-2), targets.flatten(-2), valid, alpha=alpha, gamma=gamma)
-    operator = torch.ops.arrcoc_sam.mask_sums_triton if chosen == "triton" else torch.ops.arrcoc_sam.mask_sums_compiled
-    sums = operator(*_as_groups(logits, targets, valid), alpha, float(gamma))
+    name = f"mask_sums_{chosen}"
+    run = getattr(torch.ops.arrcoc_sam, name) if _is_traced(logits, targets) else partial(_Untraced.apply, name)
+    sums = run(*_as_groups(logits, targets, valid), alpha, float(gamma))
     return MaskSums(*sums.reshape(4, *lead).unbind(0))
 
 
@@ -126,6 +131,13 @@ def _is_transformed(logits: Tensor) -> bool:
     return forward_ad.unpack_dual(logits).tangent is not None  # type: ignore[no-untyped-call]
 
 
+def _is_traced(*tensors: Tensor) -> bool:
+    """Whether Dynamo, a dispatch mode (fake tensors, ``make_fx``) or a subclass has to see an operator."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        return True
+    return any(type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in tensors)
+
+
 @cache
 def has_cpp_compiler() -> bool:
     """Whether the C++ compiler that TorchInductor would call is there."""
@@ -149,8 +161,6 @@ def _as_groups(
         targets = targets.narrow(-3, 0, 1)
     if not targets.is_floating_point() and targets.dtype not in (torch.bool, torch.uint8):
         targets = targets != 0  # cast, 256 would be 0
-    if targets.dtype == torch.bool:
-        targets = targets.view(torch.uint8)  # the same bytes; inductor's bool arithmetic is several times slower
     grouped = logits.reshape(-1, masks, logits.shape[-2] * logits.shape[-1])
     shared = targets.reshape(grouped.shape[0], -1, grouped.shape[2])
     return grouped, shared, None if valid is None else valid.reshape(grouped.shape[:2])
@@ -158,6 +168,7 @@ def _as_groups(
 
 def _register(name: str, forward: Callable[..., Tensor], backward: Callable[..., Tensor]) -> None:
     """Define the operators ``arrcoc_sam::<name>`` and ``arrcoc_sam::<name>_backward``."""
+    _KERNELS[name] = forward, backward
     schema = "Tensor logits, Tensor targets, Tensor? valid, float? alpha, float gamma"
     sums = torch.library.custom_op(f"arrcoc_sam::{name}", forward, mutates_args=(), schema=f"({schema}) -> Tensor")
     gradient = torch.library.custom_op(
@@ -191,17 +202,50 @@ def _refuse(*_: Any) -> Any:
     raise TrainingError(explain("The fused loss kernels have no second derivative", mend=mend))
 
 
-def _run_triton(logits: Tensor, *others: Any) -> Tensor:
+class _Untraced(torch.autograd.Function):
+    """A pair of kernels without the operators around it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, name: str, logits: Tensor, targets: Tensor, valid: Tensor | None, alpha: float | None, gamma: float
+    ) -> Tensor:
+        ctx.name, ctx.numbers = name, (alpha, gamma)
+        ctx.save_for_backward(logits, targets, valid)
+        return _KERNELS[name][0](logits, targets, valid, alpha, gamma)
+
+    @staticmethod
+    def backward(ctx: Any, grad_sums: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # asked for a second derivative, which the operator refuses
+            gradient = getattr(torch.ops.arrcoc_sam, f"{ctx.name}_backward")
+        else:
+            gradient = _KERNELS[ctx.name][1]
+        return None, gradient(grad_sums, *ctx.saved_tensors, *ctx.numbers), None, None, None, None
+
+
+def _as_bytes(targets: Tensor) -> Tensor:
+    """The bytes of bools: inductor's bool arithmetic is several times slower, and torch 2.11's has no view of them."""
+    return targets.view(torch.uint8) if targets.dtype == torch.bool else targets
+
+
+def _run_compiled(logits: Tensor, targets: Tensor, *others: Any) -> Tensor:
+    return mask_sums_compiled(logits, _as_bytes(targets), *others)
+
+
+def _run_compiled_backward(grad_sums: Tensor, logits: Tensor, targets: Tensor, *others: Any) -> Tensor:
+    return mask_sums_compiled_backward(grad_sums, logits, _as_bytes(targets), *others)
+
+
+def _run_triton(logits: Tensor, targets: Tensor, *others: Any) -> Tensor:
     from arrcoc_sam.losses.triton_kernels import mask_sums_triton
 
-    return mask_sums_triton(logits, *others)
+    return mask_sums_triton(logits, _as_bytes(targets), *others)
 
 
-def _run_triton_backward(grad_sums: Tensor, *others: Any) -> Tensor:
+def _run_triton_backward(grad_sums: Tensor, logits: Tensor, targets: Tensor, *others: Any) -> Tensor:
     from arrcoc_sam.losses.triton_kernels import mask_sums_triton_backward
 
-    return mask_sums_triton_backward(grad_sums, *others)
+    return mask_sums_triton_backward(grad_sums, logits, _as_bytes(targets), *others)
 
 
-_register("mask_sums_compiled", mask_sums_compiled, mask_sums_compiled_backward)
+_register("mask_sums_compiled", _run_compiled, _run_compiled_backward)
 _register("mask_sums_triton", _run_triton, _run_triton_backward)

@@ -272,6 +272,31 @@ class TestOperators:
         with pytest.raises(TrainingError, match=r"no second derivative.*backend='eager'"):
             gradient.square().sum().backward()
 
+    @pytest.mark.parametrize("soft", [False, True])
+    def test_whoever_traces_sees_the_operators(self, soft):
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        logits, targets = some_masks(2, 3, 4)
+        targets = torch.rand_like(logits) if soft else targets.bool()
+
+        def loss(x: Tensor) -> Tensor:
+            return LF.focal_dice_loss(x, targets, backend="compiled")
+
+        traced = make_fx(loss, tracing_mode="fake", _allow_non_fake_inputs=True)(logits)
+        called = [node.target for node in traced.graph.nodes if node.op == "call_function"]
+        assert torch.ops.arrcoc_sam.mask_sums_compiled.default in called
+        torch.testing.assert_close(traced(logits), loss(logits))
+
+    def test_the_operators_and_what_runs_without_them_agree(self, monkeypatch):
+        logits, targets = some_masks(2, 3, 4)
+        results = []
+        for traced in (False, True):
+            monkeypatch.setattr(fused, "_is_traced", lambda *_, traced=traced: traced)
+            x = logits.clone().requires_grad_()
+            loss = LF.focal_dice_loss(x, targets, backend="compiled")
+            results.append((loss.detach(), *torch.autograd.grad(loss, x)))
+        torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+
     def test_inference_mode(self):
         logits, targets = some_masks(2, 3, 4)
         with torch.inference_mode():
