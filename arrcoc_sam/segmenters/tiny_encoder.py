@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -16,7 +14,7 @@ class _Residual(nn.Module):
 
     Args:
         width: Channels.
-        last: Nothing comes after: no activation, and a new one changes nothing.
+        last: No activation behind it, and a new one changes nothing.
     """
 
     def __init__(self, width: int, *, last: bool = False) -> None:
@@ -68,8 +66,7 @@ class _Attention(nn.Module):
         count, length, width = cells.shape
         heads = (count, length, 3, self.num_heads, width // self.num_heads)
         q, k, v = self.qkv(self.norm1(cells)).reshape(heads).permute(2, 0, 3, 1, 4)
-        scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])  # of so few cells faster than fused attention on a CPU
-        attended = (scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(cells.shape)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(cells.shape)
         cells = cells + self.out(attended)
         cells = cells + self.mlp(self.norm2(cells))
         placed: Tensor = cells.transpose(1, 2).reshape(x.shape)
@@ -88,6 +85,8 @@ class TinyEncoder(nn.Module):
         widths: Channels at strides 4, 8, 16, 32.
         depths: Residual blocks at strides 4, 8, 16, 32.
         attention: Layers of attention at stride 16.
+        more: Residual blocks at stride 16 that begin as such that change nothing, before the attention.
+        refinements: Likewise, of the embedding.
     """
 
     def __init__(
@@ -96,7 +95,9 @@ class TinyEncoder(nn.Module):
         embed_dim: int,
         widths: tuple[int, int, int, int] = (48, 96, 128, 160),
         depths: tuple[int, int, int, int] = (2, 3, 3, 0),
-        attention: int = 4,
+        attention: int = 8,
+        more: int = 4,
+        refinements: int = 2,
     ) -> None:
         super().__init__()
         self.img_size = image_size
@@ -106,6 +107,7 @@ class TinyEncoder(nn.Module):
             nn.Sequential(_halve(w_in, w), *(_Residual(w) for _ in range(depth)))
             for w_in, w, depth in zip(widths_in, widths, depths, strict=True)
         )
+        self.deepened = nn.Sequential(*(_Residual(widths[2], last=True) for _ in range(more)))
         self.context = nn.Sequential(*(_Attention(widths[2]) for _ in range(attention)))
         self.lateral = nn.ModuleList(nn.Conv2d(width, embed_dim, 1) for width in widths[1:])
         self.detail = nn.Conv2d(widths[0] * 4, embed_dim, 1)  # stride 4, folded into stride 8 without loss
@@ -115,7 +117,7 @@ class TinyEncoder(nn.Module):
             nn.GELU(),
             nn.Conv2d(embed_dim, embed_dim, 1),
         )
-        self.refine = _Residual(embed_dim, last=True)
+        self.refine = nn.Sequential(*(_Residual(embed_dim, last=True) for _ in range(refinements)))
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B C S/8 S/8"]:
         """Embeds normalised, padded images.
@@ -131,7 +133,7 @@ class TinyEncoder(nn.Module):
         for stage in self.stages:
             x = stage(x)
             features.append(x)
-        features[2] = self.context(features[2])
+        features[2] = self.context(self.deepened(features[2]))
         fused = self.lateral[-1](features[-1])
         for lateral, feature in zip(self.lateral[-2::-1], features[-2:0:-1], strict=True):
             fused = lateral(feature) + F.interpolate(fused, size=feature.shape[-2:], mode="bilinear")

@@ -10,7 +10,7 @@ import hashlib
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,17 @@ from torch import Tensor, nn
 
 from arrcoc_sam.errors import CheckpointError, explain, first_line
 
-__all__ = ["header_of", "load_weights", "read_weights", "require_file", "taught_prompt", "weights_hash"]
+__all__ = [
+    "as_bytes",
+    "header_of",
+    "load_weights",
+    "read_weights",
+    "require_file",
+    "taught_prompt",
+    "weights_hash",
+]
+
+_SCALE = ".scale_of_bytes"
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -32,7 +42,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         path: The file.
 
     Returns:
-        The state dict.
+        The state dict; what :func:`as_bytes` stored is float32 again.
 
     Raises:
         CheckpointError: The file is missing, empty, truncated, needs code to be run, or holds something else.
@@ -64,7 +74,36 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             state = state[key]
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(explain(f"{file} holds {type(state).__name__}, not weights", "a state dict of tensors"))
-    return dict(state)
+    return _from_bytes(state)
+
+
+def as_bytes(weights: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    """Weights for a file, some of them in a byte a number: int8, and beside them a scale for each row.
+
+    Args:
+        weights: The state dict.
+        names: Which; matrices or kernels of floats, whose first dimension is the row.
+
+    Returns:
+        What :func:`read_weights` reads back, rounded to 1/254 of the largest number of each row.
+    """
+    stored = dict(weights)
+    for name in names:
+        rows = weights[name].detach().float().flatten(1)
+        scale = rows.abs().amax(dim=1) / 127
+        stored[name] = (rows / scale.clamp(min=1e-30)[:, None]).round().to(torch.int8).reshape(weights[name].shape)
+        stored[name + _SCALE] = scale
+    return stored
+
+
+def _from_bytes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict with the scales that :func:`as_bytes` stored multiplied in."""
+    weights = dict(state)
+    for name, value in state.items():
+        scale = weights.pop(name + _SCALE, None)
+        if scale is not None:
+            weights[name] = value * scale.reshape(-1, *[1] * (value.ndim - 1))
+    return weights
 
 
 def header_of(path: str | Path) -> dict[str, str]:

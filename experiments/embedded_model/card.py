@@ -25,8 +25,8 @@ def write_card(results: dict[str, Any], path: Path) -> None:
         "run offline in seconds. Real work names a real checkpoint (`arrcoc-sam checkpoints list`).",
         "",
         "segment-anything's own prompt encoder and mask decoder (width 128, two layers) on a small encoder of stride 8,",
-        f"convolutions with attention at stride 16: {results['parameters'] / 1e6:.2f} M parameters, {results['bytes'] / 1e6:.2f} MB as safetensors in half",
-        f"precision, frame {results['image_size']} × {results['image_size']} px. Prompt tokens are told what the image shows at their places",
+        f"convolutions with attention at stride 16: {results['parameters'] / 1e6:.2f} M parameters, {results['bytes'] / 1e6:.2f} MB as safetensors,",
+        f"frame {results['image_size']} × {results['image_size']} px. Prompt tokens are told what the image shows at their places",
         "(`segmenters/prompt_content.py`), and what the IoU head predicts is corrected by two small networks that see the masks",
         "(`segmenters/mask_scoring.py`), in every predictor alike. Apache-2.0, as the package.",
         "",
@@ -41,33 +41,30 @@ def write_card(results: dict[str, Any], path: Path) -> None:
     lines += [
         "## How it was made",
         "",
-        "20 focal + Dice and the IoU head's squared error; AdamW, Muon from phase 16 on, moving average, bfloat16, CPU.",
-        "Each phase goes on from the",
-        "weights of the one before. Phases 0 to 3 made the weights of this package's first versions, by SAM's minimum over",
-        f"masks, from plain scenes and with an encoder without attention (commit `{results['before']}`, whose `run.py all` makes them from",
-        "nothing). In phase 4 layers were added that at first change nothing, and two blocks of stride 32 were left out; prompt",
+        "20 focal + Dice and the IoU head's squared error; AdamW, Muon from phase 16 on, moving average, bfloat16, CPU but for",
+        "phase 26. Up to phase 25 each phase goes on from the weights of the one before. Phases 0 to 3 made the weights of this",
+        "package's first versions, by SAM's minimum over masks, from plain scenes and with an encoder without attention (commit",
+        "`1a0e12c`). In phase 4 layers were added that at first change nothing, and two blocks of stride 32 were left out; prompt",
         "tokens are told their content since phase 5. From phase 4 on everything that a click may mean is learned, and a dense",
         "loss stands beside the decoder's; from phase 9 on some first prompts are masks that are wrong (docs/training.md). Half",
-        f"of the images from phase 8 on are crops, so that the frame of {results['image_size']} px shows objects as trained;",
-        "from phase 11 on down to .45 of a side, so that some are as large as things in photographs are. From phase 14 on the",
-        "statistics of batch normalisation are frozen, and two processes of one thread each share a step. Phases 22 and 23 show",
-        "lifelike scenes, too, and turn no image by 90°: photographs have an up. Phases 24 and 25 show natural ones in their",
-        "place, drawn at 384 px: what is shown large is as sharp as in photographs. What ships is the mean of the weights of",
-        f"phases {' and '.join(map(str, results['averaged']))}.",
+        "of the images from phase 8 on are crops, from phase 11 on down to .45 of a side, so that some objects are as large as",
+        "things in photographs are. From phase 14 on the statistics of batch normalisation are frozen, and two processes of one",
+        "thread each share a step. Phases 22 and 23 show lifelike scenes, too, and turn no image by 90°: photographs have an up.",
+        "From phase 24 on natural ones are in their place, drawn at 384 px: what is shown large is as sharp as in photographs.",
+        f"Phase 26 began with the mean of phases 23 and 25 (commit `{results['before']}`, whose `run.py all` makes it), grown by four",
+        "layers of attention and five residual blocks, and was trained on a GPU (an NVIDIA H200), which stopped by the clock.",
+        f"What ships is {mean_in_words(results['averaged'], results['before'])}, its matrices in a byte a number with a scale for each row.",
         "",
         "| phase | scenes (seeds) | steps | a step | trained | learning rate | weight of the dense loss | weight of the IoU loss | moving average | seed |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         *(phase_row(number, phase, scenes_of(phase)) for number, phase in enumerate(earlier)),
-        *(
-            phase_row(int(number), phase, mixed(phase, results["scenes"]))
-            for number, phase in results["phases"].items()
-        ),
+        *(phase_row(int(number), phase, scenes_of(phase)) for number, phase in results["phases"].items()),
         "",
         "Last, the networks that correct the predicted IoU, of three masks and of token 0, were fitted to what these weights",
         f"answer on {scoring}",
         "to clicks, boxes and foreign masks, and, token 0, to two to five clicks (`scoring.py`).",
         "",
-        f"Evaluated at commit `{results['commit'][:12]}` with torch {results['versions']['torch']}. To make it again, eight hours of two cores:",
+        f"Evaluated at commit `{results['commit'][:12]}` with torch {results['versions']['torch']}. To make it again, a GPU and an hour of two cores:",
         "",
         "```bash",
         "uv run python experiments/embedded_model/run.py all",
@@ -82,20 +79,42 @@ def write_card(results: dict[str, Any], path: Path) -> None:
     path.write_text("\n".join(lines))
 
 
+EARLIER_SEEDS = {
+    "plain": (0, 16_000),
+    "rich": (1_000_000, 1_008_000),
+    "lifelike": (1_100_000, 1_112_000),
+    "natural": (1_200_000, 1_207_000),
+}
+"""Of the phases 4 to 25, whose record does not name them."""
+
+
 def scenes_of(phase: dict[str, Any]) -> str:
-    """The scenes of one of the first phases."""
-    first = phase["first_seed"]
-    return f"plain ({first:,} to {first + phase['num_scenes'] - 1:,})"
-
-
-def mixed(phase: dict[str, Any], seeds: dict[str, tuple[int, int]]) -> str:
-    """The scenes of a later phase: share of the images and seeds, by style."""
+    """The scenes of a phase: share of the images and seeds, by style."""
+    if "first_seed" in phase:  # the first phases saw plain ones alone
+        first = phase["first_seed"]
+        return f"plain ({first:,} to {first + phase['num_scenes'] - 1:,})"
+    seeds = phase.get("seeds", EARLIER_SEEDS)
     return ", ".join(
         f"{share:.0%} {style} ({seeds[style][0]:,} to {seeds[style][1] - 1:,})"
-        for style, share in phase.get(
-            "shares", {"plain": 0.7, "rich": 0.3}
-        ).items()  # of results before there were more
+        for style, share in phase["shares"].items()
     )
+
+
+def mean_in_words(shares: dict[str, float], before: str) -> str:
+    """Whose weights ship."""
+    names = [f"commit `{which}`" if which == before else f"phase {which}" for which in shares]
+    if len(names) == 1:
+        return f"what {names[0]} made"
+    return f"the mean of the weights of {', '.join(names[:-1])} and {names[-1]}, {' : '.join(f'{share:g}' for share in shares.values())}"
+
+
+def steps_of(phase: dict[str, Any]) -> str:
+    """How long a phase was, and at which size."""
+    stages = phase["training"]["stages"]
+    if phase.get("seconds"):
+        return f"{phase['taken']:,} at {stages[0]['image_size']} px, in {phase['seconds']:.0f} seconds of a GPU"
+    stopped = f", stopped after {phase['stop_after']:,}" if phase.get("stop_after") else ""
+    return ", then ".join(f"{stage['steps']:,} at {stage['image_size']} px" for stage in stages) + stopped
 
 
 def phase_row(number: int, phase: dict[str, Any], scenes: str) -> str:
@@ -106,8 +125,7 @@ def phase_row(number: int, phase: dict[str, Any], scenes: str) -> str:
     cells = [
         str(number),
         scenes,
-        ", then ".join(f"{stage['steps']:,} at {stage['image_size']} px" for stage in training["stages"])
-        + (f", stopped after {phase['stop_after']:,}" if phase["stop_after"] else ""),
+        steps_of(phase),
         f"{first['num_images']} images × {decoded or first['num_targets']} prompts × {recipe['num_rounds']} rounds"
         + (f", {first['num_targets']} in the dense loss" if decoded else "")
         + (f", {share:.0%} with a foreign mask" if (share := recipe.get("given_mask_probability", 0.0)) else ""),

@@ -31,7 +31,7 @@ from arrcoc_sam.segmenters.tiny import set_image_size
 
 HERE = Path(__file__).parent
 SEEDS = range(VALIDATION_SEEDS.start + 100_000, VALIDATION_SEEDS.start + 100_060)
-SIZES = (256, 288, 320, 352, 384)
+SIZES = (320, 352, 384, 416, 448)
 NUM_MASKS = 3
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from threading import Thread
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from phases import SIDES
 from torch import Tensor
 
 from arrcoc_sam.masks import mask_boxes
@@ -30,7 +31,7 @@ from arrcoc_sam.scenes.generator import MAX_NODES
 from arrcoc_sam.training.batches import PromptBatch
 
 SIDE = 256
-"""Of the scenes, in pixels."""
+"""Of the scenes in pixels, where :data:`phases.SIDES` names no other."""
 
 FOREIGN = 2
 """Masks of somebody else's making that come with each scene."""
@@ -46,16 +47,16 @@ LEAST_CELLS = 4
 
 
 class Drawn(NamedTuple):
-    """n scenes as they are handed over."""
+    """n scenes as they are handed over, of a side of S pixels."""
 
     images: np.ndarray
-    """(n, SIDE, SIDE, 3) uint8."""
+    """(n, S, S, 3) uint8."""
     labels: np.ndarray
-    """(n, SIDE, SIDE) uint8: the innermost node at each pixel, plus one."""
+    """(n, S, S) uint8: the innermost node at each pixel, plus one."""
     chains: np.ndarray
     """(n, MAX_NODES + 1, DEPTH) int8: for each label its node and the nodes around it, -1 where there is none."""
     foreign: np.ndarray
-    """(n, FOREIGN, SIDE, SIDE / 8) uint8: masks that mean a node and are wrong in some way, eight pixels a byte."""
+    """(n, FOREIGN, S, S / 8) uint8: masks that mean a node and are wrong in some way, eight pixels a byte."""
     foreign_nodes: np.ndarray
     """(n, FOREIGN) int8: what they mean."""
     foreign_xy: np.ndarray
@@ -64,18 +65,18 @@ class Drawn(NamedTuple):
 
 def draw_chunk(style: str, seeds: Sequence[int]) -> Drawn:
     """Some scenes with foreign masks; what is pasted comes from the scene before."""
-    count = len(seeds)
+    count, side = len(seeds), SIDES.get(style, SIDE)
     drawn = Drawn(
-        np.zeros((count, SIDE, SIDE, 3), np.uint8),
-        np.zeros((count, SIDE, SIDE), np.uint8),
+        np.zeros((count, side, side, 3), np.uint8),
+        np.zeros((count, side, side), np.uint8),
         np.full((count, MAX_NODES + 1, DEPTH), -1, np.int8),
-        np.zeros((count, FOREIGN, SIDE, SIDE // 8), np.uint8),
+        np.zeros((count, FOREIGN, side, side // 8), np.uint8),
         np.full((count, FOREIGN), -1, np.int8),
         np.zeros((count, FOREIGN, 2), np.float32),
     )
     donors: Sequence[np.ndarray] = ()
     for row, seed in enumerate(seeds):
-        scene, rng = generate_scene(seed, SIDE, style=style), np.random.default_rng([seed, 1])
+        scene, rng = generate_scene(seed, side, style=style), np.random.default_rng([seed, 1])
         drawn.images[row], drawn.labels[row] = scene.image, scene.labels
         for node in range(len(scene)):
             around, place = node, 0
@@ -117,21 +118,7 @@ class DeviceScenes:
     ) -> None:
         total = sum(len(each) for each in seeds.values())
         self.device, self._shares = torch.device(device), dict(shares)
-        self._stock = [  # as Drawn, of all scenes
-            torch.zeros(total, *shape, dtype=dtype, device=device)
-            for shape, dtype in (
-                ((SIDE, SIDE, 3), torch.uint8),
-                ((SIDE, SIDE), torch.uint8),
-                ((MAX_NODES + 1, DEPTH), torch.int8),
-                ((FOREIGN, SIDE, SIDE // 8), torch.uint8),
-                ((FOREIGN,), torch.int8),
-                ((FOREIGN, 2), torch.float32),
-            )
-        ]
-        self._starts, start = {}, 0
-        for style, each in seeds.items():
-            self._starts[style] = start
-            start += len(each)
+        self._stock = {style: empty(len(each), SIDES.get(style, SIDE), device) for style, each in seeds.items()}
         self._copying = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         if self._copying is not None:  # beside the training's own work, once the stock is made
             torch.cuda.synchronize(self.device)
@@ -167,9 +154,9 @@ class DeviceScenes:
             while pending:
                 done = next(as_completed(pending))
                 style, drawn = pending.pop(done), done.result()
-                begin = self._starts[style] + self._ready[style]
+                begin = self._ready[style]
                 with torch.cuda.stream(self._copying):
-                    for stock, part in zip(self._stock, drawn, strict=True):
+                    for stock, part in zip(self._stock[style], drawn, strict=True):
                         stock[begin : begin + len(part)].copy_(torch.from_numpy(part))
                 if self._copying is not None:
                     self._copying.synchronize()
@@ -190,14 +177,37 @@ class DeviceScenes:
             generator: Its chance, on the stock's device.
         """
         self._check()
-        styles = list(self._shares)
-        weights = torch.tensor([self._shares[style] for style in styles], device=self.device)
-        starts = torch.tensor([self._starts[style] for style in styles], device=self.device)
-        ready = torch.tensor([self._ready[style] for style in styles], device=self.device)
-        more = look.num_images + -(-look.num_images // 4)  # some windows show nothing: they are left out
-        style = torch.multinomial(weights, more, replacement=True, generator=generator)
-        within = (torch.rand(more, device=self.device, generator=generator) * ready[style]).long()
-        return cut(Drawn(*(part[starts[style] + within] for part in self._stock)), look, generator)  # type: ignore[arg-type]
+        parts, ends = [], np.cumsum(list(self._shares.values()))
+        counts = np.diff((look.num_images * ends / ends[-1]).round().astype(int), prepend=0)
+        for style, count in zip(self._shares, counts.tolist(), strict=True):
+            if count:
+                more = count + -(-count // 4)  # some windows show nothing: they are left out
+                some = torch.randint(self._ready[style], (more,), device=self.device, generator=generator)
+                scenes = Drawn(*(part[some] for part in self._stock[style]))
+                parts.append(cut(scenes, replace(look, num_images=count), generator))
+        return joined(parts)
+
+
+def empty(count: int, side: int, device: torch.device | str) -> Drawn:
+    """Room for so many scenes of a side."""
+    kinds = (
+        ((side, side, 3), torch.uint8),
+        ((side, side), torch.uint8),
+        ((MAX_NODES + 1, DEPTH), torch.int8),
+        ((FOREIGN, side, side // 8), torch.uint8),
+        ((FOREIGN,), torch.int8),
+        ((FOREIGN, 2), torch.float32),
+    )
+    return Drawn(*(torch.zeros(count, *shape, dtype=dtype, device=device) for shape, dtype in kinds))  # type: ignore[arg-type]
+
+
+def joined(parts: Sequence[PromptBatch]) -> PromptBatch:
+    """Batches as one, their images one after another."""
+    columns = {name: [getattr(part, name) for part in parts] for name in parts[0].state()}
+    starts = np.cumsum([0, *(len(part.images) for part in parts)])
+    columns["image_index"] = [index + int(start) for index, start in zip(columns["image_index"], starts, strict=False)]
+    kept = parts[0].pause_chance
+    return PromptBatch(**{name: kept if name == "pause_chance" else torch.cat(all_) for name, all_ in columns.items()})
 
 
 @dataclass(frozen=True)
@@ -250,9 +260,9 @@ class Windows(NamedTuple):
         return Windows(*(part[rows] for part in self))
 
     def seen(self, maps: Tensor) -> Tensor:
-        """(n, S, S), what maps (n, SIDE, SIDE) hold at the frame's pixels, to the nearest; 0 on padding."""
+        """(n, S, S), what maps (n, s, s) hold at the frame's pixels, to the nearest; 0 on padding."""
         every = torch.arange(len(maps), device=maps.device)[:, None, None]
-        columns, rows = (places.floor().long().clamp(0, SIDE - 1) for places in (self.x, self.y))
+        columns, rows = (places.floor().long().clamp(0, maps.shape[-1] - 1) for places in (self.x, self.y))
         return maps[every, rows[:, :, None], columns[:, None, :]].masked_fill(~self.shown, 0)
 
     def to_frame(self, points_xy: Tensor) -> Tensor:
@@ -281,7 +291,7 @@ def cut(scenes: Drawn, look: Look, generator: torch.Generator) -> PromptBatch:
     def chance(*shape: int) -> Tensor:
         return torch.rand(*shape, device=device, generator=generator)
 
-    windows = draw_windows(len(labels), look, device, generator)
+    windows = draw_windows(len(labels), labels.shape[-1], look, device, generator)
     inner, chains = windows.seen(labels).long(), chains.long()
     areas = areas_of_nodes(inner, chains)
     usable = areas >= 4 * LEAST_CELLS
@@ -337,7 +347,7 @@ def cut(scenes: Drawn, look: Look, generator: torch.Generator) -> PromptBatch:
     )
 
 
-def draw_windows(count: int, look: Look, device: torch.device, generator: torch.Generator) -> Windows:
+def draw_windows(count: int, scene_side: int, look: Look, device: torch.device, generator: torch.Generator) -> Windows:
     """Some of them cropped, half of them longer in one direction, half of them mirrored."""
 
     def chance(*shape: int) -> Tensor:
@@ -349,8 +359,8 @@ def draw_windows(count: int, look: Look, device: torch.device, generator: torch.
     shorter = side / torch.where(longer, 1 + (look.longest - 1) * chance(count), 1.0)
     wide = chance(count) < 0.5
     sides = torch.stack([torch.where(wide, side, shorter), torch.where(wide, shorter, side)], dim=1)
-    sides = (sides * SIDE).round().clamp(min=8)
-    corners = ((SIDE - sides + 1) * chance(count, 2)).floor()
+    sides = (sides * scene_side).round().clamp(min=8)
+    corners = ((scene_side - sides + 1) * chance(count, 2)).floor()
     mirrored = (chance(count) < 0.5) & look.augment
     scale = sides.amax(dim=1) / look.image_size
     across = (torch.arange(look.image_size, device=device) + 0.5) * scale[:, None]  # in pixels of the window
@@ -397,7 +407,7 @@ def meant_by_clicks(tree: Tensor, clicked: Tensor, areas: Tensor, usable: Tensor
 
 
 def unpacked(masks: Tensor) -> Tensor:
-    """(n, SIDE, SIDE) bool, of eight pixels a byte."""
+    """(n, s, s) bool, of eight pixels a byte."""
     bits = 2 ** torch.arange(7, -1, -1, device=masks.device, dtype=torch.uint8)
     return ((masks[..., None] & bits) > 0).flatten(2)
 
@@ -405,7 +415,7 @@ def unpacked(masks: Tensor) -> Tensor:
 def pictures(images: Tensor, windows: Windows, look: Look, generator: torch.Generator) -> Tensor:
     """(B, 3, S, S) float32 in [0, 255]: the windows, bilinearly, recoloured and padded."""
     device, count = images.device, len(images)
-    grid_x, grid_y = (2 * places / SIDE - 1 for places in (windows.x, windows.y))
+    grid_x, grid_y = (2 * places / images.shape[1] - 1 for places in (windows.x, windows.y))
     grid = torch.stack(torch.broadcast_tensors(grid_x[:, None, :], grid_y[:, :, None]), dim=3)
     pixels = F.grid_sample(
         images.permute(0, 3, 1, 2).float(), grid, mode="bilinear", padding_mode="border", align_corners=False

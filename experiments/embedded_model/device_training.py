@@ -1,11 +1,10 @@
 """Trains the embedded model on one GPU for so many seconds, on scenes that processes draw meanwhile.
 
-python experiments/embedded_model/device_training.py    # 450 seconds, from the shipped weights
+python experiments/embedded_model/device_training.py --initial FILE    # 485 seconds; run.py train --phase 26
 
-The schedule follows the clock: a GPU is lent by it, and how many steps it took is seen afterwards. Nothing but a
-checkout is needed, and what is written is small enough to carry: ``trained.safetensors``, the moving average, once a
-minute and in the end, its matrices in half precision; and ``log.csv``. The predicted IoU is fitted afterwards, by
-``run.py ship --trained FILE``. Tried on a CPU; not run on a GPU yet.
+The schedule follows the clock: a GPU is lent by it, and how many steps it took is seen afterwards. What is written is
+small enough to carry: ``trained.safetensors``, the moving average, once a minute and in the end, its matrices in half
+precision; and ``log.csv``. The predicted IoU is fitted afterwards, by ``run.py ship --trained FILE``.
 """
 
 from __future__ import annotations
@@ -14,55 +13,31 @@ import argparse
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from device_scenes import DeviceScenes, Look
-from phases import MEANT
+from phases import PHASES
 from shipping import half
 from training import save_model
 
-from arrcoc_sam.segmenters.tiny import build_tiny, tiny_weights_path
+from arrcoc_sam.segmenters.tiny import build_tiny, set_image_size
 from arrcoc_sam.segmenters.weights import load_weights
-from arrcoc_sam.training.augmentation import Augmentation
 from arrcoc_sam.training.distributed import SingleDevice
 from arrcoc_sam.training.logs import TrainingLog
-from arrcoc_sam.training.segmenter import SegmenterTraining, Stage
+from arrcoc_sam.training.segmenter import SegmenterTraining
 from arrcoc_sam.training.segmenter_run import SegmenterRun
 
 ROOT = Path(__file__).parents[2]
 
-PLAN = SegmenterTraining(
-    stages=(Stage(352, 10_000, num_images=64, num_targets=8),),
-    recipe=replace(MEANT, num_rounds=2, given_mask_probability=0.2, grouping_weight=1.0, decoded_targets=3),
-    augmentation=Augmentation(smallest_crop=0.45, rotate=False),
-    optimizer="muon",
-    learning_rate=8e-4,
-    warmup_steps=300,
-    decay_share=0.9,
-    ema_decay=0.998,
-    freeze_batch_norm=True,
-    seed=100,
-)
-"""At the size of the frame; the steps say how fine the schedule is, which follows the clock."""
+PHASE = PHASES[26]
 
-SCENES = {
-    "plain": range(40_000, 80_000),
-    "rich": range(1_020_000, 1_045_000),
-    "natural": range(1_220_000, 1_245_000),
-}
-"""Seeds, by style: as many as processes get through while the GPU is at work, and as its memory holds (25 GB)."""
-
-SHARES = {"plain": 0.45, "rich": 0.15, "natural": 0.4}
-"""Of the images, by the style of the scenes; all of one size, on a GPU natural ones too."""
-
-LOG_EVERY, TELL_EVERY = 20, 100
+LOG_EVERY, TELL_EVERY = 20, 200
 """Steps between rows of the log, and between lines on the screen."""
 
 
-def train(out: Path, *, initial: Path, device: str, workers: int, seconds: float, first: int) -> None:
+def train(out: Path, *, initial: Path, device: str, workers: int, seconds: float, first: int = 4000) -> None:
     """Trains, and writes weights and log into a folder.
 
     Args:
@@ -74,14 +49,15 @@ def train(out: Path, *, initial: Path, device: str, workers: int, seconds: float
         first: Scenes to wait for before that.
     """
     out.mkdir(parents=True, exist_ok=True)
-    (stage,) = PLAN.stages
-    model: Any = build_tiny(stage.image_size)
+    (stage,) = PHASE.training.stages
+    model: Any = build_tiny()
     load_weights(model, initial, name="the embedded model")
+    set_image_size(model, stage.image_size)
     model.to(device)
     target = out / "trained.safetensors"
-    scenes = DeviceScenes(SCENES, SHARES, device, workers=workers, first=first)
+    scenes = DeviceScenes(PHASE.seeds, PHASE.shares, device, workers=workers, first=first)
     try:
-        run = SegmenterRun(PLAN, model, SingleDevice(device), out, origin={})
+        run = SegmenterRun(PHASE.training, model, SingleDevice(device), out, origin={})
         train_for(run, scenes, seconds=seconds, keep=lambda kept: save_model(kept, target, shorten=half))
     finally:  # what waits to be drawn would be drawn
         scenes.close()
@@ -146,13 +122,18 @@ def look_of(config: SegmenterTraining) -> Look:
     )
 
 
+def default_workers() -> int:
+    """Five of eight cores draw: with 15 of 16, the GPU waited half of the time for the process that trains."""
+    return max(1, 5 * (os.cpu_count() or 1) // 8)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "embedded_model" / "device")
-    parser.add_argument("--initial", type=Path, default=Path(tiny_weights_path()), help="weights to begin with")
-    parser.add_argument("--seconds", type=float, default=450.0, help="of training")
+    parser.add_argument("--initial", type=Path, required=True, help="weights to begin with")
+    parser.add_argument("--seconds", type=float, default=PHASE.seconds, help="of training")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that draw scenes")
+    parser.add_argument("--workers", type=int, default=default_workers(), help="processes that draw scenes")
     parser.add_argument("--first", type=int, default=4000, help="scenes to wait for")
     arguments = parser.parse_args()
     train(**vars(arguments))

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import cache, partial
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from phases import BEFORE, CLICKS, PHASES, SHIPPED, TRAINING_SCENES
+from phases import BEFORE, CLICKS, PHASES, SHIPPED, Phase
 from real_pack import data_folder, real_pack
 from rich.progress import Progress
 from scoring_samples import SCENES, start_worker
@@ -48,11 +49,10 @@ def evaluate() -> dict[str, Any]:
         "bytes": Path(tiny_weights_path()).stat().st_size,
         "checkpoint_hash": segmenter.checkpoint_hash,
         "image_size": segmenter.image_size,
-        "scenes": {style: [seeds.start, seeds.stop] for style, seeds in TRAINING_SCENES.items()},
-        "scoring": {style: [seeds.start, seeds.stop] for style, seeds in SCENES.items()},
+        "scoring": ends(SCENES),
         "before": BEFORE,
-        "averaged": list(SHIPPED),
-        "phases": {str(number): asdict(phase) for number, phase in PHASES.items()},
+        "averaged": {str(which): share for which, share in SHIPPED.items()},
+        "phases": {str(number): recorded(phase) for number, phase in PHASES.items()},
         "versions": {"arrcoc_sam": aa.__version__, "torch": torch.__version__, "numpy": np.__version__},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU",
         "commit": commit(),
@@ -93,6 +93,16 @@ def timing(segmenter: aa.Segmenter) -> dict[str, float]:
 
 def rounded(figures: dict[str, Any]) -> dict[str, Any]:
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}
+
+
+def recorded(phase: Phase) -> dict[str, Any]:
+    """A phase as JSON takes it."""
+    return asdict(phase) | {"seeds": ends(phase.seeds), "begins": {str(k): v for k, v in phase.begins.items()}}
+
+
+def ends(seeds: Mapping[str, range]) -> dict[str, list[int]]:
+    """First seed and the one after the last, by style."""
+    return {style: [each.start, each.stop] for style, each in seeds.items()}
 
 
 def commit() -> str:

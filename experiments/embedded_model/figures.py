@@ -19,6 +19,9 @@ from arrcoc_sam.scenes import TEST_V1, Scene
 HERE = Path(__file__).parent
 
 
+IMAGES = 16
+"""Of a step, in all phases but that of a GPU."""
+
 LABELS = {
     "mask_loss": "20 focal + Dice",
     "iou_loss": "IoU head, squared error",
@@ -30,7 +33,7 @@ LABELS = {
 def draw_figures() -> None:
     """The training curve, and what the model answers on scenes it never saw."""
     (HERE / "figures").mkdir(exist_ok=True)
-    logs = [pd.read_csv(HERE / f"training_phase{number}.csv") for number in range(1 + max(PHASES))]
+    logs = [training_log(number) for number in range(1 + max(PHASES))]
     starts = np.cumsum([0, *(log["step"].iloc[-1] for log in logs[:-1])])
     log = pd.concat([part.assign(step=part["step"] + start) for part, start in zip(logs, starts, strict=True)])
     figure = Figure(figsize=(9, 3.4), layout="constrained")
@@ -41,7 +44,7 @@ def draw_figures() -> None:
             axes.plot(log["step"], log[name].rolling(15, min_periods=1).mean(), color=color, label=LABELS[name])
         for boundary in starts[1:]:
             axes.axvline(boundary, color="0.6", linestyle=":", linewidth=1)
-        axes.set_xlabel("step (16 images); dotted: a new phase")
+        axes.set_xlabel(f"step ({IMAGES} images); dotted: a new phase")
         axes.legend(frameon=False)
     left.set_yscale("log")
     left.set_ylabel("training loss")
@@ -49,6 +52,13 @@ def draw_figures() -> None:
     right.set_ylim(0, 1)
     figure.savefig(HERE / "figures" / "training.png", dpi=110)
     samples().savefig(HERE / "figures" / "samples.png", dpi=80)
+
+
+def training_log(number: int) -> pd.DataFrame:
+    """The log of a phase, its steps those of 16 images."""
+    log = pd.read_csv(HERE / f"training_phase{number}.csv")
+    images = PHASES[number].training.stages[0].num_images if number in PHASES else IMAGES
+    return log.assign(step=log["step"] * images / IMAGES)
 
 
 def samples(count: int = 6) -> Figure:

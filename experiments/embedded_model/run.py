@@ -15,7 +15,7 @@ from evaluation import evaluate
 from figures import draw_figures
 from phases import PHASES, SHIPPED
 from shipping import ship
-from training import averaged, train
+from training import mean_of, train
 
 from arrcoc_sam.segmenters.tiny import tiny_weights_path
 
@@ -29,14 +29,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "embedded_model", help="scenes and checkpoints")
     parser.add_argument("--trained", type=Path, help="weights to ship; by default the mean of some phases")
     parser.add_argument("--phase", type=int, choices=PHASES, help="only this phase of the training")
-    parser.add_argument("--device", default="cpu", help="of the training; what is shipped was trained on a cpu")
+    parser.add_argument("--device", default="cpu", help="of the training; phase 26 was run on a GPU")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw batches; none on two cores")
     arguments = parser.parse_args()
     if arguments.what in ("all", "train"):
         phases = list(PHASES) if arguments.phase is None else [arguments.phase]
         train(arguments.out, phases, device=arguments.device, num_workers=arguments.workers)
     if arguments.what in ("all", "ship"):
-        ship(arguments.trained or averaged(arguments.out, SHIPPED))
+        ship(arguments.trained or mean_of(arguments.out, SHIPPED))
     if arguments.what in ("all", "evaluate"):
         print(json.dumps(evaluate(), indent=1))
     if arguments.what in ("all", "figures"):

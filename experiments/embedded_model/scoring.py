@@ -13,7 +13,7 @@ from arrcoc_sam.segmenters.mask_scoring import MaskScoring
 
 EPOCHS, PROMPTS_A_STEP, RATE, WEIGHT_DECAY = 80, 128, 2e-3, 1e-2
 
-REGRET_WEIGHT, MISS_WEIGHT, CHOICE_TEMPERATURE = 0.1, 0.0, 0.05
+REGRET_WEIGHT, MISS_WEIGHT, CHOICE_TEMPERATURE = 0.1, 0.15, 0.03
 """Weights, beside the squared error, of the IoU that is lost by choosing a mask by what is said of it, and of the
 chance that another mask fits what is under the click better; and how much higher, in IoU, what is said of one mask has
 to be than of another for it to be chosen by odds of e to 1."""

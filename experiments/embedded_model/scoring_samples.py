@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from ceilings import clicks
 from numpy import ndarray
-from phases import SIDES
+from phases import FRAME, SIDES
 from torch import Tensor
 
 import arrcoc_sam as aa
@@ -29,15 +29,13 @@ from arrcoc_sam.quality.calibration_samples import degrade_masks
 from arrcoc_sam.scenes import TEST_V1, Scene, generate_scene
 from arrcoc_sam.segmenters.mask_scoring import MaskScoring, mask_geometry
 from arrcoc_sam.segmenters.tiny import set_image_size
+from arrcoc_sam.segmenters.weights import read_weights
 from arrcoc_sam.training.recipe import ClickRecipe
 
-FRAME = 352
-"""Side of the frame that the model ships with: objects are seen larger than in most of training."""
-
 SCENES = {
-    "plain": range(30_000, 32_600),
-    "rich": range(1_008_000, 1_008_500),
-    "natural": range(1_207_000, 1_207_350),
+    "plain": range(30_000, 31_700),
+    "rich": range(1_008_000, 1_008_250),
+    "natural": range(1_207_000, 1_207_250),
 }
 """Seeds of scenes that the masks were not trained on."""
 
@@ -68,8 +66,10 @@ def start_worker() -> None:
 
 def all_seen(weights: Path, pool: Executor, progress: Callable[[int, int], None]) -> dict[str, Seen]:
     """What these weights answer to every scene, by network; kept beside them for the next time."""
-    plan = Path(__file__).read_bytes() + repr(SIDES).encode() + weights.read_bytes()
-    kept = weights.with_name(f"{weights.stem}-seen-{hashlib.sha256(plan).hexdigest()[:12]}.npz")
+    asked = hashlib.sha256(Path(__file__).read_bytes() + repr((SIDES, FRAME)).encode())
+    for name, value in sorted(read_weights(weights).items()):  # a file's header has no order
+        asked.update(name.encode() + value.numpy().tobytes())
+    kept = weights.with_name(f"{weights.stem}-seen-{asked.hexdigest()[:12]}.npz")
     if not kept.is_file():
         seeds = [(style, seed) for style, range_ in SCENES.items() for seed in range_]
         parts = []

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from phases import BEFORE, PHASES, SIDES, TRAINING_SCENES
+from phases import FRAME, PHASES, SIDES, Phase
 from rich.progress import Progress
 from safetensors.torch import save_file
 from segment_anything.modeling import Sam
 
 from arrcoc_sam.scenes import draw_bank
-from arrcoc_sam.segmenters.tiny import build_tiny
+from arrcoc_sam.segmenters.tiny import build_tiny, set_image_size
+from arrcoc_sam.segmenters.weights import read_weights
 from arrcoc_sam.training.segmenter import train_segmenter
 from arrcoc_sam.training.sources import MixedSource, SceneSource
 
@@ -23,35 +26,49 @@ HERE = Path(__file__).parent
 
 
 def train(out: Path, phases: Sequence[int], *, device: str, num_workers: int) -> None:
-    """Runs phases in order, each from the weights of the one before."""
+    """Runs phases in order, each from a mean of weights of those before; one of so many seconds of a GPU only there."""
     out.mkdir(parents=True, exist_ok=True)
-    with Progress() as progress:
-        for number in phases:
-            phase, initial = PHASES[number], out / f"phase{number - 1}.safetensors"
-            if number == min(PHASES) and not initial.is_file():
-                save_model(grown(), initial)
-            task = progress.add_task(f"phase {number}: steps", total=phase.steps)
-            model = train_segmenter(
-                phase.training,
-                draw_scenes(out, phase.shares, progress),
-                out / f"phase{number}",
-                initial=initial,
-                stop_after=phase.stop_after,
-                device=device,
-                num_workers=num_workers,
-                progress=lambda step, _, task=task: progress.update(task, completed=step),
-            )
-            if os.environ.get("RANK", "0") != "0":  # torchrun, one phase at a time: another process writes
+    for number in phases:
+        phase = PHASES[number]
+        initial = mean_of(out, phase.begins)
+        if phase.seconds is None:
+            model = run_phase(out, number, initial, device=device, num_workers=num_workers)
+            if model is None:  # torchrun, one phase at a time: another process writes
                 return
             save_model(model, out / f"phase{number}.safetensors")
-            (HERE / f"training_phase{number}.csv").write_bytes((out / f"phase{number}" / "log.csv").read_bytes())
+        else:
+            import device_training
+
+            workers = num_workers or device_training.default_workers()
+            device_training.train(
+                out / f"phase{number}", initial=initial, device=device, workers=workers, seconds=phase.seconds
+            )
+            shutil.copy(out / f"phase{number}" / "trained.safetensors", out / f"phase{number}.safetensors")
+        shutil.copy(out / f"phase{number}" / "log.csv", HERE / f"training_phase{number}.csv")
 
 
-def draw_scenes(out: Path, shares: Mapping[str, float], progress: Progress) -> MixedSource:
+def run_phase(out: Path, number: int, initial: Path, *, device: str, num_workers: int) -> Sam | None:
+    """One phase of so many steps; None in all processes but the first."""
+    phase = PHASES[number]
+    with Progress() as progress:
+        task = progress.add_task(f"phase {number}: steps", total=phase.steps)
+        model = train_segmenter(
+            phase.training,
+            draw_scenes(out, phase, progress),
+            out / f"phase{number}",
+            initial=initial,
+            device=device,
+            num_workers=num_workers,
+            progress=lambda step, _: progress.update(task, completed=step),
+        )
+    return model if os.environ.get("RANK", "0") == "0" else None
+
+
+def draw_scenes(out: Path, phase: Phase, progress: Progress) -> MixedSource:
     """The scenes of a phase, drawn beforehand."""
     sources = []
-    for style in shares:
-        seeds = TRAINING_SCENES[style]
+    for style in phase.shares:
+        seeds = phase.seeds[style]
         task = progress.add_task(f"{style} scenes", total=1.0)
         bank = draw_bank(
             out / style,
@@ -63,34 +80,50 @@ def draw_scenes(out: Path, shares: Mapping[str, float], progress: Progress) -> M
         )
         progress.update(task, completed=1.0)
         sources.append(SceneSource(bank))
-    return MixedSource(sources, list(shares.values()))
+    return MixedSource(sources, list(phase.shares.values()))
 
 
-def averaged(out: Path, phases: Sequence[int]) -> Path:
-    """The mean of the weights of phases that were run, as a file beside theirs: better than those of either."""
-    files = [safetensors.torch.load_file(out / f"phase{number}.safetensors") for number in phases]
+def mean_of(out: Path, shares: Mapping[int | str, float]) -> Path:
+    """The mean of weights of phases that were run, and of those of :data:`BEFORE`, as a file beside theirs.
+
+    Weights of runs that went on from one another can be averaged, and are better than those of either.
+    """
+    total = sum(shares.values())
+    parts = [(share / total, weights_of(out, which)) for which, share in shares.items()]
     mean = {
-        name: sum(file[name] for file in files) / len(files) if value.is_floating_point() else value
-        for name, value in files[-1].items()
+        name: torch.stack([share * part[name].float() for share, part in parts]).sum(dim=0)
+        if value.is_floating_point()
+        else value
+        for name, value in parts[-1][1].items()
     }
     model = build_tiny()
     model.load_state_dict(mean)
-    path = out / f"mean_of_{'_'.join(map(str, phases))}.safetensors"
+    set_image_size(model, FRAME)
+    path = out / f"mean_of_{'_'.join(f'{which}x{share:g}' for which, share in shares.items())}.safetensors"
     save_model(model, path)
     return path
 
 
-def grown() -> Sam:
-    """The model with the weights of :data:`BEFORE`; layers that it did not have begin as such that change nothing.
+def weights_of(out: Path, which: int | str) -> Mapping[str, torch.Tensor]:
+    """The weights of a phase that was run, or those that shipped at a commit, grown."""
+    if isinstance(which, str):
+        return grown(shipped_at(which)).state_dict()
+    return read_weights(out / f"phase{which}.safetensors")
 
-    Its two residual blocks at stride 32 are gone: there was no room for them beside attention.
-    """
+
+def grown(before: Mapping[str, torch.Tensor]) -> Sam:
+    """The model with weights of an earlier one; layers that it did not have begin as such that change nothing."""
     torch.manual_seed(0)
     model = build_tiny()
     weights = model.state_dict()
-    before = safetensors.torch.load(in_git(f"{BEFORE}:arrcoc_sam/weights/tiny.safetensors"))
+    before = {re.sub(r"encoder\.refine\.body", "encoder.refine.0.body", name): value for name, value in before.items()}
     model.load_state_dict(weights | {name: value for name, value in before.items() if name in weights})
     return model
+
+
+def shipped_at(commit: str) -> dict[str, torch.Tensor]:
+    """The weights that shipped at a commit."""
+    return safetensors.torch.load(in_git(f"{commit}:arrcoc_sam/weights/tiny.safetensors"))
 
 
 def in_git(name: str) -> bytes:
@@ -98,9 +131,11 @@ def in_git(name: str) -> bytes:
     return subprocess.run(["git", "show", name], cwd=HERE, capture_output=True, check=True).stdout
 
 
-def save_model(model: Sam, path: Path, shorten: Callable[[torch.Tensor], torch.Tensor] = torch.clone) -> None:
+def save_model(
+    model: Sam, path: Path, shorten: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]] = dict
+) -> None:
     """Weights and the size of the frame."""
-    weights = {name: shorten(value).contiguous() for name, value in model.state_dict().items()}
+    weights = {name: value.contiguous().cpu() for name, value in shorten(model.state_dict()).items()}
     temporary = path.with_suffix(".tmp")
     save_file(weights, temporary, metadata={"format": "pt", "image_size": str(model.image_encoder.img_size)})
     temporary.replace(path)

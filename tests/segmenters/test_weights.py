@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from arrcoc_sam.errors import CheckpointError
-from arrcoc_sam.segmenters.weights import load_weights, read_weights
+from arrcoc_sam.segmenters.weights import as_bytes, load_weights, read_weights
 
 
 def small_model() -> nn.Module:
@@ -30,6 +30,25 @@ def test_weights_come_back_from_every_container(tmp_path, kind):
     load_weights(other, path, name="toy")
     for key, value in other.state_dict().items():
         torch.testing.assert_close(value, state[key], rtol=0, atol=0)
+
+
+def test_weights_in_a_byte_a_number_come_back_rounded(tmp_path):
+    torch.manual_seed(0)
+    sizes = torch.logspace(-3, 1, 5)[:, None, None, None]
+    weights = {"kernel": torch.randn(5, 3, 2, 2) * sizes, "bias": torch.randn(5)}
+    weights["kernel"][2] = 0.0
+    path = tmp_path / "w.safetensors"
+    for _ in range(2):  # what was rounded is not rounded further
+        save_file(as_bytes(weights, ["kernel"]), path)
+        found = read_weights(path)
+        assert list(found) == ["bias", "kernel"]
+        assert found["kernel"].dtype == torch.float32
+        assert torch.equal(found["bias"], weights["bias"])
+        off = (found["kernel"] - weights["kernel"]).abs().flatten(1).amax(dim=1)
+        assert (off <= weights["kernel"].abs().flatten(1).amax(dim=1) / 253).all()
+        torch.testing.assert_close(read_weights(path)["kernel"][2], torch.zeros(3, 2, 2))
+        weights, before = found, weights
+    torch.testing.assert_close(weights["kernel"], before["kernel"], rtol=1e-5, atol=0)
 
 
 class _Evil:
