@@ -45,9 +45,9 @@ MIN_COMPILED_ELEMENTS: Final = 1 << 18
 _TRITON_DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16)
 # Looked up once, at import: Dynamo can't trace the look-up.
 _HAS_TRITON: Final = find_spec("triton") is not None
+_INTERPRETED: Final = os.environ.get("TRITON_INTERPRET") == "1"
 # Forward and backward, by the name of the operator.
 _KERNELS: Final[dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]]] = {}
-_INTERPRETED: Final = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def per_mask_sums(

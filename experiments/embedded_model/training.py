@@ -136,6 +136,6 @@ def save_model(
 ) -> None:
     """Weights and the size of the frame."""
     weights = {name: value.contiguous().cpu() for name, value in shorten(model.state_dict()).items()}
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # two processes of a phase write the mean that it begins with
     save_file(weights, temporary, metadata={"format": "pt", "image_size": str(model.image_encoder.img_size)})
     temporary.replace(path)
