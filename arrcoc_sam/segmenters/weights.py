@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arrcoc_sam.errors import CheckpointError, explain, first_line
+from arrcoc_sam.errors import CheckpointError, describe, explain, first_line
 
 __all__ = [
     "as_bytes",
@@ -74,7 +74,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             state = state[key]
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(explain(f"{file} holds {type(state).__name__}, not weights", "a state dict of tensors"))
-    return _from_bytes(state)
+    return _from_bytes(state, file)
 
 
 def as_bytes(weights: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
@@ -96,13 +96,17 @@ def as_bytes(weights: Mapping[str, Tensor], names: Collection[str]) -> dict[str,
     return stored
 
 
-def _from_bytes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _from_bytes(state: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
     """The state dict with the scales that :func:`as_bytes` stored multiplied in."""
     weights = dict(state)
     for name, value in state.items():
         scale = weights.pop(name + _SCALE, None)
-        if scale is not None:
-            weights[name] = value * scale.reshape(-1, *[1] * (value.ndim - 1))
+        if scale is None:
+            continue
+        if value.dtype != torch.int8 or scale.shape != value.shape[:1]:
+            came = f"{file} holds {name} as {describe(value)}, and for its scales {describe(scale)}"
+            raise CheckpointError(explain(came, "int8, and a scale for each row", "copy or download it again"))
+        weights[name] = value * scale.reshape(-1, *[1] * (value.ndim - 1))
     return weights
 
 
@@ -151,6 +155,12 @@ def load_weights(
     missing = [key for key in wanted if key not in state]
     extra = [key for key in state if key not in wanted]
     other = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
+    counted = [
+        key for key in wanted if key in state and wanted[key].is_floating_point() != state[key].is_floating_point()
+    ]
+    if counted and not (missing or extra or other):
+        came = f"{path} holds {counted[0]} as {state[counted[0]].dtype}"
+        raise CheckpointError(explain(came, f"{wanted[counted[0]].dtype}", "copy or download it again"))
     if missing or extra or other:
         details = [f"{len(missing)} tensors missing, {len(extra)} unknown, {len(other)} of another shape"]
         if other:

@@ -51,6 +51,25 @@ def test_weights_in_a_byte_a_number_come_back_rounded(tmp_path):
     torch.testing.assert_close(weights["kernel"], before["kernel"], rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [({"0.weight": None}, "0.weight as torch.int8"), ({"0.weight": torch.ones(3)}, "0.weight as"), ({}, "")],
+)
+def test_bytes_without_their_scales_are_no_weights(tmp_path, changed, told):
+    model = small_model()
+    stored = as_bytes(model.state_dict(), ["0.weight"])
+    (scale,) = stored.keys() - model.state_dict().keys()
+    for value in changed.values():
+        stored.pop(scale) if value is None else stored.update({scale: value})
+    path = tmp_path / "w.safetensors"
+    save_file(stored, path)
+    if not told:
+        load_weights(model, path, name="toy")
+        return
+    with pytest.raises(CheckpointError, match=told):
+        load_weights(model, path, name="toy")
+
+
 class _Evil:
     def __reduce__(self):
         return (print, ("code of the file was run",))
