@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arrcoc_sam.errors import DataError, InputError, UnknownNameError, explain
+from arrcoc_sam.processes import end_with_parent
 from arrcoc_sam.report.writing import made_folder, replacing, write_text
 from arrcoc_sam.scenes.generator import MAX_NODES, STYLES, generate_scene, style_of_version
 from arrcoc_sam.scenes.scene import Scene
@@ -139,7 +140,7 @@ def draw_bank(
     seeds = [range(first_seed + n * _SHARD, first_seed + min((n + 1) * _SHARD, num_scenes)) for n in numbers]
     total, done = _num_shards(num_scenes), _num_shards(num_scenes) - len(numbers)
     # spawned, not forked: torch's threads in the parent don't survive a fork
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), end_with_parent) as pool:
         for _ in pool.map(_draw_shard, repeat(folder), numbers, seeds, repeat(size), repeat(style)):
             done += 1
             if progress is not None:

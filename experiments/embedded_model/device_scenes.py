@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from parts import start_worker
 from phases import SIDES
 from torch import Tensor
 
@@ -441,11 +442,6 @@ def uniform_place(masks: Tensor, chance: Tensor) -> Tensor:
     running = masks.cumsum(dim=1, dtype=torch.int32)
     wanted = (chance * running[:, -1]).int().clamp(max=running[:, -1] - 1)
     return torch.searchsorted(running, wanted[:, None], right=True)[:, 0].clamp(max=masks.shape[1] - 1)
-
-
-def start_worker() -> None:
-    """One thread a process."""
-    torch.set_num_threads(1)
 
 
 def _chunks(seeds: Mapping[str, range]) -> Iterator[tuple[str, range]]:

@@ -7,10 +7,8 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import cache, partial
-from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -18,10 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from parts import in_parts
 from phases import BEFORE, CLICKS, PHASES, SHIPPED, Phase
 from real_pack import data_folder, real_pack
-from rich.progress import Progress
-from scoring_samples import SCENES, start_worker
+from scoring_samples import SCENES
 
 import arrcoc_sam as aa
 from arrcoc_sam.quality import AnnotatedImage, click_image, summarize_clicks
@@ -32,15 +30,17 @@ HERE = Path(__file__).parent
 SPLITS = (TEST_V1, TEST_V2)
 
 
-def evaluate() -> dict[str, Any]:
-    """Every figure of the shipped weights: test splits v1 and v2, the real pack, time a prompt."""
+def evaluate(out: Path) -> dict[str, Any]:
+    """Every figure of the shipped weights: test splits v1 and v2, the real pack, time a prompt.
+
+    The protocol's rows lie in ``out``, by weights and split.
+    """
     segmenter = aa.load_segmenter("tiny", device="cpu")
     seconds, summaries = rounded(timing(segmenter)), {}
-    with Progress() as progress, ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), start_worker) as pool:
-        for split in SPLITS:
-            found = pool.map(partial(click_scene, split), range(len(split)), chunksize=5)
-            frames = list(progress.track(found, total=len(split), description=split.name))
-            summaries[split.name] = rounded(summarize_clicks(pd.concat(frames, ignore_index=True)))
+    for split in SPLITS:
+        folder = out / f"{split.name}-{segmenter.checkpoint_hash[:12]}"
+        rows = in_parts(partial(click_scene, split), range(len(split)), folder, size=10)
+        summaries[split.name] = rounded(summarize_clicks(pd.DataFrame(rows)))
     results = {
         "splits": {split.name: {"sha256": split.sha256, "clicks_seed": 0} for split in SPLITS},
         **summaries,
@@ -69,11 +69,12 @@ def worker_segmenter() -> aa.Segmenter:
     return aa.load_segmenter("tiny", device="cpu")
 
 
-def click_scene(split: SceneSplit, index: int) -> pd.DataFrame:
-    """The protocol's rows of one scene of a test split."""
+def click_scene(split: SceneSplit, index: int) -> dict[str, np.ndarray]:
+    """The protocol's rows of one scene of a test split, by column."""
     scene = split[index]
     image = AnnotatedImage(f"{split.name}-{index}", scene.image, scene.masks, scene.levels)
-    return click_image(worker_segmenter(), image, clicks=CLICKS, seed=0)
+    rows = click_image(worker_segmenter(), image, clicks=CLICKS, seed=0)
+    return {name: np.array(values.tolist()) for name, values in rows.items()}
 
 
 def timing(segmenter: aa.Segmenter) -> dict[str, float]:

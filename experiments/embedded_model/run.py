@@ -26,7 +26,12 @@ ROOT = HERE.parents[1]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["all", "train", "ship", "evaluate", "figures", "card"])
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "embedded_model", help="scenes and checkpoints")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "runs" / "embedded_model",
+        help="scenes, checkpoints, parts of long runs",
+    )
     parser.add_argument("--trained", type=Path, help="weights to ship; by default the mean of some phases")
     parser.add_argument("--phase", type=int, choices=PHASES, help="only this phase of the training")
     parser.add_argument("--device", default="cpu", help="of the training; phase 26 was run on a GPU")
@@ -38,7 +43,7 @@ def main() -> None:
     if arguments.what in ("all", "ship"):
         ship(arguments.trained or mean_of(arguments.out, SHIPPED))
     if arguments.what in ("all", "evaluate"):
-        print(json.dumps(evaluate(), indent=1))
+        print(json.dumps(evaluate(arguments.out), indent=1))
     if arguments.what in ("all", "figures"):
         draw_figures()
     if arguments.what in ("all", "card"):

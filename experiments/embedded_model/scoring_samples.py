@@ -8,8 +8,6 @@ image.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +16,7 @@ import numpy as np
 import torch
 from ceilings import clicks
 from numpy import ndarray
+from parts import in_parts
 from phases import FRAME, SIDES
 from torch import Tensor
 
@@ -33,9 +32,9 @@ from arrcoc_sam.segmenters.weights import read_weights
 from arrcoc_sam.training.recipe import ClickRecipe
 
 SCENES = {
-    "plain": range(30_000, 31_700),
-    "rich": range(1_008_000, 1_008_250),
-    "natural": range(1_207_000, 1_207_250),
+    "plain": range(30_000, 33_500),
+    "rich": range(1_008_000, 1_008_450),
+    "natural": range(1_207_000, 1_207_450),
 }
 """Seeds of scenes that the masks were not trained on."""
 
@@ -59,38 +58,24 @@ class Seen(NamedTuple):
     """IoU with the node under the click that each mask fits best."""
 
 
-def start_worker() -> None:
-    """One thread a process: several small models side by side are faster than one on all cores."""
-    torch.set_num_threads(1)
-
-
-def all_seen(weights: Path, pool: Executor, progress: Callable[[int, int], None]) -> dict[str, Seen]:
+def all_seen(weights: Path) -> dict[str, Seen]:
     """What these weights answer to every scene, by network; kept beside them for the next time."""
     asked = hashlib.sha256(Path(__file__).read_bytes() + repr((SIDES, FRAME)).encode())
     for name, value in sorted(read_weights(weights).items()):  # a file's header has no order
         asked.update(name.encode() + value.numpy().tobytes())
-    kept = weights.with_name(f"{weights.stem}-seen-{asked.hexdigest()[:12]}.npz")
-    if not kept.is_file():
-        seeds = [(style, seed) for style, range_ in SCENES.items() for seed in range_]
-        parts = []
-        for part in pool.map(partial(see, weights), seeds, chunksize=20):
-            parts.append(part)
-            progress(len(parts), len(seeds))
-        temporary = kept.with_suffix(".tmp.npz")
-        columns = {
-            f"{name}/{field}": np.concatenate([getattr(part[name], field) for part in parts])
-            for name in parts[0]
-            for field in Seen._fields
-        }
-        np.savez(temporary, **columns)
-        temporary.replace(kept)
-    with np.load(kept) as arrays:
-        return {name: Seen(*(arrays[f"{name}/{field}"] for field in Seen._fields)) for name in ("single", "several")}
+    folder = weights.with_name(f"{weights.stem}-seen-{asked.hexdigest()[:12]}")
+    scenes = [(style, seed) for style, seeds in SCENES.items() for seed in seeds]
+    columns = in_parts(partial(see, weights), scenes, folder, size=50)
+    return {name: Seen(*(columns[f"{name}/{field}"] for field in Seen._fields)) for name in ("single", "several")}
 
 
 @torch.no_grad()
-def see(weights: Path, scene: tuple[str, int]) -> dict[str, Seen]:
-    """A prompt for each node of a scene, for some of them foreign masks, too, and in some scenes further clicks."""
+def see(weights: Path, scene: tuple[str, int]) -> dict[str, ndarray]:
+    """A prompt for each node of a scene, for some of them foreign masks, too, and in some scenes further clicks.
+
+    Returns:
+        Fields of :class:`Seen`, one row a prompt, as ``network/field``.
+    """
     style, seed = scene
     drawn, rng = generate_scene(seed, SIDES.get(style, TEST_V1.size), style=style), np.random.default_rng(seed)
     segmenter = uncorrected(weights)
@@ -106,11 +91,11 @@ def see(weights: Path, scene: tuple[str, int]) -> dict[str, Seen]:
         seen["single"] += corrections(segmenter, embedding, chosen)
     width = mask_geometry(torch.zeros(1, 1, 1, 1)).shape[1]
     nothing = Seen(*(np.zeros((0, size), np.float32) for size in (width, 1, 1, 1)))
-    return {name: together(parts or [nothing]) for name, parts in seen.items()}
-
-
-def together(parts: Sequence[Seen]) -> Seen:
-    return Seen(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return {
+        f"{name}/{field}": np.concatenate(column)
+        for name, parts in seen.items()
+        for field, column in zip(Seen._fields, zip(*(parts or [nothing]), strict=True), strict=True)
+    }
 
 
 def seen_of(logits: Tensor, predicted_iou: Tensor, expected: Tensor, nearest: Tensor) -> Seen:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from phases import FRAME
-from rich.progress import Progress
 from scoring import fitted
-from scoring_samples import all_seen, start_worker
+from scoring_samples import all_seen
 from torch import Tensor
 from training import save_model
 
@@ -27,10 +23,7 @@ def ship(trained: Path) -> None:
     set_image_size(model, FRAME)
     rounded = trained.with_name(f"{trained.stem}-rounded.safetensors")
     save_model(model, rounded, shorten=shortened)
-    with Progress() as progress, ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), start_worker) as pool:
-        task = progress.add_task("scenes for the predicted IoU", total=1.0)
-        seen = all_seen(rounded, pool, lambda done, total: progress.update(task, completed=done / total))
-    for name, prompts in seen.items():
+    for name, prompts in all_seen(rounded).items():
         model.mask_decoder.mask_scoring[name].load_state_dict(fitted(prompts).state_dict())
     save_model(model, Path(tiny_weights_path()), shorten=shortened)
 
