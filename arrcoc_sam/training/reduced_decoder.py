@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from arrcoc_sam.segmenters.decoder_path import run_decoder, stock_decoder
-from arrcoc_sam.segmenters.folded import can_fold, folded_transformer
+from arrcoc_sam.segmenters.folded import folded_transformer
+from arrcoc_sam.segmenters.two_way import can_cross
 from arrcoc_sam.segmenters.upscaling import is_plain, multiplied_masks
 
 __all__ = ["ReducedDecoder"]
@@ -47,7 +48,7 @@ class _Decoding(nn.Module):
     def __init__(self, decoder: MaskDecoder) -> None:
         super().__init__()
         self.decoder = decoder
-        self.lean = can_fold(decoder.transformer) and is_plain(decoder.output_upscaling)
+        self.lean = can_cross(decoder.transformer) and is_plain(decoder.output_upscaling)
 
     def forward(
         self, embeddings: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, tokens: Sequence[int]

@@ -1,4 +1,4 @@
-"""The folded decoder gives what the stock decoder gives."""
+"""The decoder folded, or with positions along memory, gives what the stock decoder gives."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from torch import nn
 
 from arrcoc_sam.errors import InputError
 from arrcoc_sam.prompts import Prompts
-from arrcoc_sam.segmenters.folded import FoldedDecoder, can_fold, folded_transformer
+from arrcoc_sam.segmenters.folded import FoldedDecoder, folded_transformer
 from arrcoc_sam.segmenters.iou_only import predict_iou
+from arrcoc_sam.segmenters.positions_last import positions_last_transformer
 from arrcoc_sam.segmenters.sam import SamSegmenter, stock_decoder
 from arrcoc_sam.segmenters.tiny import build_tiny
+from arrcoc_sam.segmenters.two_way import can_cross
 
 TOLERANCE = 1e-4
-ALWAYS = FoldedDecoder(max_tokens=1000)
+ALWAYS, NEVER = FoldedDecoder(max_tokens=1000), FoldedDecoder(max_tokens=0)
 
 
 def scaled(module: nn.Module, factor: float) -> Any:
@@ -55,13 +57,14 @@ def prompts_of_every_kind(size: tuple[int, int], mask_size: tuple[int, int]) -> 
     }
 
 
+@pytest.mark.parametrize("path", [ALWAYS, NEVER], ids=["folded", "positions last"])
 @pytest.mark.parametrize(("architecture", "factor"), [("small", 1.0), ("small", 6.0), ("tiny", 1.0), ("tiny", 6.0)])
-def test_equals_stock(small_sam: Any, picture: Any, architecture: str, factor: float) -> None:
+def test_equals_stock(small_sam: Any, picture: Any, architecture: str, factor: float, path: FoldedDecoder) -> None:
     torch.manual_seed(0)
     model = copy.deepcopy(small_sam) if architecture == "small" else build_tiny().requires_grad_(False)
     model.mask_decoder = scaled(model.mask_decoder, factor)
     stock = SamSegmenter(model, name="stock", decoder_path=stock_decoder)
-    folded = SamSegmenter(model, name="folded", decoder_path=ALWAYS)
+    folded = SamSegmenter(model, name="folded", decoder_path=path)
     assert SamSegmenter(model, name="as it comes").decoder_path == FoldedDecoder()
     size = (90, 120)
     embedding = stock.encode([picture(*size, seed=1), picture(*size, seed=2)])
@@ -114,25 +117,29 @@ def test_vit_b_decoder_equals_stock(vit_b_decoder: Any, kind: str, factor: float
     )
     arguments = (decoder, embedding, prompt_encoder.get_dense_pe(), sparse, dense, (0, 1, 2, 3))
     stock_logits, stock_iou = stock_decoder(*arguments, reduced=nullcontext)
-    logits, iou = FoldedDecoder()(*arguments, reduced=nullcontext)
-    assert logits.shape == (1, 4, 256, 256)
     assert 0.02 < (stock_logits > 0).float().mean() < 0.98
     exact, _ = copy.deepcopy(decoder).double().predict_masks(*(each.double() for each in arguments[1:5]))
     rounding = float((stock_logits - exact).abs().max())  # segment-anything's own, which differs from CPU to CPU
     assert rounding < 5 * TOLERANCE
-    assert float((logits - exact).abs().max()) < max(TOLERANCE, 4 * rounding)
-    torch.testing.assert_close(iou, stock_iou, rtol=TOLERANCE, atol=TOLERANCE)
+    for path in (FoldedDecoder(), NEVER):
+        logits, iou = path(*arguments, reduced=nullcontext)
+        assert logits.shape == (1, 4, 256, 256)
+        assert float((logits - exact).abs().max()) < max(TOLERANCE, 4 * rounding)
+        torch.testing.assert_close(iou, stock_iou, rtol=TOLERANCE, atol=TOLERANCE)
     nothing, iou_only = FoldedDecoder(masks=False)(*arguments, reduced=nullcontext)
     assert nothing.shape == (1, 4, 0, 0)
     torch.testing.assert_close(iou_only, stock_iou, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-def test_bfloat16_stays_as_near_to_float32_as_the_stock_decoder(small_sam: Any, picture: Any) -> None:
+@pytest.mark.parametrize("path", [ALWAYS, NEVER], ids=["folded", "positions last"])
+def test_bfloat16_stays_as_near_to_float32_as_the_stock_decoder(
+    small_sam: Any, picture: Any, path: FoldedDecoder
+) -> None:
     size = (90, 120)
     exact = SamSegmenter(small_sam, name="float32")
     embedding = exact.encode([picture(*size, seed=1), picture(*size, seed=2)])
     stock = SamSegmenter(small_sam, name="stock", dtype=torch.bfloat16)
-    folded = SamSegmenter(small_sam, name="folded", dtype=torch.bfloat16, decoder_path=ALWAYS)
+    folded = SamSegmenter(small_sam, name="folded", dtype=torch.bfloat16, decoder_path=path)
     kinds = prompts_of_every_kind(size, stock.mask_input_size)
     for prompts in (kinds["point"], kinds["mask and point"]):
         truth, theirs, ours = (each.decode(embedding, prompts, "all") for each in (exact, stock, folded))
@@ -143,11 +150,14 @@ def test_bfloat16_stays_as_near_to_float32_as_the_stock_decoder(small_sam: Any, 
             assert 0 < error < 2 * stock_error + 1e-3
 
 
-def test_gradients_to_images_and_prompts_equal_stock(segmenter: SamSegmenter, picture: Any) -> None:
+@pytest.mark.parametrize("fast", [ALWAYS, NEVER], ids=["folded", "positions last"])
+def test_gradients_to_images_and_prompts_equal_stock(
+    segmenter: SamSegmenter, picture: Any, fast: FoldedDecoder
+) -> None:
     embedding = segmenter.encode([picture(90, 120, seed=1)] * 2)
     prompts = prompts_of_every_kind((90, 120), segmenter.mask_input_size)["mask and point"]
     found = []
-    for path in (stock_decoder, ALWAYS):
+    for path in (stock_decoder, fast):
         features, masks = embedding.features["image"].clone().requires_grad_(), prompts.mask_logits.requires_grad_()
         again = SamSegmenter(segmenter.model, name="again", decoder_path=path)
         asked = Prompts(points_xy=prompts.points_xy, mask_logits=masks, image_index=[0, 1])
@@ -183,11 +193,15 @@ def test_folds_while_the_products_get_smaller(
     """Heads are 16 wide and the decoder has 5 tokens of its own."""
     called = []
 
-    def count(*arguments: Any) -> Any:
-        called.append(True)
-        return folded_transformer(*arguments)
+    def watched(run: Any) -> Any:
+        def count(*arguments: Any) -> Any:
+            called.append(run)
+            return run(*arguments)
 
-    monkeypatch.setattr("arrcoc_sam.segmenters.folded.folded_transformer", count)
+        return count
+
+    for run in (folded_transformer, positions_last_transformer):
+        monkeypatch.setattr(f"arrcoc_sam.segmenters.folded.{run.__name__}", watched(run))
     _, decoder, _ = vit_b_decoder
     embedding, pe = torch.randn(1, 256, 4, 4), torch.randn(1, 256, 4, 4)
     sparse, dense = torch.randn(1, num_sparse, 256), torch.zeros(1, 256, 4, 4)
@@ -196,7 +210,7 @@ def test_folds_while_the_products_get_smaller(
         logits, iou = path(decoder, embedding, pe, sparse, dense, (1, 2), reduced=nullcontext)
         assert logits.shape == ((1, 2, 16, 16) if masks else (1, 2, 0, 0))
         assert iou.shape == (1, 2)
-    assert len(called) == 2 * folds
+    assert called == 2 * [folded_transformer if folds else positions_last_transformer]
 
 
 def test_changed_transformers_run_the_stock_code(small_sam: Any) -> None:
@@ -208,11 +222,11 @@ def test_changed_transformers_run_the_stock_code(small_sam: Any) -> None:
 
     model = copy.deepcopy(small_sam)
     decoder = model.mask_decoder
-    assert can_fold(decoder.transformer)
+    assert can_cross(decoder.transformer)
     attention = decoder.transformer.layers[1].cross_attn_token_to_image
     attention.v_proj = Wrapped(attention.embedding_dim, attention.internal_dim)
-    assert not can_fold(decoder.transformer)
-    assert not can_fold(nn.Identity())
+    assert not can_cross(decoder.transformer)
+    assert not can_cross(nn.Identity())
     width = attention.embedding_dim
     arguments = (torch.randn(2, width, 8, 8), torch.randn(1, width, 8, 8), torch.randn(2, 2, width))
     arguments = (decoder, *arguments, torch.zeros(2, width, 8, 8), (0, 3))
