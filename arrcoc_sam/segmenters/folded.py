@@ -23,7 +23,7 @@ from torch import Tensor
 from arrcoc_sam.errors import InputError, explain
 from arrcoc_sam.segmenters.decoder_path import Transform, run_decoder, stock_transformer
 from arrcoc_sam.segmenters.positions_last import positions_last_transformer
-from arrcoc_sam.segmenters.two_way import CrossAttentions, added_product, can_cross, heads_of, two_way
+from arrcoc_sam.segmenters.two_way import CrossAttentions, added, added_product, can_cross, heads_of, two_way
 from arrcoc_sam.segmenters.upscaling import banded_masks, convolved_masks, is_plain
 
 __all__ = ["FoldedDecoder", "folded_transformer", "image_to_token", "token_to_image"]
@@ -41,8 +41,8 @@ class FoldedDecoder:
     Attributes:
         masks: False gives no masks: the logits are (k, m, 0, 0), predicted IoU is as ever. Upscaling and hypernetworks
             are skipped, unless predicted IoU depends on the masks, as the embedded model's does.
-        max_tokens: Fold up to so many tokens (five of the decoder's own and those of the prompt); by default while the
-            products get smaller, which is below the width of a head: 15 tokens in SAM 1.
+        max_tokens: Fold up to so many tokens (five of the decoder's own and those of the prompt); by default while that
+            takes no more products: 17 tokens in SAM 1.
 
     Example:
         >>> from arrcoc_sam.segmenters.sam import SamSegmenter
@@ -91,8 +91,10 @@ class FoldedDecoder:
         if not can_cross(decoder.transformer):
             return stock_transformer
         attention: Any = decoder.transformer.final_attn_token_to_image
-        limit = attention.internal_dim // attention.num_heads - 1 if self.max_tokens is None else self.max_tokens
-        if num_tokens <= limit:
+        width, head = attention.embedding_dim, attention.internal_dim // attention.num_heads
+        # a position and head: t · C products folded, else C · d to project and d · t to meet the tokens
+        pays = num_tokens * (width - head) <= width * head if self.max_tokens is None else num_tokens <= self.max_tokens
+        if pays:
             return folded_transformer
         return positions_last_transformer if device.type == "cpu" else stock_transformer
 
@@ -146,13 +148,8 @@ def image_to_token(
     bias = keys @ attention.q_proj.bias.reshape(heads, width, 1)  # (k, H, t, 1)
     # positions last: a softmax over few tokens then runs along memory
     scores = (folded.flatten(1, 2) @ q.transpose(1, 2)).reshape(*folded.shape[:3], -1)  # (k, H, t, n)
-    weights = _added(scores, bias).softmax(dim=2).flatten(1, 2)
+    weights = added(scores, bias).softmax(dim=2).flatten(1, 2)
     out = attention.out_proj.weight.reshape(-1, heads, width).permute(1, 2, 0)  # (H, d, C)
     values = heads_of(attention.v_proj(v), heads) @ out  # (k, H, t, C)
     values[:, 0] += attention.out_proj.bias  # the weights of a head add up to 1: no pass over the positions
     return added_product(onto, weights.transpose(1, 2), values.flatten(1, 2))
-
-
-def _added(fresh: Tensor, other: Tensor) -> Tensor:
-    """The sum, in the memory of a product just made where its precision allows: large allocations cost as much."""
-    return fresh.add_(other) if fresh.dtype == other.dtype else fresh + other

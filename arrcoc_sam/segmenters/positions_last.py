@@ -18,7 +18,7 @@ from segment_anything.modeling import TwoWayTransformer
 from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 
-from arrcoc_sam.segmenters.two_way import CrossAttentions, added_product, heads_of, two_way
+from arrcoc_sam.segmenters.two_way import CrossAttentions, added, added_product, heads_of, two_way
 
 __all__ = ["positions_last_transformer"]
 
@@ -61,13 +61,16 @@ def _image_to_token(
     """``onto + attention(q, k, v)``. The bias of the queries goes onto the scores, of which there are fewer."""
     heads, width = attention.num_heads, attention.internal_dim // attention.num_heads
     keys = heads_of(attention.k_proj(k), heads) / math.sqrt(width)  # (k, H, t, d)
-    scores = keys @ _heads_last(attention.q_proj, q, heads) + keys @ attention.q_proj.bias.reshape(heads, width, 1)
+    scores = keys @ _heads_last(attention.q_proj, q, heads)  # (k, H, t, n)
+    scores = added(scores, keys @ attention.q_proj.bias.reshape(heads, width, 1))
     values = heads_of(attention.v_proj(v), heads).transpose(2, 3)  # (k, H, d, t)
     context = (values @ scores.softmax(dim=2)).flatten(1, 2).transpose(1, 2)  # (k, n, H·d)
     out = attention.out_proj
-    return added_product(onto, context, out.weight.t().expand(len(onto), -1, -1)) + out.bias
+    return added(added_product(onto, context, out.weight.t().expand(len(onto), -1, -1)), out.bias)
 
 
 def _heads_last(linear: nn.Linear, x: Float[Tensor, "k n C"], num_heads: int) -> Float[Tensor, "k H d n"]:
     """The layer without its bias, each head a block of memory."""
-    return torch.matmul(linear.weight, x.transpose(1, 2)).reshape(len(x), num_heads, -1, x.shape[1])
+    # one product an image: matmul would make it the other way round, and copy
+    rows = torch.bmm(linear.weight.expand(len(x), -1, -1), x.transpose(1, 2))
+    return rows.reshape(len(x), num_heads, -1, x.shape[1])

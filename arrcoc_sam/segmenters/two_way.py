@@ -16,7 +16,7 @@ from segment_anything.modeling import TwoWayTransformer
 from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
 from torch import Tensor, nn
 
-__all__ = ["CrossAttentions", "added_product", "can_cross", "heads_of", "two_way"]
+__all__ = ["CrossAttentions", "added", "added_product", "can_cross", "heads_of", "two_way"]
 
 
 class CrossAttentions(NamedTuple):
@@ -99,6 +99,11 @@ def two_way(
 def heads_of(x: Float[Tensor, "k t HC"], num_heads: int) -> Float[Tensor, "k H t d"]:
     """Channels dealt to the heads."""
     return x.reshape(*x.shape[:2], num_heads, -1).transpose(1, 2)
+
+
+def added(fresh: Tensor, other: Tensor) -> Tensor:
+    """The sum, in the memory of a product just made where its precision allows: large allocations cost as much."""
+    return fresh.add_(other) if fresh.dtype == other.dtype else fresh + other
 
 
 def added_product(onto: Tensor, a: Tensor, b: Tensor) -> Tensor:

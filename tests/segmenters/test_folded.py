@@ -185,12 +185,12 @@ def test_every_weight_has_a_gradient_while_the_decoder_is_trained(small_sam: Any
 
 @pytest.mark.parametrize(
     ("num_sparse", "limit", "folds"),
-    [(2, None, True), (10, None, True), (11, None, False), (2, 7, True), (2, 6, False), (11, 16, True)],
+    [(2, None, True), (12, None, True), (13, None, False), (2, 7, True), (2, 6, False), (13, 18, True)],
 )
-def test_folds_while_the_products_get_smaller(
+def test_folds_while_it_takes_no_more_products(
     vit_b_decoder: Any, monkeypatch: pytest.MonkeyPatch, num_sparse: int, limit: int | None, folds: bool
 ) -> None:
-    """Heads are 16 wide and the decoder has 5 tokens of its own."""
+    """Heads are 16 wide of 256 channels, and the decoder has 5 tokens of its own."""
     called = []
 
     def watched(run: Any) -> Any:
