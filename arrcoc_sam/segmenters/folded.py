@@ -12,11 +12,12 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from segment_anything.modeling import MaskDecoder, TwoWayTransformer
+from segment_anything.modeling import MaskDecoder
 from segment_anything.modeling.transformer import Attention
 from torch import Tensor
 
@@ -99,18 +100,6 @@ class FoldedDecoder:
         return positions_last_transformer if device.type == "cpu" else stock_transformer
 
 
-def folded_transformer(
-    transformer: TwoWayTransformer,
-    image_embedding: Float[Tensor, "k C h w"],
-    image_pe: Float[Tensor, "1 C h w"],
-    point_embedding: Float[Tensor, "k t C"],
-    answers: Sequence[int],
-) -> tuple[Float[Tensor, "k a C"], Float[Tensor, "k n C"]]:
-    """The two-way transformer, its cross attentions folded; as :func:`~arrcoc_sam.segmenters.two_way.two_way`."""
-    cross = CrossAttentions(token_to_image, image_to_token)
-    return two_way(cross, transformer, image_embedding, image_pe, point_embedding, answers)
-
-
 def token_to_image(
     attention: Attention, q: Float[Tensor, "k t C"], k: Float[Tensor, "k n C"], v: Float[Tensor, "k n C"]
 ) -> Float[Tensor, "k t C"]:
@@ -153,3 +142,7 @@ def image_to_token(
     values = heads_of(attention.v_proj(v), heads) @ out  # (k, H, t, C)
     values[:, 0] += attention.out_proj.bias  # the weights of a head add up to 1: no pass over the positions
     return added_product(onto, weights.transpose(1, 2), values.flatten(1, 2))
+
+
+folded_transformer = partial(two_way, CrossAttentions(token_to_image, image_to_token))
+"""The two-way transformer, its cross attentions folded; see :func:`~arrcoc_sam.segmenters.two_way.two_way`."""

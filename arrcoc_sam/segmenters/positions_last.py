@@ -1,38 +1,25 @@
 """The cross attentions of SAM's mask decoder with the image's positions along memory, for a CPU.
 
-Where many tokens meet the image, folding (:mod:`arrcoc_sam.segmenters.folded`) makes products larger, and positions are
-projected as segment-anything does. But there the scores of a position lie beside each other, a softmax over as few
-numbers as there are tokens for each of thousands of positions; and heads of 8 or 16 channels are split where each lies
-in pieces. Here channels come first and positions last throughout: the softmax over tokens is a few passes over long
-rows, and a head is a block of memory. The same weights, the same numbers up to rounding.
+Where many tokens meet the image, folding (:mod:`arrcoc_sam.segmenters.folded`) makes products larger, and positions
+have to be projected. segment-anything then keeps the scores of a position beside each other: a softmax over as few
+numbers as there are tokens, for each of thousands of positions and each head; and a head of 8 or 16 channels lies in as
+many pieces as there are positions. Here positions come last throughout, so that the softmax over tokens is a few passes
+over long rows, and a head is a block of memory. The same weights, the same numbers up to rounding.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
-from segment_anything.modeling import TwoWayTransformer
 from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 
 from arrcoc_sam.segmenters.two_way import CrossAttentions, added, added_product, heads_of, two_way
 
 __all__ = ["positions_last_transformer"]
-
-
-def positions_last_transformer(
-    transformer: TwoWayTransformer,
-    image_embedding: Float[Tensor, "k C h w"],
-    image_pe: Float[Tensor, "1 C h w"],
-    point_embedding: Float[Tensor, "k t C"],
-    answers: Sequence[int],
-) -> tuple[Float[Tensor, "k a C"], Float[Tensor, "k n C"]]:
-    """The two-way transformer with positions along memory; as :func:`~arrcoc_sam.segmenters.two_way.two_way`."""
-    cross = CrossAttentions(_token_to_image, _image_to_token)
-    return two_way(cross, transformer, image_embedding, image_pe, point_embedding, answers)
 
 
 def _token_to_image(
@@ -74,3 +61,7 @@ def _heads_last(linear: nn.Linear, x: Float[Tensor, "k n C"], num_heads: int) ->
     # one product an image: matmul would make it the other way round, and copy
     rows = torch.bmm(linear.weight.expand(len(x), -1, -1), x.transpose(1, 2))
     return rows.reshape(len(x), num_heads, -1, x.shape[1])
+
+
+positions_last_transformer = partial(two_way, CrossAttentions(_token_to_image, _image_to_token))
+"""The two-way transformer with positions along memory; see :func:`~arrcoc_sam.segmenters.two_way.two_way`."""

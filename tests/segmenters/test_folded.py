@@ -15,9 +15,9 @@ from torch import nn
 
 from arrcoc_sam.errors import InputError
 from arrcoc_sam.prompts import Prompts
-from arrcoc_sam.segmenters.folded import FoldedDecoder, folded_transformer
+from arrcoc_sam.segmenters import folded as folded_module
+from arrcoc_sam.segmenters.folded import FoldedDecoder
 from arrcoc_sam.segmenters.iou_only import predict_iou
-from arrcoc_sam.segmenters.positions_last import positions_last_transformer
 from arrcoc_sam.segmenters.sam import SamSegmenter, stock_decoder
 from arrcoc_sam.segmenters.tiny import build_tiny
 from arrcoc_sam.segmenters.two_way import can_cross
@@ -193,15 +193,15 @@ def test_folds_while_it_takes_no_more_products(
     """Heads are 16 wide of 256 channels, and the decoder has 5 tokens of its own."""
     called = []
 
-    def watched(run: Any) -> Any:
+    def watched(name: str, run: Any) -> Any:
         def count(*arguments: Any) -> Any:
-            called.append(run)
+            called.append(name)
             return run(*arguments)
 
         return count
 
-    for run in (folded_transformer, positions_last_transformer):
-        monkeypatch.setattr(f"arrcoc_sam.segmenters.folded.{run.__name__}", watched(run))
+    for name in ("folded_transformer", "positions_last_transformer"):
+        monkeypatch.setattr(folded_module, name, watched(name, getattr(folded_module, name)))
     _, decoder, _ = vit_b_decoder
     embedding, pe = torch.randn(1, 256, 4, 4), torch.randn(1, 256, 4, 4)
     sparse, dense = torch.randn(1, num_sparse, 256), torch.zeros(1, 256, 4, 4)
@@ -210,7 +210,7 @@ def test_folds_while_it_takes_no_more_products(
         logits, iou = path(decoder, embedding, pe, sparse, dense, (1, 2), reduced=nullcontext)
         assert logits.shape == ((1, 2, 16, 16) if masks else (1, 2, 0, 0))
         assert iou.shape == (1, 2)
-    assert called == 2 * [folded_transformer if folds else positions_last_transformer]
+    assert called == 2 * ["folded_transformer" if folds else "positions_last_transformer"]
 
 
 def test_changed_transformers_run_the_stock_code(small_sam: Any) -> None:
