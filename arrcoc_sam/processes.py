@@ -14,7 +14,7 @@ def end_with_parent() -> None:
 
     A worker waits for its next task at a queue that it holds open itself, so that after a ``kill -9`` of the process
     that fills it, it would wait for ever. In a process that no other one of :mod:`multiprocessing` started it does
-    nothing.
+    nothing. A child that the parent forked by itself counts as the parent for as long as it lives.
     """
     Thread(target=_watch, name="end_with_parent", daemon=True).start()
 

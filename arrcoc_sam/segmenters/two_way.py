@@ -1,14 +1,14 @@
 """SAM's two-way transformer, whose cross attentions may be run in other ways than segment-anything's.
 
 Tokens look at the image's positions and positions at tokens, in turn; there are a handful of the ones and thousands of
-the others. Nearly all of the work is in these cross attentions, of which :mod:`arrcoc_sam.segmenters.folded` and
-:mod:`arrcoc_sam.segmenters.positions_last` have one form each, of the same weights.
+the others. Nearly all of the work is in these cross attentions, of which
+:mod:`arrcoc_sam.segmenters.cross_attentions` has other forms of the same weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,21 +16,16 @@ from segment_anything.modeling import TwoWayTransformer
 from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
 from torch import Tensor, nn
 
-__all__ = ["CrossAttentions", "added", "added_product", "can_cross", "heads_of", "two_way"]
+from arrcoc_sam.segmenters.cross_attentions import CrossAttentions
 
-
-class CrossAttentions(NamedTuple):
-    """How tokens and positions attend to each other, given an attention layer, queries, keys and values."""
-
-    token_to_image: Callable[[Attention, Tensor, Tensor, Tensor], Tensor]
-    """(k, t, C), (k, n, C), (k, n, C) to (k, t, C): ``attention(q, k, v)`` where tokens look at positions."""
-    image_to_token: Callable[[Attention, Tensor, Tensor, Tensor, Tensor], Tensor]
-    """(k, n, C), (k, t, C), (k, t, C), (k, n, C) to (k, n, C): ``onto + attention(q, k, v)`` where positions look at
-    tokens, with ``onto`` last. Where no gradient is asked for, ``onto`` may be written over."""
+__all__ = ["can_cross", "two_way"]
 
 
 def can_cross(transformer: nn.Module) -> bool:
-    """Whether this is segment-anything's own transformer, of plain linear layers: not wrapped, say by adapters."""
+    """Whether this is segment-anything's own transformer with nothing around its cross attentions.
+
+    Their projections have to be plain linear layers, not wrapped, say by adapters, and nothing may be hooked into them.
+    """
     if type(transformer) is not TwoWayTransformer or any(
         type(b) is not TwoWayAttentionBlock for b in transformer.layers
     ):
@@ -38,11 +33,15 @@ def can_cross(transformer: nn.Module) -> bool:
     crossing: list[Any] = [transformer.final_attn_token_to_image]
     for block in transformer.layers:
         crossing += [block.cross_attn_token_to_image, block.cross_attn_image_to_token]
-    return all(
-        type(attention) is Attention
-        and all(type(getattr(attention, f"{name}_proj")) is nn.Linear for name in ("q", "k", "v", "out"))
+    return all(type(attention) is Attention and not _is_hooked(attention) for attention in crossing) and all(
+        type(layer) is nn.Linear and layer.bias is not None and not _is_hooked(layer)
         for attention in crossing
+        for layer in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj)
     )
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def two_way(
@@ -96,26 +95,8 @@ def two_way(
     return answer, keys
 
 
-def heads_of(x: Float[Tensor, "k t HC"], num_heads: int) -> Float[Tensor, "k H t d"]:
-    """Channels dealt to the heads."""
-    return x.reshape(*x.shape[:2], num_heads, -1).transpose(1, 2)
-
-
-def added(fresh: Tensor, other: Tensor) -> Tensor:
-    """The sum, in the memory of a product just made where its precision allows: large allocations cost as much."""
-    return fresh.add_(other) if fresh.dtype == other.dtype else fresh + other
-
-
-def added_product(onto: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """``onto + a @ b`` in one pass over the positions, in the memory of ``onto`` where that harms nobody."""
-    if onto.dtype != a.dtype or onto.dtype != b.dtype:
-        return onto + a @ b
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (onto, a, b)):
-        return torch.baddbmm(onto, a, b)
-    return onto.baddbmm_(a, b)
-
-
 def _reduced(x: Tensor) -> Tensor:
     """Cast to what autocast multiplies in, once instead of at every product."""
     kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+    casts = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
+    return x.to(torch.get_autocast_dtype(kind)) if casts else x

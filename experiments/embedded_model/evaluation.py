@@ -38,7 +38,8 @@ def evaluate(out: Path) -> dict[str, Any]:
     segmenter = aa.load_segmenter("tiny", device="cpu")
     seconds, summaries = rounded(timing(segmenter)), {}
     for split in SPLITS:
-        folder = out / f"{split.name}-{segmenter.checkpoint_hash[:12]}"
+        asked = "-".join(map(str, CLICKS))
+        folder = out / f"{split.name}-clicks-{asked}-{segmenter.checkpoint_hash[:12]}"
         rows = in_parts(partial(click_scene, split), range(len(split)), folder, size=10)
         summaries[split.name] = rounded(summarize_clicks(pd.DataFrame(rows)))
     results = {

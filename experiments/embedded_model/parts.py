@@ -25,18 +25,22 @@ def in_parts(
     The folder's name has to tell what is asked, since what lies in it is not asked again.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    begins = range(0, len(items), size)
-    files = [folder / f"{begin:06d}.npz" for begin in begins]
-    missing = {begin: file for begin, file in zip(begins, files, strict=True) if not file.is_file()}
+    parts = {begin: items[begin : begin + size] for begin in range(0, len(items), size)}
+    files = {begin: folder / f"{begin:06d}-{begin + len(part):06d}.npz" for begin, part in parts.items()}
     began = perf_counter()
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), start_worker) as pool:
-        asked = [pool.submit(_do, work, items[begin : begin + size], file) for begin, file in missing.items()]
-        for count, done in enumerate(as_completed(asked), 1):
-            done.result()
-            left = (perf_counter() - began) * (len(asked) / count - 1) / 60
-            print(f"{folder.name}: {len(files) - len(asked) + count} of {len(files)} parts, {left:.0f} min left")
-    parts = [dict(np.load(file)) for file in files]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        asked = [pool.submit(_do, work, parts[begin], file) for begin, file in files.items() if not file.is_file()]
+        try:
+            for count, done in enumerate(as_completed(asked), 1):
+                done.result()
+                left = (perf_counter() - began) * (len(asked) / count - 1) / 60
+                print(f"{folder.name}: {len(files) - len(asked) + count} of {len(files)} parts, {left:.0f} min left")
+        except BaseException:
+            for each in asked:
+                each.cancel()  # what is not begun yet
+            raise
+    found = [dict(np.load(file)) for file in files.values()]
+    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
 
 def start_worker() -> None:
@@ -49,5 +53,5 @@ def _do(work: Callable[[Any], Mapping[str, ndarray]], items: Sequence[Any], file
     """A part, into a file of its own."""
     rows = [work(item) for item in items]
     temporary = file.with_suffix(f".{os.getpid()}.tmp.npz")
-    np.savez(temporary, allow_pickle=False, **{name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+    np.savez(temporary, **{name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
     temporary.replace(file)

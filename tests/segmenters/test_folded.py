@@ -16,7 +16,7 @@ from torch import nn
 from arrcoc_sam.errors import InputError
 from arrcoc_sam.prompts import Prompts
 from arrcoc_sam.segmenters import folded as folded_module
-from arrcoc_sam.segmenters.folded import FoldedDecoder
+from arrcoc_sam.segmenters.folded import FoldedDecoder, folded_transformer, positions_last_transformer
 from arrcoc_sam.segmenters.iou_only import predict_iou
 from arrcoc_sam.segmenters.sam import SamSegmenter, stock_decoder
 from arrcoc_sam.segmenters.tiny import build_tiny
@@ -211,6 +211,43 @@ def test_folds_while_it_takes_no_more_products(
         assert logits.shape == ((1, 2, 16, 16) if masks else (1, 2, 0, 0))
         assert iou.shape == (1, 2)
     assert called == 2 * ["folded_transformer" if folds else "positions_last_transformer"]
+
+
+@pytest.mark.parametrize("path", [ALWAYS, NEVER], ids=["folded", "positions last"])
+@pytest.mark.parametrize("num_prompts", [0, 1, 3])
+def test_any_number_of_prompts(small_sam: Any, path: FoldedDecoder, num_prompts: int) -> None:
+    decoder = small_sam.mask_decoder
+    width = decoder.transformer_dim
+    image, sparse = torch.randn(num_prompts, width, 8, 8), torch.randn(num_prompts, 2, width)
+    arguments = (decoder, image, torch.randn(1, width, 8, 8), sparse, torch.zeros_like(image), (0, 3))
+    ours, theirs = (each(*arguments, reduced=nullcontext) for each in (path, stock_decoder))
+    torch.testing.assert_close(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("run", [folded_transformer, positions_last_transformer], ids=["folded", "positions last"])
+def test_many_prompts_of_one_image_by_vmap(vit_b_decoder: Any, run: Any) -> None:
+    _, decoder, _ = vit_b_decoder
+    image, pe, prompts = torch.randn(1, 256, 4, 4), torch.randn(1, 256, 4, 4), torch.randn(3, 1, 20, 256)
+    with torch.no_grad():
+        tokens, _ = torch.func.vmap(lambda prompt: run(decoder.transformer, image, pe, prompt, [0, 1]))(prompts)
+        singly = torch.stack([run(decoder.transformer, image, pe, prompt, [0, 1])[0] for prompt in prompts])
+    torch.testing.assert_close(tokens, singly, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_hooks_are_called_and_missing_biases_allowed(small_sam: Any) -> None:
+    decoder = copy.deepcopy(small_sam.mask_decoder)
+    width = decoder.transformer_dim
+    arguments = (torch.randn(2, width, 8, 8), torch.randn(1, width, 8, 8), torch.randn(2, 2, width))
+    arguments = (decoder, *arguments, torch.zeros(2, width, 8, 8), (0, 3))
+    attention, called = decoder.transformer.layers[1].cross_attn_token_to_image, []
+    for module in (attention, attention.v_proj):
+        hook = module.register_forward_hook(lambda *_: called.append(True))
+        ALWAYS(*arguments, reduced=nullcontext)
+        hook.remove()
+    assert len(called) == 2
+    assert can_cross(decoder.transformer)
+    attention.q_proj.bias = None
+    torch.testing.assert_close(*(path(*arguments, reduced=nullcontext) for path in (NEVER, stock_decoder)))
 
 
 def test_changed_transformers_run_the_stock_code(small_sam: Any) -> None:
