@@ -159,7 +159,12 @@ def asked(port: int, event: str, data: list[object]) -> str:
 
 def test_the_page_opens(port: int) -> None:
     words = [sys.executable, "-m", "arrcoc_sam.cli.main", "app", "--no-open", "--port", str(port), "-a", "relevance"]
-    with subprocess.Popen([*words, "-a", "timm:test_vit"], stdout=subprocess.PIPE, text=True) as page:
+    with subprocess.Popen(
+        [*words, "-a", "timm:test_vit"],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    ) as page:
         assert page.stdout is not None
         try:
             assert page.stdout.readline() == f"The page: http://127.0.0.1:{port}/\n"
@@ -169,7 +174,10 @@ def test_the_page_opens(port: int) -> None:
             second = subprocess.run(words, capture_output=True, text=True, check=False)
         finally:
             page.send_signal(signal.SIGINT)
-            page.wait(20)
+            try:
+                page.wait(20)
+            finally:
+                page.kill()
     assert page.returncode in (0, 130)
     assert config["title"] == "arrcoc_sam"
     assert config["analytics_enabled"] is False
