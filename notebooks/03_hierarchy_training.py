@@ -94,7 +94,7 @@ cache.table().to_pandas().head()
 
 # %%
 settings = AttentionTraining(
-    backbone="segmenter:tiny", frozen=True, batch_norm="frozen", image_size=128, levels=(8, 16, 32), steps=300
+    backbone="segmenter:tiny", frozen=True, batch_norm="frozen", image_size=128, levels=(8, 16, 32), steps=200
 )
 grid = {"target_hw": (64, 64), "image_size": settings.image_size}
 judged = measurable_samples(HierarchyDataset(truth, **grid), settings.levels[-1])

@@ -21,6 +21,7 @@ from arrcoc_sam.segmenters import load_segmenter
 from arrcoc_sam.segmenters.everything.generator import AutomaticMaskGenerator
 from arrcoc_sam.segmenters.everything.masks import AutomaticMasks
 from arrcoc_sam.segmenters.sam import SamSegmenter
+from arrcoc_sam.segmenters.tiny import set_image_size
 
 Picture = Callable[[int, int, int], np.ndarray]
 
@@ -108,6 +109,8 @@ def test_fast_masks_are_those_of_segment_anything_but_for_a_few(
 @pytest.mark.parametrize("num_crop_layers", [0, 1])
 def test_the_embedded_model(num_crop_layers: int) -> None:
     tiny = load_segmenter("tiny", device="cpu")
+    assert isinstance(tiny, SamSegmenter)
+    set_image_size(tiny.model, 256)  # a third of the time
     image = generate_scene(3, 130, style="rich").image[:100]  # of noise every new weights make another number of masks
     options: dict[str, Any] = {
         "points_per_side": 16,
@@ -118,7 +121,6 @@ def test_the_embedded_model(num_crop_layers: int) -> None:
         "crop_points_downscale": 4,
         "min_region_area": 20,
     }
-    assert isinstance(tiny, SamSegmenter)
     expected = theirs(tiny.model, image, options)
     assert len(expected) >= 50
     exact = AutomaticMaskGenerator(tiny, exact=True, **options).generate(image)
