@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import repeat
 from multiprocessing import get_context
@@ -117,7 +118,7 @@ def draw_bank(
         num_scenes: How many.
         size: Side of the images in pixels.
         style: Of the scenes, as :func:`~arrcoc_sam.scenes.generator.generate_scene` takes it.
-        workers: Processes; by default one a core.
+        workers: Processes; by default one a core. What one can do alone is done in this one.
         progress: Called with (shards done, shards in all).
 
     Raises:
@@ -139,9 +140,13 @@ def draw_bank(
     numbers = [n for n in range(_num_shards(num_scenes)) if not _shard(folder, n, _KINDS[-1]).is_file()]
     seeds = [range(first_seed + n * _SHARD, first_seed + min((n + 1) * _SHARD, num_scenes)) for n in numbers]
     total, done = _num_shards(num_scenes), _num_shards(num_scenes) - len(numbers)
-    # spawned, not forked: torch's threads in the parent don't survive a fork
-    with ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), end_with_parent) as pool:
-        for _ in pool.map(_draw_shard, repeat(folder), numbers, seeds, repeat(size), repeat(style)):
+    processes = min(workers or os.cpu_count() or 1, len(numbers))
+    with ExitStack() as stack:
+        run: Callable[..., Iterable[None]] = map
+        if processes > 1:  # spawned, not forked: torch's threads in the parent don't survive a fork
+            pool = ProcessPoolExecutor(processes, get_context("spawn"), end_with_parent)
+            run = stack.enter_context(pool).map
+        for _ in run(_draw_shard, repeat(folder), numbers, seeds, repeat(size), repeat(style)):
             done += 1
             if progress is not None:
                 progress(done, total)
