@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from arrcoc_sam.processes import end_with_parent
@@ -38,5 +39,9 @@ def test_a_worker_ends_with_its_parent(tmp_path: Path) -> None:
         raise
 
 
-def test_the_first_process_goes_on() -> None:
+def test_the_first_process_watches_nobody() -> None:
+    before = set(threading.enumerate())
     end_with_parent()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+    assert set(threading.enumerate()) <= before
